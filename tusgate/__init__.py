@@ -1,0 +1,3 @@
+"""tusgate: resumable uploads into S3."""
+
+__version__ = "0.1.0"

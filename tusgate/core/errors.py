@@ -1,0 +1,228 @@
+"""Every error that tusgate raises on purpose. No HTTP in here: statuses live in `web/errors.py`.
+
+TusgateError
+├── InvalidRequest            a field is malformed; names it and what was expected
+│   ├── InconsistentLength    a second, different upload length
+│   └── ChecksumUnsupported   an algorithm we do not offer
+├── UnsupportedVersion        a protocol version we do not speak
+├── UnsupportedMediaType      wrong Content-Type, or any Content-Encoding
+├── UnsupportedMethod         a method (or method override) that the resource does not have
+├── OriginForbidden           a browser page from an origin that is not on the list
+├── UploadNotFound            unknown id, or somebody else's
+├── UploadGone                expired, terminated or failed, and still remembered
+├── OffsetMismatch            the request continues at another place than the upload does
+├── WrongProtocol             appends are pinned to the protocol that created the upload
+├── TooLarge                  more bytes than declared, allowed, or than the part grid can address
+│   └── MetadataTooLarge      Upload-Metadata or the header block over the limit
+├── ChecksumMismatch          the bytes of one request do not have the digest it announced
+├── Fenced                    another request became the writer; this one may not change anything
+├── Finishing                 all bytes are in, the object is not verified yet
+├── Interrupted               the request body ended before its end
+│   ├── ClientGone            connection closed or reset
+│   ├── ClientStalled         no bytes for too long, or too few
+│   └── Draining              this process is shutting down
+├── Unavailable               a dependency cannot be used now; trying again later helps
+│   ├── DatabaseUnavailable
+│   └── StoreUnavailable
+├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
+│   └── MultipartLost         the store no longer knows the multipart upload
+└── SettingsError             a setting is wrong; start-up stops
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tusgate.core.model import Upload
+
+
+class TusgateError(Exception):
+    """Root of the tree; never raised itself.
+
+    The class docstring's first line is the default message. `code` is public and stable: it is what error
+    bodies, logs and metrics show.
+
+    Attributes:
+        upload: the committed upload, where the raiser knew it; the only source of an offset in an error answer.
+    """
+
+    code = "internal"
+    upload: Upload | None = None
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or type(self).__name__).splitlines()[0])
+
+
+class InvalidRequest(TusgateError):
+    """A field of the request is malformed."""
+
+    code = "invalid_request"
+
+    def __init__(self, field: str, expected: str) -> None:
+        super().__init__(f"{field}: expected {expected}")
+        self.field = field
+        self.expected = expected
+
+
+class InconsistentLength(InvalidRequest):
+    """The upload already has another length."""
+
+    code = "inconsistent_length"
+
+
+class ChecksumUnsupported(InvalidRequest):
+    """The checksum algorithm is not offered."""
+
+    code = "checksum_unsupported"
+
+
+class UnsupportedVersion(TusgateError):
+    """Tus-Resumable: expected 1.0.0."""
+
+    code = "unsupported_version"
+
+
+class UnsupportedMediaType(TusgateError):
+    """The request body has a type or encoding that cannot be stored."""
+
+    code = "unsupported_media_type"
+
+
+class UnsupportedMethod(TusgateError):
+    """This resource does not offer that method."""
+
+    code = "unsupported_method"
+
+    def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"method {method}: expected one of {', '.join(allowed)}")
+        self.allowed = allowed
+
+
+class OriginForbidden(TusgateError):
+    """Origin: not on the list of allowed origins."""
+
+    code = "origin_forbidden"
+
+
+class UploadNotFound(TusgateError):
+    """There is no such upload."""
+
+    code = "not_found"
+
+
+class UploadGone(TusgateError):
+    """The upload existed and is no longer available."""
+
+    code = "gone"
+
+    def __init__(self, state: str, reason: str | None = None) -> None:
+        super().__init__(f"the upload is {state}" + (f": {reason}" if reason else ""))
+        self.state = state
+
+
+class OffsetMismatch(TusgateError):
+    """The request does not continue where the upload stands."""
+
+    code = "offset_mismatch"
+
+    def __init__(self, expected: int, provided: int) -> None:
+        super().__init__(f"Upload-Offset: expected {expected}, got {provided}")
+        self.expected = expected
+        self.provided = provided
+
+
+class WrongProtocol(TusgateError):
+    """The upload was created with another protocol."""
+
+    code = "wrong_protocol"
+
+
+class TooLarge(TusgateError):
+    """The upload would become larger than declared or allowed."""
+
+    code = "too_large"
+
+
+class MetadataTooLarge(TooLarge):
+    """The metadata is larger than this server takes."""
+
+    code = "metadata_too_large"
+
+
+class ChecksumMismatch(TusgateError):
+    """The bytes received do not have the announced checksum."""
+
+    code = "checksum_mismatch"
+
+
+class Fenced(TusgateError):
+    """Another request has taken over this upload."""
+
+    code = "fenced"
+
+
+class Finishing(TusgateError):
+    """All bytes are stored; the object is still being put together."""
+
+    code = "finishing"
+
+
+class Interrupted(TusgateError):
+    """The request body ended early."""
+
+    code = "interrupted"
+
+
+class ClientGone(Interrupted):
+    """The client closed the connection."""
+
+    code = "client_gone"
+
+
+class ClientStalled(Interrupted):
+    """The client sent no bytes, or too few, for too long."""
+
+    code = "client_stalled"
+
+
+class Draining(Interrupted):
+    """This server is shutting down; resume at the given offset."""
+
+    code = "draining"
+
+
+class Unavailable(TusgateError):
+    """A service that this server needs cannot be reached; try again."""
+
+    code = "unavailable"
+
+
+class DatabaseUnavailable(Unavailable):
+    """The database cannot be reached; try again."""
+
+    code = "database_unavailable"
+
+
+class StoreUnavailable(Unavailable):
+    """The object store cannot be reached; try again."""
+
+    code = "store_unavailable"
+
+
+class StoreRefused(TusgateError):
+    """The object store refuses the request for good."""
+
+    code = "store_refused"
+
+
+class MultipartLost(StoreRefused):
+    """The object store no longer has the multipart upload."""
+
+    code = "multipart_lost"
+
+
+class SettingsError(TusgateError):
+    """A setting has a value that cannot be used."""
+
+    code = "settings"

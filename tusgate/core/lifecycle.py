@@ -1,0 +1,131 @@
+"""What an upload may become, and whether a request may change it. Illegal = typed error, nothing changed.
+
+    uploading ──► sealed ──► complete
+        │  └────────┼───────────▲        (one PutObject: no sealed step)
+        ├──► expired│           │
+        ├──► failed ◄┘          │
+        └──► terminated ◄───────┴── also from sealed, complete and failed
+
+Rule 1: a state changes only along `TRANSITIONS`.
+Rule 2: `offset` only rises, and only while uploading.
+Rule 3: an upload is sealed by the same commit that brings its last byte.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from tusgate.core.errors import InconsistentLength, OffsetMismatch, TooLarge, UploadGone
+from tusgate.core.model import State, Step
+
+if TYPE_CHECKING:
+    from tusgate.core.model import Part, Piece, StoredObject, Upload
+
+TRANSITIONS: Final[dict[State, frozenset[State]]] = {
+    State.UPLOADING: frozenset(
+        {State.UPLOADING, State.SEALED, State.COMPLETE, State.FAILED, State.EXPIRED, State.TERMINATED}
+    ),
+    State.SEALED: frozenset({State.SEALED, State.COMPLETE, State.FAILED, State.TERMINATED}),
+    State.COMPLETE: frozenset({State.TERMINATED}),
+    State.FAILED: frozenset({State.TERMINATED}),
+    State.EXPIRED: frozenset(),
+    State.TERMINATED: frozenset(),
+}
+GONE: Final = frozenset({State.FAILED, State.EXPIRED, State.TERMINATED})
+
+
+def sources_of(state: State) -> tuple[State, ...]:
+    """Return the states from which `state` may be entered (what an UPDATE must find)."""
+    return tuple(before for before, after in TRANSITIONS.items() if state in after and before is not state)
+
+
+def check_present(upload: Upload) -> None:
+    """Raise UploadGone when the upload is expired, terminated or failed."""
+    if upload.state in GONE:
+        raise UploadGone(upload.state.value, upload.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Append:
+    """A request to continue an upload.
+
+    Attributes:
+        offset: where the client believes the upload stands.
+        size: bytes of the body when announced (Content-Length); None for a chunked body.
+        length: the upload length when the request declares it.
+    """
+
+    offset: int
+    size: int | None
+    length: int | None
+
+
+def check_append(upload: Upload, append: Append, max_size: int | None) -> int | None:
+    """Decide whether `append` may write to `upload`; return the upload length from now on.
+
+    The order of the checks is part of the contract with clients: gone, offset, length, size. The returned length is
+    not recorded yet: it is committed with the first step (DEF-09).
+
+    Raises:
+        UploadGone: expired, terminated, failed.
+        OffsetMismatch: other offset (tus 1.0 PATCH: MUST respond with 409).
+        InconsistentLength: a second, different length, or one below the offset (DEF-06, DEF-07).
+        TooLarge: the body passes the length, or the length passes `max_size`.
+    """
+    check_present(upload)
+    if append.offset != upload.offset:
+        raise OffsetMismatch(upload.offset, append.offset)
+    length = _agreed_length(upload, append.length, max_size)
+    if append.size is not None and length is not None and append.offset + append.size > length:
+        raise TooLarge(f"{append.offset} + {append.size} bytes is more than Upload-Length {length}")
+    if append.size is not None and max_size is not None and append.offset + append.size > max_size:
+        raise TooLarge(f"more than the largest upload allowed, {max_size} bytes")
+    return length
+
+
+def _agreed_length(upload: Upload, declared: int | None, max_size: int | None) -> int | None:
+    if declared is None or declared == upload.length:
+        return upload.length
+    if upload.length is not None:
+        raise InconsistentLength("Upload-Length", f"{upload.length}, as declared before")
+    if declared < upload.offset:
+        raise InconsistentLength("Upload-Length", f"at least the {upload.offset} bytes already stored")
+    if (max_size is not None and declared > max_size) or declared > upload.grid.capacity:
+        raise TooLarge(f"Upload-Length: {declared} is more than the largest upload allowed")
+    return declared
+
+
+def advance(
+    upload: Upload,
+    end: int,
+    length: int | None,
+    *,
+    parts: tuple[Part, ...] = (),
+    pieces: tuple[Piece, ...] = (),
+    absorb: tuple[int, int] | None = None,
+    stored: StoredObject | None = None,
+    lifetime: float | None = None,
+    max_age: float | None = None,
+) -> Step:
+    """Return the step that brings `upload` to offset `end`; it seals the upload when that is the last byte."""
+    if stored is not None:
+        state = State.COMPLETE
+    elif length is not None and end == length:
+        state = State.SEALED
+    else:
+        state = State.UPLOADING
+    if end < upload.offset or state not in TRANSITIONS[upload.state]:
+        msg = f"illegal step of {upload.id}: {upload.state} at {upload.offset} to {state} at {end}"
+        raise AssertionError(msg)
+    return Step(
+        end=end,
+        length=length,
+        state=state,
+        parts=parts,
+        pieces=pieces,
+        absorb=absorb,
+        stored=stored,
+        lifetime=lifetime,
+        max_age=max_age,
+    )

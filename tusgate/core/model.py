@@ -1,0 +1,238 @@
+"""The values that travel between the rooms of tusgate. All are frozen: a change makes a new value."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tusgate.core.grid import Grid
+
+UploadId = NewType("UploadId", str)
+ObjectKey = NewType("ObjectKey", str)
+MultipartId = NewType("MultipartId", str)
+
+UPLOAD_ID = re.compile(r"[A-Za-z0-9_-]{22,64}", re.ASCII)
+"""Ids are ours: at least 128 random bits, never a path. Anything else is unknown without asking the database."""
+
+
+class State(StrEnum):
+    """Where an upload is in its life; the legal moves are in `core/lifecycle.py`."""
+
+    UPLOADING = "uploading"
+    SEALED = "sealed"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    TERMINATED = "terminated"
+
+
+class CreatedVia(StrEnum):
+    """The protocol an upload was created with; appends stay with it."""
+
+    TUS = "tus"
+    RUFH = "rufh"
+    DIRECT = "direct"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose uploads a request may see: part of the WHERE of every statement.
+
+    In open mode everybody is owner `""` of tenant `default`.
+    """
+
+    tenant: str = "default"
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """One upload as committed in the database.
+
+    Attributes:
+        length: declared bytes, None while deferred.
+        offset: committed bytes. Nothing else is ever told to a client.
+        epoch: rises each time a request becomes the writer; fences every write.
+        metadata: the raw Upload-Metadata header, echoed byte for byte; None when not given.
+        object_key: where the object is, or will be unless a PutObject attempt has to move (see `put_attempts`).
+        put_attempts: how many PutObject attempts have been announced; each has a key of its own.
+        multipart_id: the S3 multipart upload, None until the first whole cell.
+        etag, crc64: of the finished object.
+        reason: why the upload failed.
+        expires_at: None when the upload does not expire (finished, or expiry switched off).
+    """
+
+    id: UploadId
+    scope: Scope
+    created_via: CreatedVia
+    state: State
+    length: int | None
+    offset: int
+    grid: Grid
+    epoch: int
+    metadata: bytes | None
+    filename: str | None
+    content_type: str | None
+    object_key: ObjectKey
+    put_attempts: int
+    multipart_id: MultipartId | None
+    etag: str | None
+    crc64: int | None
+    reason: str | None
+    created_at: datetime
+    updated_at: datetime
+    completed_at: datetime | None
+    expires_at: datetime | None
+
+    @property
+    def all_bytes_in(self) -> bool:
+        """Whether the offset has reached the length."""
+        return self.length is not None and self.offset == self.length
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewUpload:
+    """What a creation request asks for, after validation.
+
+    Attributes:
+        epoch: 1 when the creating request also writes (creation-with-upload), else 0.
+        lifetime: seconds of inactivity after which the upload expires; None = never.
+        max_age: seconds after creation at which it expires, active or not; None = never.
+    """
+
+    id: UploadId
+    scope: Scope
+    created_via: CreatedVia
+    length: int | None
+    grid: Grid
+    metadata: bytes | None
+    filename: str | None
+    content_type: str | None
+    object_key: ObjectKey
+    epoch: int
+    lifetime: float | None
+    max_age: float | None = None
+
+    @property
+    def offset(self) -> int:
+        """Nothing is committed yet."""
+        return 0
+
+    @property
+    def put_attempts(self) -> int:
+        """Nothing was stored yet."""
+        return 0
+
+    @property
+    def multipart_id(self) -> MultipartId | None:
+        """There is no multipart upload yet."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One committed S3 part: `size` bytes from byte `start`."""
+
+    number: int
+    start: int
+    size: int
+    etag: str
+    crc64: int
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Committed bytes that are not yet a part: in an object of their own (`key`) or in the row (`data`)."""
+
+    start: int
+    size: int
+    crc64: int
+    key: ObjectKey | None = None
+    data: bytes | None = None
+
+    @property
+    def end(self) -> int:
+        """Offset of the byte after the piece."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """A verified object in the store."""
+
+    key: ObjectKey
+    size: int
+    etag: str
+    crc64: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step forward of an upload, committed whole or not at all.
+
+    Attributes:
+        end: the new offset.
+        length: the declared length from now on (None: still deferred).
+        state: UPLOADING, SEALED, or COMPLETE (only together with `stored`).
+        parts: new parts.
+        pieces: new pieces.
+        absorb: byte range `[from, to)` whose older piece rows this step replaces; their objects become garbage.
+        stored: the finished object, when the whole upload was stored by one PutObject.
+        lifetime: seconds until expiry from now on, while the state is UPLOADING; None = never.
+        max_age: seconds from the creation after which it expires all the same; None = never.
+    """
+
+    end: int
+    length: int | None
+    state: State
+    parts: tuple[Part, ...] = ()
+    pieces: tuple[Piece, ...] = ()
+    absorb: tuple[int, int] | None = None
+    stored: StoredObject | None = None
+    lifetime: float | None = None
+    max_age: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Something that is about to be created in the store, written down first so that a crash cannot leak it.
+
+    An intent is a garbage row that only becomes due when nothing refers to it any more.
+
+    Attributes:
+        key: the object to be written, or whose multipart upload is to be created.
+        multipart: True for a CreateMultipartUpload.
+        attempt: for a PutObject of the whole upload: the new value of `put_attempts`.
+    """
+
+    key: ObjectKey
+    multipart: bool = False
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Garbage:
+    """Something in the store that nothing refers to any more.
+
+    Attributes:
+        id: row number.
+        upload_id: the upload that it belonged to.
+        key: object key.
+        multipart: the row is about multipart uploads of `key`, not about the object.
+        multipart_id: the one to abort; None with `multipart`: every one of `key` but `spare`.
+        tries: how often collecting it has failed so far.
+        spare: the upload's own multipart upload, which must stay.
+    """
+
+    id: int
+    upload_id: UploadId
+    key: ObjectKey
+    multipart: bool
+    multipart_id: MultipartId | None
+    tries: int
+    spare: MultipartId | None = None

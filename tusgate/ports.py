@@ -1,0 +1,288 @@
+"""What the service needs from the outside, as Protocols. The docstrings are the contract; `tests/contract` holds it.
+
+Every method is one atomic step: it happens whole or not at all, also when the process dies in the middle or the
+call is cancelled (then the outcome is unknown to the caller, who must look again). All methods may be called
+concurrently. Technology errors never pass a port: they arrive as `core.errors`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from tusgate.core.grid import PartLimits
+    from tusgate.core.model import (
+        Garbage,
+        Intent,
+        MultipartId,
+        NewUpload,
+        ObjectKey,
+        Part,
+        Piece,
+        Scope,
+        State,
+        Step,
+        StoredObject,
+        Upload,
+        UploadId,
+    )
+
+    Buffer = bytes | bytearray | memoryview
+
+
+class Database(Protocol):
+    """Offsets, metadata, parts and garbage. The only truth about what is committed.
+
+    Time is the database's own clock. Every statement about an upload carries its tenant and owner in the WHERE;
+    another owner's upload is UploadNotFound. A write by a stale epoch changes nothing and raises Fenced.
+
+    Every method raises DatabaseUnavailable when the database cannot be used now (connection lost, read-only,
+    disk full, time-out). The outcome of a write is then unknown: it may or may not have been committed.
+    """
+
+    async def migrate(self) -> list[str]:
+        """Apply the migrations that are missing, under a lock; return their names. Safe to call from many processes."""
+
+    async def check(self) -> None:
+        """Raise SettingsError when the database would lose commits (fsync off) or is not migrated."""
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+
+    async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+        """Insert an upload at offset 0 in state UPLOADING, and write `intents`, in one commit."""
+
+    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound."""
+
+    async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
+        """Become the writer of `upload`: raise its epoch by one, record `holder` and the time, write `intents`.
+
+        Compare-and-set on the state UPLOADING, the epoch and the offset that `upload` shows. Returns the upload with
+        the new epoch and the pieces (in order) that lie in the open cell; inline pieces carry their data.
+
+        Raises:
+            Fenced: the upload has moved on since `upload` was read: read it again.
+        """
+
+    async def intend(self, upload: Upload, intents: Sequence[Intent]) -> None:
+        """Write `intents` for the writer, or finisher, with `upload.epoch`; UPLOADING or SEALED. Raises Fenced.
+
+        A later commit that records the piece, the multipart upload or the object removes its intent; all others
+        become garbage once a later epoch or the end of the upload makes them unreachable.
+        """
+
+    async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
+        """Store the id of the multipart upload of `upload.object_key` and drop its intent. Raises Fenced.
+
+        Allowed in UPLOADING and SEALED (an upload may be sealed with pieces only), when none is recorded yet.
+        """
+
+    async def commit(self, upload: Upload, step: Step) -> Upload:
+        """Apply `step`: compare-and-set on epoch, offset and state UPLOADING as `upload` shows them.
+
+        In one transaction: offset, length, state, expiry, part rows, piece rows, absorbed piece rows deleted and
+        their objects turned into garbage, intents of what is now recorded removed; for COMPLETE also the object.
+
+        Raises:
+            Fenced: another epoch, offset or state was found; nothing changed.
+        """
+
+    async def parts(self, upload: Upload) -> list[Part]:
+        """Return all committed parts in order."""
+
+    async def pieces(self, upload: Upload) -> list[Piece]:
+        """Return all committed pieces in order, inline ones with their data."""
+
+    async def absorb(self, upload: Upload, parts: Sequence[Part]) -> Upload:
+        """For a SEALED upload: record `parts` and remove the pieces that lie in them; their objects become garbage.
+
+        Raises:
+            Fenced: the upload is no longer SEALED, or has one of these parts already.
+        """
+
+    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+        """Move a SEALED upload to COMPLETE with its verified object; idempotent when it is COMPLETE already.
+
+        Raises:
+            UploadGone: it was terminated or failed meanwhile.
+        """
+
+    async def fail(self, upload: Upload, reason: str) -> Upload:
+        """Move an UPLOADING or SEALED upload to FAILED; pieces and the multipart upload become garbage.
+
+        Raises Fenced when the upload is in another state.
+        """
+
+    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """Move any upload that is not terminated or expired to TERMINATED; everything it stored becomes garbage.
+
+        Raises:
+            UploadNotFound: unknown.
+            UploadGone: terminated or expired before.
+        """
+
+    async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
+        """Lease up to `limit` SEALED uploads of any tenant that nobody is finishing, for `lease` seconds.
+
+        Skips rows that others hold (SKIP LOCKED); a lease that ran out may be taken again.
+        """
+
+    async def lease_sealed(self, upload: Upload, holder: str, lease: float) -> bool:
+        """Take or renew the finishing lease of one SEALED upload; False when another holder has it."""
+
+    async def release_sealed(self, upload: Upload, holder: str, retry_in: float) -> None:
+        """Give the finishing lease back; others may take it after `retry_in` seconds."""
+
+    async def expire(self, limit: int) -> list[Upload]:
+        """Move up to `limit` UPLOADING uploads past their expiry to EXPIRED; what they stored becomes garbage."""
+
+    async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
+        """Return up to `limit` garbage rows whose time has come, and postpone them by a minute.
+
+        An intent is due `grace` seconds (the longest time that a request of a fenced writer may still be on its way)
+        after its upload ended or got its latest epoch. What a live or complete upload refers to is never returned:
+        those rows are dropped instead. What a live upload may still come to use (its own object key; multipart
+        uploads of unknown id while it has none of its own to spare) waits.
+        """
+
+    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+        """Forget garbage that the store has confirmed gone."""
+
+    async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
+        """Try these again after `seconds`, counting the failed try."""
+
+    async def count_by_state(self) -> dict[State, int]:
+        """Return how many uploads of all tenants are in each state."""
+
+    async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        """Call `taken_over(upload_id, epoch)` soon after one holder claims the upload of another. An accelerator.
+
+        Returns at once; calls come until `close`.
+
+        Calls may be missing or late; a database without notifications never calls.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Bytes to be stored: pieces that the store already holds, then buffers in memory. Can be sent again.
+
+    Attributes:
+        size: total bytes.
+        crc64: CRC64NVME of all of them.
+        pieces: stored pieces to read back first, in order (each has a `key`).
+        buffers: the rest, by reference; never copied or joined. Whoever made the body empties the list once the bytes
+            are stored: what still refers to the body (an HTTP client's request, until garbage collection) then holds
+            no memory.
+    """
+
+    size: int
+    crc64: int
+    pieces: tuple[Piece, ...] = ()
+    buffers: list[Buffer] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What an object is stored with.
+
+    Attributes:
+        upload_id: kept as marker metadata; proves whose object it is when an answer was lost.
+        content_type: sanitised, or None.
+    """
+
+    upload_id: UploadId
+    content_type: str | None = None
+
+
+class ObjectStore(Protocol):
+    """Where bytes live. A returned call means durable; a raised or cancelled one means unknown.
+
+    All writes are atomic and may be repeated with the same bytes. Every method raises StoreUnavailable when the
+    store cannot be used now, after its own retries (three tries with jitter); credentials errors are of that kind.
+    """
+
+    limits: PartLimits
+    completes_all_parts: bool
+    """Whether Complete must list every part that was ever uploaded (Ceph, rclone)."""
+
+    async def check(self) -> None:
+        """Raise StoreUnavailable when the bucket cannot be reached or written with these credentials."""
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+
+    async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
+        """Store a whole object; it appears at `key` at once or not at all. Raises StoreRefused."""
+
+    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
+        """Begin a multipart upload of `key`. Not idempotent, so tried once: each call may make another one."""
+
+    async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
+        """Store part `number`, replacing an earlier one; return its ETag (without quotes).
+
+        Raises:
+            MultipartLost: the store no longer has the multipart upload.
+            StoreRefused: the bytes did not arrive intact in three tries.
+        """
+
+    async def complete_multipart(
+        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+    ) -> None:
+        """Make the object from exactly `parts`. May take minutes. Verify with `find` afterwards, whatever happened.
+
+        Raises:
+            MultipartLost: the store does not know it; that is no proof of failure (an answer may have been lost).
+            StoreRefused: the parts are not acceptable (InvalidPart, EntityTooSmall): it will never succeed.
+            StoreUnavailable: anything else; the outcome is unknown.
+        """
+
+    async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
+        """Return the object at `key` if it carries the marker of `upload_id`; None when it is surely not there.
+
+        `crc64` of the result is -1 when the store does not report one. A vague 404 (no S3 error code where one is
+        due), 403 or 500 is StoreUnavailable, never None.
+        """
+
+    async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
+        """Return whether the store still knows this multipart upload."""
+
+    async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
+        """Throw the multipart upload away, repeated until the store says that it is gone. Idempotent."""
+
+    async def list_multiparts(self, key: ObjectKey) -> list[MultipartId]:
+        """Return the multipart uploads of exactly `key` (used for intents whose id was never recorded)."""
+
+    async def delete_objects(self, keys: Sequence[ObjectKey]) -> None:
+        """Delete objects; missing ones are fine. Idempotent."""
+
+    def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+        """Stream `size` bytes (None: to the end) of the object from byte `start`.
+
+        Raises StoreUnavailable also in the middle: the iterator never ends early without an error.
+        """
+
+
+class ByteSource(Protocol):
+    """The body of one request, as it arrives."""
+
+    size: int | None
+    """Announced bytes (Content-Length); None when chunked."""
+
+    async def read(self) -> bytes:
+        """Return the next chunk as it arrived, without copying; `b""` at the end.
+
+        The first call sends `100 Continue` when the client waits for it.
+
+        Raises:
+            ClientGone: the connection broke before the end.
+            ClientStalled: no byte for the idle time-out, or below the minimum rate.
+            Interrupted: what was given to `interrupt`.
+        """
+
+    def interrupt(self, error: Exception) -> None:
+        """Make the pending and every later `read` raise `error`. Idempotent; the first error stays."""

@@ -1,0 +1,427 @@
+"""The database port in memory, for tests that run in virtual time. Held to the same contract as the real ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, UploadGone, UploadNotFound
+from tusgate.core.lifecycle import check_present, sources_of
+from tusgate.core.model import Garbage, State, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tusgate.core.model import (
+        Intent,
+        MultipartId,
+        NewUpload,
+        ObjectKey,
+        Part,
+        Piece,
+        Scope,
+        Step,
+        StoredObject,
+        UploadId,
+    )
+    from tusgate.ports import Database
+
+GARBAGE_PAUSE = 60.0
+LIVE = frozenset({State.UPLOADING, State.SEALED})
+
+
+@dataclass
+class _Waste:
+    """A garbage row; `intent_epoch` is set for an intent: the epoch of the writer that announced it."""
+
+    garbage: Garbage
+    created: float
+    due: float
+    intent_epoch: int | None
+
+
+@dataclass
+class _Row:
+    upload: Upload
+    parts: dict[int, Part] = field(default_factory=dict)
+    pieces: dict[int, Piece] = field(default_factory=dict)
+    waste: dict[int, _Waste] = field(default_factory=dict)
+    held_since: float = 0.0
+    changed: float = 0.0
+    finisher: str | None = None
+    finish_until: float = 0.0
+
+
+@dataclass
+class _Tables:
+    rows: dict[UploadId, _Row] = field(default_factory=dict)
+    next_waste: int = 1
+
+
+class MemoryDatabase:
+    """All rows in dictionaries. No method awaits anything, and each checks before it changes: so it is atomic."""
+
+    def __init__(self, clock: Callable[[], float], tables: _Tables | None = None) -> None:
+        self._clock = clock
+        self._tables = tables or _Tables()
+        self._closed = False
+
+    def another(self) -> MemoryDatabase:
+        """Return one more client of the same database."""
+        return MemoryDatabase(self._clock, self._tables)
+
+    async def migrate(self) -> list[str]:
+        return []
+
+    async def check(self) -> None:
+        return
+
+    async def close(self) -> None:
+        self._closed = True
+
+    async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+        for field_name, text in (("filename", new.filename), ("content_type", new.content_type)):
+            if text is not None and not _is_storable(text):
+                raise InvalidRequest(field_name, "text")
+        if new.id in self._rows:
+            raise _fenced_by(self._rows[new.id].upload)
+        now = self._now()
+        upload = Upload(
+            id=new.id,
+            scope=new.scope,
+            created_via=new.created_via,
+            state=State.UPLOADING,
+            length=new.length,
+            offset=0,
+            grid=new.grid,
+            epoch=new.epoch,
+            metadata=new.metadata,
+            filename=new.filename,
+            content_type=new.content_type,
+            object_key=new.object_key,
+            put_attempts=0,
+            multipart_id=None,
+            etag=None,
+            crc64=None,
+            reason=None,
+            created_at=now,
+            updated_at=now,
+            completed_at=None,
+            expires_at=self._expiry(now, new.lifetime, new.max_age),
+        )
+        row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
+        self._announce(row, intents)
+        return row.upload
+
+    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+        return self._find(scope, upload_id).upload
+
+    async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
+        row = self._expected(upload, State.UPLOADING, at_offset=True)
+        row.held_since = self._clock()
+        row.upload = replace(row.upload, epoch=upload.epoch + 1)
+        self._announce(row, intents)
+        at_end = upload.offset >= upload.grid.capacity
+        start = upload.offset if at_end else upload.grid.cell_at(upload.offset, upload.length).start
+        return row.upload, [piece for _, piece in sorted(row.pieces.items()) if piece.start >= start]
+
+    async def intend(self, upload: Upload, intents: Sequence[Intent]) -> None:
+        self._announce(self._expected(upload, *LIVE), intents)
+
+    async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
+        row = self._expected(upload, *LIVE)
+        if row.upload.multipart_id is not None:
+            raise _fenced_by(row.upload)
+        self._change(row, multipart_id=multipart_id)
+        # Of two announced with this epoch, the other may have made a multipart upload too: one intent only.
+        for waste_id, waste in sorted(row.waste.items()):
+            if waste.garbage.multipart and waste.intent_epoch == upload.epoch:
+                del row.waste[waste_id]
+                break
+        return row.upload
+
+    async def commit(self, upload: Upload, step: Step) -> Upload:
+        row = self._expected(upload, State.UPLOADING, at_offset=True)
+        if step.stored is not None:
+            return self._commit_whole(row, step, step.stored)
+        low, high = step.absorb or (0, 0)
+        kept = {start for start in row.pieces if not low <= start < high}
+        if any(part.number in row.parts for part in step.parts) or any(piece.start in kept for piece in step.pieces):
+            raise _fenced_by(row.upload)
+        self._drop_pieces(row, low, high)
+        row.pieces.update((piece.start, piece) for piece in step.pieces)
+        row.parts.update((part.number, part) for part in step.parts)
+        recorded = {piece.key for piece in step.pieces}
+        row.waste = {
+            waste_id: waste
+            for waste_id, waste in row.waste.items()
+            if waste.garbage.multipart or waste.intent_epoch != upload.epoch or waste.garbage.key not in recorded
+        }
+        self._change(
+            row, offset=step.end, length=step.length, state=step.state, expires_at=self._next_expiry(row, step)
+        )
+        return row.upload
+
+    def _commit_whole(self, row: _Row, step: Step, stored: StoredObject) -> Upload:
+        before = row.upload
+        self._change(row, offset=step.end, length=step.length, multipart_id=None)
+        if before.multipart_id is not None:
+            self._discard_multipart(row, before.multipart_id)
+        return self._finish(row, stored)
+
+    async def parts(self, upload: Upload) -> list[Part]:
+        return [part for _, part in sorted(self._find(upload.scope, upload.id).parts.items())]
+
+    async def pieces(self, upload: Upload) -> list[Piece]:
+        return [piece for _, piece in sorted(self._find(upload.scope, upload.id).pieces.items())]
+
+    async def absorb(self, upload: Upload, parts: Sequence[Part]) -> Upload:
+        row = self._expected(upload, State.SEALED)
+        if any(part.number in row.parts for part in parts):
+            raise _fenced_by(row.upload)
+        for part in parts:
+            self._drop_pieces(row, part.start, part.start + part.size)
+            row.parts[part.number] = part
+        self._change(row)
+        return row.upload
+
+    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+        found = self._find(upload.scope, upload.id).upload
+        if found.state is State.COMPLETE:
+            return found
+        check_present(found)
+        return self._finish(self._expected(upload, State.SEALED, at_offset=True), stored)
+
+    async def fail(self, upload: Upload, reason: str) -> Upload:
+        row = self._find(upload.scope, upload.id)
+        if row.upload.state not in sources_of(State.FAILED):
+            raise _fenced_by(row.upload)
+        self._discard_contents(row, with_object=False)
+        self._change(row, state=State.FAILED, reason=reason, expires_at=None)
+        return row.upload
+
+    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+        row = self._find(scope, upload_id)
+        if row.upload.state not in sources_of(State.TERMINATED):
+            raise UploadGone(row.upload.state, row.upload.reason)
+        self._discard_contents(row, with_object=row.upload.state is not State.FAILED)
+        self._change(row, state=State.TERMINATED, expires_at=None)
+        return row.upload
+
+    async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
+        now = self._clock()
+        free = [row for row in self._rows.values() if row.upload.state is State.SEALED and row.finish_until <= now]
+        free = sorted(free, key=lambda row: row.changed)[:limit]
+        for row in free:
+            row.finisher, row.finish_until = holder, now + lease
+        return [row.upload for row in free]
+
+    async def lease_sealed(self, upload: Upload, holder: str, lease: float) -> bool:
+        row = self._find(upload.scope, upload.id)
+        free = row.finisher == holder or row.finish_until <= self._clock()
+        if row.upload.state is not State.SEALED or not free:
+            return False
+        row.finisher, row.finish_until = holder, self._clock() + lease
+        return True
+
+    async def release_sealed(self, upload: Upload, holder: str, retry_in: float) -> None:
+        row = self._find(upload.scope, upload.id)
+        if row.upload.state is State.SEALED and row.finisher == holder:
+            row.finisher, row.finish_until = None, self._clock() + retry_in
+
+    async def expire(self, limit: int) -> list[Upload]:
+        now = self._now()
+        due = [
+            (row.upload.expires_at, row)
+            for row in self._rows.values()
+            if row.upload.state is State.UPLOADING and row.upload.expires_at and row.upload.expires_at <= now
+        ]
+        expired = [row for _, row in sorted(due, key=lambda entry: entry[0])[:limit]]
+        for row in expired:
+            self._discard_contents(row, with_object=True)
+            self._change(row, state=State.EXPIRED)
+        return [row.upload for row in expired]
+
+    async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
+        now = self._clock()
+        due = [
+            (waste.due, waste_id, row)
+            for row in self._rows.values()
+            for waste_id, waste in row.waste.items()
+            if waste.due <= now and _is_decided(row, waste, now - grace)
+        ]
+        found = []
+        for _, waste_id, row in sorted(due, key=lambda entry: entry[:2])[:limit]:
+            waste = row.waste[waste_id]
+            waste.due = now + GARBAGE_PAUSE
+            if _is_referred_to(row, waste.garbage):
+                del row.waste[waste_id]
+            elif not _may_still_be_used(row.upload, waste.garbage):
+                found.append(replace(waste.garbage, spare=row.upload.multipart_id))
+        return found
+
+    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+        for row in rows:
+            self._rows[row.upload_id].waste.pop(row.id, None)
+
+    async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
+        for row in rows:
+            waste = self._rows[row.upload_id].waste.get(row.id)
+            if waste is not None:
+                waste.due = self._clock() + seconds
+                waste.garbage = replace(waste.garbage, tries=waste.garbage.tries + 1)
+
+    async def count_by_state(self) -> dict[State, int]:
+        states = [row.upload.state for row in self._rows.values()]
+        return {state: states.count(state) for state in State}
+
+    async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        return
+
+    def all_garbage(self) -> list[Garbage]:
+        """Return every garbage row and intent, due or not."""
+        return [waste.garbage for row in self._rows.values() for waste in row.waste.values()]
+
+    def plant_garbage(self, upload: Upload, key: ObjectKey, multipart_id: MultipartId | None) -> None:
+        """Insert a garbage row that should never have been written."""
+        self._discard(self._rows[upload.id], key, multipart=multipart_id is not None, multipart_id=multipart_id)
+
+    @property
+    def _rows(self) -> dict[UploadId, _Row]:
+        if self._closed:
+            raise DatabaseUnavailable("closed")
+        return self._tables.rows
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _expiry(self, created: datetime, lifetime: float | None, max_age: float | None) -> datetime | None:
+        ends = [self._now() + timedelta(seconds=lifetime)] if lifetime is not None else []
+        ends += [created + timedelta(seconds=max_age)] if max_age is not None else []
+        return min(ends, default=None)
+
+    def _next_expiry(self, row: _Row, step: Step) -> datetime | None:
+        if step.state is not State.UPLOADING:
+            return None
+        return self._expiry(row.upload.created_at, step.lifetime, step.max_age)
+
+    def _find(self, scope: Scope, upload_id: UploadId) -> _Row:
+        row = self._rows.get(upload_id)
+        if row is None or row.upload.scope != scope:
+            raise UploadNotFound
+        return row
+
+    def _expected(self, upload: Upload, *states: State, at_offset: bool = False) -> _Row:
+        """Return the row if it is as `upload` shows it (compare-and-set)."""
+        row = self._find(upload.scope, upload.id)
+        found = row.upload
+        if (found.epoch != upload.epoch or found.state not in states) or (at_offset and found.offset != upload.offset):
+            raise _fenced_by(found)
+        return row
+
+    def _change(self, row: _Row, **changes: object) -> None:
+        row.changed = self._clock()
+        row.upload = replace(row.upload, updated_at=self._now(), **changes)  # type: ignore[arg-type]  # named by callers
+
+    def _announce(self, row: _Row, intents: Sequence[Intent]) -> None:
+        for intent in intents:
+            self._discard(row, intent.key, multipart=intent.multipart, intent_epoch=row.upload.epoch)
+        attempt = max((intent.attempt for intent in intents if intent.attempt is not None), default=None)
+        if attempt is not None:
+            row.upload = replace(row.upload, put_attempts=attempt)
+
+    def _finish(self, row: _Row, stored: StoredObject) -> Upload:
+        row.finisher, row.finish_until = None, 0.0
+        self._change(
+            row,
+            state=State.COMPLETE,
+            object_key=stored.key,
+            etag=stored.etag,
+            crc64=stored.crc64 if stored.crc64 >= 0 else None,
+            completed_at=self._now(),
+            expires_at=None,
+        )
+        row.waste = {
+            waste_id: waste
+            for waste_id, waste in row.waste.items()
+            if waste.garbage.multipart or waste.intent_epoch is None or waste.garbage.key != stored.key
+        }
+        self._drop_pieces(row)
+        return row.upload
+
+    def _discard_contents(self, row: _Row, *, with_object: bool) -> None:
+        self._drop_pieces(row)
+        if with_object:
+            self._discard(row, row.upload.object_key)
+        if row.upload.multipart_id is not None and row.upload.state in LIVE:
+            self._discard_multipart(row, row.upload.multipart_id)
+
+    def _discard_multipart(self, row: _Row, multipart_id: MultipartId) -> None:
+        self._discard(row, row.upload.object_key, multipart=True, multipart_id=multipart_id)
+
+    def _drop_pieces(self, row: _Row, low: int = 0, high: int = 1 << 63) -> None:
+        """Delete the piece rows that begin in `[low, high)` and make their objects garbage."""
+        for start in sorted(start for start in row.pieces if low <= start < high):
+            key = row.pieces.pop(start).key
+            if key is not None:
+                self._discard(row, key)
+
+    def _discard(
+        self,
+        row: _Row,
+        key: ObjectKey,
+        *,
+        multipart: bool = False,
+        multipart_id: MultipartId | None = None,
+        intent_epoch: int | None = None,
+    ) -> None:
+        waste_id, now = self._tables.next_waste, self._clock()
+        self._tables.next_waste += 1
+        garbage = Garbage(waste_id, row.upload.id, key, multipart, multipart_id, 0)
+        row.waste[waste_id] = _Waste(garbage, now, now, intent_epoch)
+
+
+def _is_storable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fenced_by(found: Upload) -> Fenced:
+    error = Fenced()
+    error.upload = found
+    return error
+
+
+def _is_decided(row: _Row, waste: _Waste, before: float) -> bool:
+    """Return whether nobody can record this any more, since `before` at the latest. Always true but for intents."""
+    if waste.intent_epoch is None:
+        return True
+    ended = row.upload.state not in LIVE and row.changed <= before
+    taken_over = row.upload.epoch > waste.intent_epoch and row.held_since <= before
+    return waste.created <= before and (ended or taken_over)
+
+
+def _is_referred_to(row: _Row, garbage: Garbage) -> bool:
+    upload = row.upload
+    if garbage.multipart:
+        is_own = garbage.multipart_id is not None and garbage.multipart_id == upload.multipart_id
+        return is_own and upload.state in {*LIVE, State.COMPLETE}
+    is_object = garbage.key == upload.object_key and upload.state is State.COMPLETE
+    return is_object or any(piece.key == garbage.key for piece in row.pieces.values())
+
+
+def _may_still_be_used(upload: Upload, garbage: Garbage) -> bool:
+    """Return whether a live upload may yet come to use it, or has no multipart upload of its own to be spared."""
+    if upload.state not in LIVE:
+        return False
+    if garbage.multipart:
+        return garbage.multipart_id is None and upload.multipart_id is None
+    return garbage.key == upload.object_key
+
+
+if TYPE_CHECKING:
+    _: type[Database] = MemoryDatabase

@@ -1,0 +1,458 @@
+"""PostgreSQL through asyncpg: the production store.
+
+Rule 1: a step is one statement, so one round trip; no connection is held between steps.
+Rule 2: whatever says that the server has gone or is no longer the primary makes the whole pool reconnect: the next
+call asks the address again and finds the new primary, without a restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import aiosql
+import asyncpg
+import structlog
+
+from tusgate.core.errors import (
+    DatabaseUnavailable,
+    Fenced,
+    SettingsError,
+    UploadGone,
+    UploadNotFound,
+)
+from tusgate.core.lifecycle import sources_of
+from tusgate.core.model import State, UploadId
+from tusgate.database.migrate import check_complete, missing
+from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
+from tusgate.database.rows import (
+    cell_start_of,
+    completed_before,
+    counts_from,
+    creation_of,
+    ending_of,
+    expectation_of,
+    fenced_by,
+    garbage_from,
+    identity_of,
+    intent_columns,
+    movement_of,
+    object_of,
+    part_columns,
+    part_from,
+    piece_columns,
+    piece_from,
+    upload_from,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from asyncpg.pool import PoolConnectionProxy
+
+    from tusgate.core.model import (
+        Garbage,
+        Intent,
+        MultipartId,
+        NewUpload,
+        Part,
+        Piece,
+        Scope,
+        Step,
+        StoredObject,
+        Upload,
+    )
+    from tusgate.ports import Database
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
+log = structlog.get_logger(__name__)
+
+CHANNEL: Final = "tusgate_writer"
+"""Where a claim announces `<upload id> <epoch>`; the statement `claim` has the same name in it."""
+CONNECT_TIMEOUT: Final = 5.0
+MIGRATION_TIMEOUT: Final = 3600.0
+RELISTEN_DELAY: Final = 1.0
+LISTENER_CHECK_INTERVAL: Final = 30.0
+"""Seconds between looks whether the listening connection is still there: a lost peer says nothing by itself."""
+_MIGRATION_LOCK: Final = 0x7475736761746501
+"""Key of the advisory lock: "tusgate" and a number."""
+
+_POOLER_OPTION: Final = ("pgbouncer", "true")
+
+_queries: Any = aiosql.from_path(Path(__file__).with_name("postgres.sql"), "asyncpg", mandatory_parameters=False)
+
+
+class PostgresDatabase:
+    """The port `Database` on a PostgreSQL server. Connects on first use, and again after every loss.
+
+    Args:
+        dsn: libpq URL; several hosts are tried until one is the primary.
+        pool_size: most connections at once; one more listens when `listen` was called.
+        command_timeout: seconds that one step may take, the wait for a free connection not included (it may take
+            as long again).
+        transaction_pooling: True behind a pooler that gives each transaction another server connection (pgbouncer
+            in transaction mode): nothing is prepared or set per connection, and notifications do not arrive.
+    """
+
+    def __init__(self, dsn: str, *, pool_size: int, command_timeout: float, transaction_pooling: bool = False) -> None:
+        self._dsn = dsn
+        self._pool_size = pool_size
+        self._command_timeout = command_timeout
+        self._transaction_pooling = transaction_pooling
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @classmethod
+    async def connect(cls, dsn: str, *, pool_size: int = 10, command_timeout: float = 10.0) -> Self:
+        """Return the database; nothing is sent before the first call, so the server may still be away.
+
+        `pgbouncer=true` in the query of `dsn` sets `transaction_pooling`; the server does not see it.
+        """
+        parts = urlsplit(dsn)
+        options = parse_qsl(parts.query, keep_blank_values=True)
+        others = [option for option in options if option != _POOLER_OPTION]
+        return cls(
+            dsn if others == options else urlunsplit(parts._replace(query=urlencode(others))),
+            pool_size=pool_size,
+            command_timeout=command_timeout,
+            transaction_pooling=others != options,
+        )
+
+    async def migrate(self) -> list[str]:
+        """See `ports.Database.migrate`. All missing migrations are one transaction."""
+        async with self._transaction() as connection:
+            await connection.execute("SET LOCAL statement_timeout = 0", timeout=MIGRATION_TIMEOUT)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK, timeout=MIGRATION_TIMEOUT)
+            await connection.execute(
+                "CREATE TABLE IF NOT EXISTS schema_migrations"
+                " (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+            )
+            applied = [row["name"] async for row in _queries.applied_migrations(connection)]
+            todo = missing("postgres", applied)
+            for migration in todo:
+                await connection.execute(migration.sql, timeout=MIGRATION_TIMEOUT)
+                await _queries.record_migration(connection, name=migration.name)
+        return [migration.name for migration in todo]
+
+    async def check(self) -> None:
+        """See `ports.Database.check`. Warns of synchronous_commit = off, which may lose the last acknowledged bytes."""
+        async with self._statement() as connection:
+            server = await _queries.durability(connection)
+            if server["fsync"] == "off":
+                raise SettingsError("PostgreSQL runs with fsync=off: a power cut would lose acknowledged bytes")
+            if server["synchronous_commit"] == "off":
+                log.warning("database.unsafe", setting="synchronous_commit", value="off")
+            applied = [row["name"] async for row in _queries.applied_migrations(connection)]
+        check_complete("postgres", applied)
+
+    async def close(self) -> None:
+        """See `ports.Database.close`."""
+        self._closed = True
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.cancel()
+            await asyncio.gather(listener, return_exceptions=True)
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            try:
+                await asyncio.wait_for(pool.close(), self._command_timeout)
+            except TECHNOLOGY_ERRORS:
+                pool.terminate()
+
+    async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+        """See `ports.Database.create`."""
+        row = await self._one(_queries.create_upload, **creation_of(new), **intent_columns(intents))
+        assert row is not None  # an INSERT without ON CONFLICT returns its row or raises
+        return upload_from(row)
+
+    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """See `ports.Database.get`."""
+        row = await self._one(_queries.get_upload, id=upload_id, tenant=scope.tenant, owner=scope.owner)
+        return upload_from(_present(row))
+
+    async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
+        """See `ports.Database.claim`. Another holder is told (`listen`) when the last claim was its own."""
+        found = await self._all(
+            _queries.claim,
+            **expectation_of(upload),
+            **intent_columns(intents),
+            holder=holder,
+            cell_start=cell_start_of(upload),
+        )
+        if not found:
+            raise await self._refusal(upload)
+        pieces = [piece_from(row, "piece_") for row in found if row["piece_start_offset"] is not None]
+        return upload_from(found[0]), pieces
+
+    async def intend(self, upload: Upload, intents: Sequence[Intent]) -> None:
+        """See `ports.Database.intend`."""
+        row = await self._one(_queries.intend, **expectation_of(upload), **intent_columns(intents))
+        if row is None:
+            raise await self._refusal(upload)
+
+    async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
+        """See `ports.Database.record_multipart`."""
+        return await self._change(
+            upload, _queries.record_multipart, **expectation_of(upload), multipart_id=multipart_id
+        )
+
+    async def commit(self, upload: Upload, step: Step) -> Upload:
+        """See `ports.Database.commit`."""
+        if step.stored is not None:
+            return await self._change(
+                upload,
+                _queries.finish,
+                **expectation_of(upload),
+                **object_of(step.stored),
+                from_state=State.UPLOADING,
+                end=step.end,
+                length=step.length,
+                abandon_multipart=True,
+            )
+        return await self._change(
+            upload,
+            _queries.advance,
+            **expectation_of(upload),
+            **movement_of(step),
+            **part_columns(step.parts),
+            **piece_columns(step.pieces),
+        )
+
+    async def parts(self, upload: Upload) -> list[Part]:
+        """See `ports.Database.parts`."""
+        found = await self._all(_queries.list_parts, **identity_of(upload))
+        if not found:
+            await self.get(upload.scope, upload.id)
+        return [part_from(row) for row in found]
+
+    async def pieces(self, upload: Upload) -> list[Piece]:
+        """See `ports.Database.pieces`."""
+        found = await self._all(_queries.list_pieces, **identity_of(upload))
+        if not found:
+            await self.get(upload.scope, upload.id)
+        return [piece_from(row) for row in found]
+
+    async def absorb(self, upload: Upload, parts: Sequence[Part]) -> Upload:
+        """See `ports.Database.absorb`. A part that is recorded already shows as a violated key."""
+        return await self._change(upload, _queries.absorb, **expectation_of(upload), **part_columns(parts))
+
+    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+        """See `ports.Database.complete`."""
+        row = await self._one(
+            _queries.finish,
+            **expectation_of(upload),
+            **object_of(stored),
+            from_state=State.SEALED,
+            end=upload.offset,
+            length=upload.length,
+            abandon_multipart=False,
+        )
+        if row is not None:
+            return upload_from(row)
+        found = await self.get(upload.scope, upload.id)
+        return completed_before(found)
+
+    async def fail(self, upload: Upload, reason: str) -> Upload:
+        """See `ports.Database.fail`."""
+        async with self._transaction() as connection:
+            found = await self._locked(connection, upload.scope, upload.id)
+            if found.state not in sources_of(State.FAILED):
+                raise fenced_by(found)
+            row = await _queries.end_upload(
+                connection, **identity_of(upload), **ending_of(found, State.FAILED), reason=reason
+            )
+        return upload_from(row)
+
+    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """See `ports.Database.terminate`."""
+        async with self._transaction() as connection:
+            found = await self._locked(connection, scope, upload_id)
+            if found.state not in sources_of(State.TERMINATED):
+                raise UploadGone(found.state, found.reason)
+            row = await _queries.end_upload(
+                connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None
+            )
+        return upload_from(row)
+
+    async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
+        """See `ports.Database.claim_sealed`."""
+        found = await self._all(_queries.system_claim_sealed, holder=holder, lease=lease, limit=limit)
+        return [upload_from(row) for row in found]
+
+    async def lease_sealed(self, upload: Upload, holder: str, lease: float) -> bool:
+        """See `ports.Database.lease_sealed`."""
+        row = await self._one(_queries.lease_sealed, **identity_of(upload), holder=holder, lease=lease)
+        if row is None:
+            await self.get(upload.scope, upload.id)
+        return row is not None
+
+    async def release_sealed(self, upload: Upload, holder: str, retry_in: float) -> None:
+        """See `ports.Database.release_sealed`. Nothing happens when the lease has passed to another holder."""
+        row = await self._one(_queries.release_sealed, **identity_of(upload), holder=holder, retry_in=retry_in)
+        if row is None:
+            await self.get(upload.scope, upload.id)
+
+    async def expire(self, limit: int) -> list[Upload]:
+        """See `ports.Database.expire`. Uploads that are being changed right now are left for the next run."""
+        async with self._transaction() as connection:
+            ids = [row["id"] async for row in _queries.system_lock_expired(connection, limit=limit)]
+            if not ids:
+                return []
+            return [upload_from(row) async for row in _queries.system_expire(connection, ids=ids)]
+
+    async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
+        """See `ports.Database.due_garbage`."""
+        found = await self._all(_queries.system_due_garbage, limit=limit, grace=grace)
+        return [garbage_from(row) for row in found]
+
+    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+        """See `ports.Database.drop_garbage`."""
+        async with self._statement() as connection:
+            await _queries.system_drop_garbage(connection, ids=[row.id for row in rows])
+
+    async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
+        """See `ports.Database.postpone_garbage`."""
+        async with self._statement() as connection:
+            await _queries.system_postpone_garbage(connection, ids=[row.id for row in rows], seconds=seconds)
+
+    async def count_by_state(self) -> dict[State, int]:
+        """See `ports.Database.count_by_state`."""
+        return counts_from(await self._all(_queries.system_count_by_state))
+
+    async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        """See `ports.Database.listen`. Returns at once; the listening ends with `close`.
+
+        A process is told of claims by other holders only, and when its own claim was the one before.
+        """
+        if self._listener is None and not self._transaction_pooling:
+            self._listener = asyncio.create_task(self._listen_for_ever(taken_over))
+
+    async def _listen_for_ever(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        while True:
+            try:
+                await self._listen_once(taken_over)
+            except TECHNOLOGY_ERRORS as error:
+                log.debug("database.listener_lost", error=str(error))
+            await asyncio.sleep(RELISTEN_DELAY)
+
+    async def _listen_once(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        def receive(_connection: object, _pid: int, _channel: str, payload: object) -> None:
+            upload_id, _, epoch = str(payload).partition(" ")
+            if epoch.isdecimal():
+                taken_over(UploadId(upload_id), int(epoch))
+
+        connection = await asyncpg.connect(self._dsn, **self._connection_options())
+        try:
+            await connection.add_listener(CHANNEL, receive)
+            while True:
+                await asyncio.sleep(LISTENER_CHECK_INTERVAL)
+                await connection.execute("SELECT 1")
+        finally:
+            connection.terminate()
+
+    async def _one(self, query: Any, **parameters: object) -> asyncpg.Record | None:
+        """Run a statement that is one step and returns at most one row."""
+        async with self._statement() as connection:
+            row: asyncpg.Record | None = await query(connection, **parameters)
+            return row
+
+    async def _all(self, query: Any, **parameters: object) -> list[asyncpg.Record]:
+        """Run a statement that is one step and returns any number of rows."""
+        async with self._statement() as connection:
+            return [row async for row in query(connection, **parameters)]
+
+    async def _change(self, upload: Upload, query: Any, **parameters: object) -> Upload:
+        """Run a compare-and-set on `upload`; no row means that it found something else."""
+        row = await self._one(query, **parameters)
+        if row is None:
+            raise await self._refusal(upload)
+        return upload_from(row)
+
+    async def _refusal(self, upload: Upload) -> Fenced:
+        """Return why a compare-and-set on `upload` found no row. Raises UploadNotFound."""
+        return fenced_by(await self.get(upload.scope, upload.id))
+
+    async def _locked(self, connection: Connection, scope: Scope, upload_id: UploadId) -> Upload:
+        row = await _queries.lock_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
+        return upload_from(_present(row))
+
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[Connection]:
+        """Lend a connection for a step that is a single statement."""
+        # Behind a pooler, preparing and executing meet the same server connection only inside a transaction.
+        lending = self._transaction() if self._transaction_pooling else self._lent()
+        async with lending as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """Lend a connection for a step of several statements; rolled back when the block raises."""
+        async with self._lent() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        """Lend a connection; errors of asyncpg leave the block as ours, and doubtful connections are replaced."""
+        pool = await self._opened()
+        waiting = True
+        try:
+            async with pool.acquire(timeout=self._command_timeout) as connection:
+                waiting = False
+                yield connection
+        except TECHNOLOGY_ERRORS as error:
+            crowded = waiting and isinstance(error, TimeoutError)
+            if means_reconnect(error) and not crowded:
+                await pool.expire_connections()
+            ours = translated(error)
+            if ours is None:
+                raise
+            raise ours from error
+
+    async def _opened(self) -> asyncpg.Pool[asyncpg.Record]:
+        if self._closed:
+            raise DatabaseUnavailable("the database is closed")
+        if self._pool is None:
+            # With min_size=0 this connects nothing and does not give way to other tasks: no second pool is made.
+            self._pool = await asyncpg.create_pool(
+                self._dsn,
+                min_size=0,
+                max_size=self._pool_size,
+                reset=_keep_session,
+                **self._connection_options(),
+            )
+        return self._pool
+
+    def _connection_options(self) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "timeout": CONNECT_TIMEOUT,
+            "command_timeout": self._command_timeout,
+            "target_session_attrs": "primary",  # a standby would show offsets of the past
+        }
+        if self._transaction_pooling:
+            return {**options, "statement_cache_size": 0}
+        limit = str(int(self._command_timeout * 1000))
+        settings = {
+            "application_name": "tusgate",
+            "statement_timeout": limit,
+            "idle_in_transaction_session_timeout": limit,
+        }
+        return {**options, "server_settings": settings}
+
+
+async def _keep_session(_connection: object) -> None:
+    """Stand in for the statements that asyncpg sends when a connection is given back: no step leaves anything set."""
+
+
+def _present(row: asyncpg.Record | None) -> asyncpg.Record:
+    if row is None:
+        raise UploadNotFound
+    return row
+
+
+if TYPE_CHECKING:
+    _: type[Database] = PostgresDatabase

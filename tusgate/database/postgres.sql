@@ -1,0 +1,322 @@
+-- The statements of PostgresDatabase. A step is one statement, so it is one round trip and one commit, except where
+-- a row must be locked before the rows that hang on it are read (end_upload): a statement that waited for a lock sees
+-- the newest version of the locked row, but all other rows as they were when it began.
+--
+-- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
+-- jobs work across tenants; their names begin with system_.
+
+-- name: create_upload^
+WITH created AS (
+    INSERT INTO uploads (
+        id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
+        filename, content_type, object_key, put_attempts, expires_at
+    )
+    VALUES (
+        :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch,
+        CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :content_type, :object_key,
+        coalesce(:attempt, 0),
+        least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age))
+    )
+    RETURNING *
+), new_intents AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch)
+    SELECT created.id, created.tenant, created.owner, intent.object_key, intent.multipart, created.epoch
+    FROM created, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
+)
+SELECT * FROM created;
+
+-- name: get_upload^
+SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: claim
+-- One row per piece of the open cell, one without a piece when there is none. The row as it was (before) must still
+-- be the newest one: else the pieces that this statement sees may be those of an older state.
+WITH claimed AS (
+    UPDATE uploads
+    SET epoch = uploads.epoch + 1, holder = :holder, held_since = now(),
+        put_attempts = coalesce(:attempt, uploads.put_attempts)
+    FROM uploads AS before
+    WHERE uploads.id = :id AND uploads.tenant = :tenant AND uploads.owner = :owner
+        AND uploads.epoch = :epoch AND uploads.upload_offset = :offset AND uploads.state = 'uploading'
+        AND before.id = :id AND before.tenant = :tenant AND before.owner = :owner
+        AND before.updated_at = uploads.updated_at
+    RETURNING uploads.*, CASE
+        WHEN before.holder IS DISTINCT FROM :holder AND before.epoch > 0
+        THEN pg_notify('tusgate_writer', uploads.id || ' ' || uploads.epoch)
+    END AS told
+), new_intents AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch)
+    SELECT claimed.id, claimed.tenant, claimed.owner, intent.object_key, intent.multipart, claimed.epoch
+    FROM claimed, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
+)
+SELECT claimed.*, piece.start_offset AS piece_start_offset, piece.size AS piece_size, piece.crc64 AS piece_crc64,
+    piece.object_key AS piece_object_key, piece.data AS piece_data
+FROM claimed
+LEFT JOIN pieces AS piece
+    ON piece.upload_id = claimed.id AND piece.tenant = :tenant AND piece.owner = :owner
+    AND piece.start_offset >= :cell_start
+ORDER BY piece.start_offset;
+
+-- name: intend^
+WITH announced AS (
+    UPDATE uploads SET put_attempts = coalesce(:attempt, put_attempts)
+    WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
+    RETURNING *
+), new_intents AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch)
+    SELECT announced.id, announced.tenant, announced.owner, intent.object_key, intent.multipart, announced.epoch
+    FROM announced, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
+)
+SELECT id FROM announced;
+
+-- name: record_multipart^
+-- Drops one intent only: of two announced with the same epoch, the other may have made a multipart upload too.
+WITH recorded AS (
+    UPDATE uploads SET multipart_id = :multipart_id, updated_at = now()
+    WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
+        AND multipart_id IS NULL
+    RETURNING *
+), settled AS (
+    DELETE FROM garbage USING recorded
+    WHERE garbage.tenant = :tenant AND garbage.owner = :owner AND garbage.id = (
+        SELECT min(id) FROM garbage
+        WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND intent_epoch = :epoch AND multipart
+    )
+)
+SELECT * FROM recorded;
+
+-- name: advance^
+-- New pieces may take the place of absorbed ones: the deletion comes first (after_absorbing).
+WITH moved AS (
+    UPDATE uploads
+    SET upload_offset = :end, upload_length = :length, state = :state, updated_at = now(),
+        expires_at = least(
+            now() + make_interval(secs => :lifetime), created_at + make_interval(secs => :max_age)
+        )
+    WHERE id = :id AND tenant = :tenant AND owner = :owner
+        AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+    RETURNING *
+), new_parts AS (
+    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+    SELECT moved.id, moved.tenant, moved.owner, part.*
+    FROM moved, unnest(
+        :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[],
+        :part_crcs::bytea[]
+    ) AS part
+), absorbed AS (
+    DELETE FROM pieces USING moved
+    WHERE pieces.upload_id = moved.id AND pieces.tenant = :tenant AND pieces.owner = :owner
+        AND pieces.start_offset >= :absorb_from AND pieces.start_offset < :absorb_to
+    RETURNING pieces.*
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
+    SELECT upload_id, tenant, owner, object_key, false FROM absorbed WHERE object_key IS NOT NULL
+), new_pieces AS (
+    INSERT INTO pieces (upload_id, tenant, owner, start_offset, size, crc64, object_key, data)
+    SELECT moved.id, moved.tenant, moved.owner, piece.*
+    FROM moved, (SELECT count(*) FROM absorbed) AS after_absorbing, unnest(
+        :piece_starts::bigint[], :piece_sizes::bigint[], :piece_crcs::bytea[], :piece_keys::text[],
+        :piece_data::bytea[]
+    ) AS piece
+), settled AS (
+    DELETE FROM garbage USING moved
+    WHERE garbage.upload_id = moved.id AND garbage.tenant = :tenant AND garbage.owner = :owner
+        AND garbage.intent_epoch = :epoch AND NOT garbage.multipart
+        AND garbage.object_key = ANY(:piece_keys::text[])
+)
+SELECT * FROM moved;
+
+-- name: finish^
+-- Entered from uploading (the whole upload was one PutObject; a multipart upload begun earlier is abandoned)
+-- and from sealed (the multipart upload has become the object).
+WITH finished AS (
+    UPDATE uploads
+    SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
+        crc64 = :crc64, completed_at = now(), updated_at = now(), expires_at = NULL, finisher = NULL,
+        finisher_until = NULL, multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END
+    FROM uploads AS before
+    WHERE uploads.id = :id AND uploads.tenant = :tenant AND uploads.owner = :owner
+        AND uploads.epoch = :epoch AND uploads.upload_offset = :offset AND uploads.state = :from_state
+        AND before.id = :id AND before.tenant = :tenant AND before.owner = :owner
+    RETURNING uploads.*, before.object_key AS former_key,
+        CASE WHEN :abandon_multipart THEN before.multipart_id END AS abandoned_id
+), absorbed AS (
+    DELETE FROM pieces USING finished
+    WHERE pieces.upload_id = finished.id AND pieces.tenant = :tenant AND pieces.owner = :owner
+    RETURNING pieces.*
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
+    SELECT upload_id, tenant, owner, object_key, false, NULL FROM absorbed WHERE object_key IS NOT NULL
+    UNION ALL
+    SELECT id, tenant, owner, former_key, true, abandoned_id FROM finished WHERE abandoned_id IS NOT NULL
+), settled AS (
+    DELETE FROM garbage USING finished
+    WHERE garbage.upload_id = finished.id AND garbage.tenant = :tenant AND garbage.owner = :owner
+        AND garbage.intent_epoch IS NOT NULL AND NOT garbage.multipart AND garbage.object_key = :object_key
+)
+SELECT * FROM finished;
+
+-- name: list_parts
+SELECT * FROM parts WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY number;
+
+-- name: list_pieces
+SELECT * FROM pieces WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY start_offset;
+
+-- name: absorb^
+WITH sealed AS (
+    UPDATE uploads SET updated_at = now()
+    WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state = 'sealed'
+    RETURNING *
+), new_parts AS (
+    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+    SELECT sealed.id, sealed.tenant, sealed.owner, part.*
+    FROM sealed, unnest(
+        :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[],
+        :part_crcs::bytea[]
+    ) AS part
+), absorbed AS (
+    DELETE FROM pieces
+    USING sealed, unnest(:part_starts::bigint[], :part_sizes::bigint[]) AS part (start_offset, size)
+    WHERE pieces.upload_id = sealed.id AND pieces.tenant = :tenant AND pieces.owner = :owner
+        AND pieces.start_offset >= part.start_offset AND pieces.start_offset < part.start_offset + part.size
+    RETURNING pieces.*
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
+    SELECT upload_id, tenant, owner, object_key, false FROM absorbed WHERE object_key IS NOT NULL
+)
+SELECT * FROM sealed;
+
+-- name: lock_upload^
+SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner FOR UPDATE;
+
+-- name: end_upload^
+-- Runs after lock_upload, in its transaction.
+WITH ended AS (
+    UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL
+    WHERE id = :id AND tenant = :tenant AND owner = :owner
+    RETURNING *
+), abandoned AS (
+    DELETE FROM pieces WHERE upload_id = :id AND tenant = :tenant AND owner = :owner
+    RETURNING *
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
+    SELECT upload_id, tenant, owner, object_key, false, NULL FROM abandoned WHERE object_key IS NOT NULL
+    UNION ALL
+    SELECT id, tenant, owner, object_key, false, NULL FROM ended WHERE :discard_object
+    UNION ALL
+    SELECT id, tenant, owner, object_key, true, multipart_id FROM ended
+    WHERE :discard_multipart AND multipart_id IS NOT NULL
+)
+SELECT * FROM ended;
+
+-- name: lease_sealed^
+UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'sealed'
+    AND (finisher = :holder OR finisher_until IS NULL OR finisher_until <= now())
+RETURNING id;
+
+-- name: release_sealed^
+UPDATE uploads SET finisher = NULL, finisher_until = now() + make_interval(secs => :retry_in)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'sealed' AND finisher = :holder
+RETURNING id;
+
+-- name: system_claim_sealed
+WITH chosen AS (
+    SELECT id FROM uploads
+    WHERE state = 'sealed' AND (finisher_until IS NULL OR finisher_until <= now())
+    ORDER BY updated_at
+    LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)
+FROM chosen WHERE uploads.id = chosen.id
+RETURNING uploads.*;
+
+-- name: system_lock_expired
+SELECT id FROM uploads
+WHERE state = 'uploading' AND expires_at <= now()
+ORDER BY expires_at
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: system_expire
+-- Runs after system_lock_expired, in its transaction.
+WITH ended AS (
+    UPDATE uploads SET state = 'expired', updated_at = now() WHERE id = ANY(:ids::text[])
+    RETURNING *
+), abandoned AS (
+    DELETE FROM pieces WHERE upload_id = ANY(:ids::text[])
+    RETURNING *
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
+    SELECT upload_id, tenant, owner, object_key, false, NULL FROM abandoned WHERE object_key IS NOT NULL
+    UNION ALL
+    SELECT id, tenant, owner, object_key, false, NULL FROM ended
+    UNION ALL
+    SELECT id, tenant, owner, object_key, true, multipart_id FROM ended WHERE multipart_id IS NOT NULL
+)
+SELECT * FROM ended;
+
+-- name: system_due_garbage
+-- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
+-- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
+-- multipart upload of its own yet that could be spared), all others are collected.
+WITH due AS (
+    SELECT garbage.*, uploads.multipart_id AS spare, CASE
+        WHEN NOT garbage.multipart AND EXISTS (
+            SELECT FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
+        ) THEN 'referenced'
+        WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state = 'complete'
+        THEN 'referenced'
+        WHEN garbage.multipart_id = uploads.multipart_id AND uploads.state IN ('uploading', 'sealed', 'complete')
+        THEN 'referenced'
+        WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key
+            AND uploads.state IN ('uploading', 'sealed')
+        THEN 'undecided'
+        WHEN garbage.multipart AND garbage.multipart_id IS NULL AND uploads.multipart_id IS NULL
+            AND uploads.state IN ('uploading', 'sealed')
+        THEN 'undecided'
+        ELSE 'collect'
+    END AS verdict
+    FROM garbage
+    LEFT JOIN uploads ON uploads.id = garbage.upload_id
+    WHERE garbage.due_at <= now() AND (
+        garbage.intent_epoch IS NULL
+        OR uploads.id IS NULL
+        OR garbage.created_at <= now() - make_interval(secs => :grace) AND (
+            uploads.state NOT IN ('uploading', 'sealed')
+                AND uploads.updated_at <= now() - make_interval(secs => :grace)
+            OR uploads.epoch > garbage.intent_epoch
+                AND uploads.held_since <= now() - make_interval(secs => :grace)
+        )
+    )
+    ORDER BY garbage.due_at
+    LIMIT :limit
+    FOR UPDATE OF garbage SKIP LOCKED
+), dropped AS (
+    DELETE FROM garbage USING due WHERE garbage.id = due.id AND due.verdict = 'referenced'
+), postponed AS (
+    UPDATE garbage SET due_at = now() + interval '1 minute'
+    FROM due WHERE garbage.id = due.id AND due.verdict <> 'referenced'
+)
+SELECT * FROM due WHERE verdict = 'collect' ORDER BY id;
+
+-- name: system_drop_garbage!
+DELETE FROM garbage WHERE id = ANY(:ids::bigint[]);
+
+-- name: system_postpone_garbage!
+UPDATE garbage SET due_at = now() + make_interval(secs => :seconds), tries = tries + 1
+WHERE id = ANY(:ids::bigint[]);
+
+-- name: system_count_by_state
+SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
+
+-- name: applied_migrations
+SELECT name FROM schema_migrations ORDER BY name;
+
+-- name: record_migration!
+INSERT INTO schema_migrations (name) VALUES (:name);
+
+-- name: durability^
+SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
+    pg_is_in_recovery() AS standby;

@@ -1,0 +1,262 @@
+"""Rows to values and values to statement parameters, the same for both databases.
+
+Rule 1: what a column means is decided here and in the migrations, nowhere else.
+Rule 2: a CRC64 is unsigned; it is kept as 8 bytes, because both databases have signed integers only.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tusgate.core.errors import Fenced
+from tusgate.core.grid import Grid
+from tusgate.core.lifecycle import check_present, sources_of
+from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Scope, State, Upload
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tusgate.core.model import Intent, NewUpload, Step, StoredObject
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Row(Protocol):
+    """A result row of either driver: columns by name."""
+
+    def __getitem__(self, column: str, /) -> Any:
+        """Return the value of `column`."""
+
+
+def upload_from(row: Row) -> Upload:
+    """Return the upload that `row` of the table uploads holds."""
+    return Upload(
+        id=row["id"],
+        scope=Scope(row["tenant"], row["owner"]),
+        created_via=CreatedVia(row["created_via"]),
+        state=State(row["state"]),
+        length=row["upload_length"],
+        offset=row["upload_offset"],
+        grid=Grid.decode(row["grid"]),
+        epoch=row["epoch"],
+        metadata=row["metadata"],
+        filename=row["filename"],
+        content_type=row["content_type"],
+        object_key=row["object_key"],
+        put_attempts=row["put_attempts"],
+        multipart_id=row["multipart_id"],
+        etag=row["etag"],
+        crc64=_crc_from(row["crc64"]),
+        reason=row["reason"],
+        created_at=_moment(row["created_at"]),
+        updated_at=_moment(row["updated_at"]),
+        completed_at=_optional_moment(row["completed_at"]),
+        expires_at=_optional_moment(row["expires_at"]),
+    )
+
+
+def part_from(row: Row) -> Part:
+    """Return the part that `row` of the table parts holds."""
+    return Part(row["number"], row["start_offset"], row["size"], row["etag"], int.from_bytes(row["crc64"], "big"))
+
+
+def piece_from(row: Row, prefix: str = "") -> Piece:
+    """Return the piece in the columns of `row` that begin with `prefix`."""
+    return Piece(
+        row[prefix + "start_offset"],
+        row[prefix + "size"],
+        int.from_bytes(row[prefix + "crc64"], "big"),
+        row[prefix + "object_key"],
+        row[prefix + "data"],
+    )
+
+
+def garbage_from(row: Row) -> Garbage:
+    """Return the garbage that `row` of the table garbage holds, with the column `spare` from its upload."""
+    return Garbage(
+        row["id"],
+        row["upload_id"],
+        row["object_key"],
+        bool(row["multipart"]),
+        row["multipart_id"],
+        row["tries"],
+        row["spare"],
+    )
+
+
+def identity_of(upload: Upload) -> dict[str, object]:
+    """Return what every statement about one upload has in its WHERE."""
+    return {"id": upload.id, "tenant": upload.scope.tenant, "owner": upload.scope.owner}
+
+
+def expectation_of(upload: Upload) -> dict[str, object]:
+    """Return the identity of `upload`, and the epoch and offset that a compare-and-set must find."""
+    return {**identity_of(upload), "epoch": upload.epoch, "offset": upload.offset}
+
+
+def creation_of(new: NewUpload) -> dict[str, object]:
+    """Return the columns of a new upload."""
+    return {
+        "id": new.id,
+        "tenant": new.scope.tenant,
+        "owner": new.scope.owner,
+        "created_via": new.created_via,
+        "length": new.length,
+        "grid": new.grid.encode(),
+        "epoch": new.epoch,
+        "metadata": new.metadata,
+        "filename": new.filename,
+        "content_type": new.content_type,
+        "object_key": new.object_key,
+        "lifetime": new.lifetime,
+        "max_age": new.max_age,
+    }
+
+
+def movement_of(step: Step) -> dict[str, object]:
+    """Return the columns that a step which does not finish the upload sets."""
+    absorb_from, absorb_to = step.absorb or (0, 0)
+    expires = step.state is State.UPLOADING
+    return {
+        "end": step.end,
+        "length": step.length,
+        "state": step.state,
+        "lifetime": step.lifetime if expires else None,
+        "max_age": step.max_age if expires else None,
+        "absorb_from": absorb_from,
+        "absorb_to": absorb_to,
+    }
+
+
+def object_of(stored: StoredObject) -> dict[str, object]:
+    """Return the columns that a finished object sets."""
+    return {"object_key": stored.key, "etag": stored.etag, "crc64": _crc_to(stored.crc64)}
+
+
+def part_rows(parts: Sequence[Part]) -> list[dict[str, object]]:
+    """Return one set of parameters per part."""
+    return [
+        {
+            "number": part.number,
+            "start_offset": part.start,
+            "size": part.size,
+            "etag": part.etag,
+            "crc64": _crc_to(part.crc64),
+        }
+        for part in parts
+    ]
+
+
+def piece_rows(pieces: Sequence[Piece]) -> list[dict[str, object]]:
+    """Return one set of parameters per piece."""
+    return [
+        {
+            "start_offset": piece.start,
+            "size": piece.size,
+            "crc64": _crc_to(piece.crc64),
+            "object_key": piece.key,
+            "data": piece.data,
+        }
+        for piece in pieces
+    ]
+
+
+def part_columns(parts: Sequence[Part]) -> dict[str, object]:
+    """Return the parts as one array per column, for unnest()."""
+    return {
+        "part_numbers": [part.number for part in parts],
+        "part_starts": [part.start for part in parts],
+        "part_sizes": [part.size for part in parts],
+        "part_etags": [part.etag for part in parts],
+        "part_crcs": [_crc_to(part.crc64) for part in parts],
+    }
+
+
+def piece_columns(pieces: Sequence[Piece]) -> dict[str, object]:
+    """Return the pieces as one array per column, for unnest()."""
+    return {
+        "piece_starts": [piece.start for piece in pieces],
+        "piece_sizes": [piece.size for piece in pieces],
+        "piece_crcs": [_crc_to(piece.crc64) for piece in pieces],
+        "piece_keys": [piece.key for piece in pieces],
+        "piece_data": [piece.data for piece in pieces],
+    }
+
+
+def intent_columns(intents: Sequence[Intent]) -> dict[str, object]:
+    """Return the intents as one array per column, for unnest(), and the attempt that they announce."""
+    return {
+        "intent_keys": [intent.key for intent in intents],
+        "intent_multiparts": [intent.multipart for intent in intents],
+        "attempt": attempt_of(intents),
+    }
+
+
+def attempt_of(intents: Sequence[Intent]) -> int | None:
+    """Return the new value of `put_attempts` that `intents` announce; None leaves it."""
+    return max((intent.attempt for intent in intents if intent.attempt is not None), default=None)
+
+
+def cell_start_of(upload: Upload) -> int:
+    """Return where the open cell of `upload` begins; its offset when the grid is used up."""
+    if upload.offset >= upload.grid.capacity:
+        return upload.offset
+    return upload.grid.cell_at(upload.offset, upload.length).start
+
+
+def ending_of(upload: Upload, state: State) -> dict[str, object]:
+    """Return the columns that ending `upload` in `state` sets, and what of it becomes garbage besides its pieces.
+
+    A failed upload never touches its key again: nothing was verified there.
+    """
+    unfinished = upload.state in sources_of(State.FAILED)
+    return {
+        "state": state,
+        "discard_object": state is not State.FAILED and upload.state is not State.FAILED,
+        "discard_multipart": unfinished,
+    }
+
+
+def completed_before(found: Upload) -> Upload:
+    """Return `found` when it is complete already.
+
+    Raises:
+        UploadGone: it has ended in another way.
+        Fenced: it is still uploading, or sealed in another form than the caller believed.
+    """
+    if found.state is State.COMPLETE:
+        return found
+    check_present(found)
+    raise fenced_by(found)
+
+
+def fenced_by(found: Upload) -> Fenced:
+    """Return the error for a compare-and-set that met `found` instead of what it expected."""
+    error = Fenced()
+    error.upload = found
+    return error
+
+
+def counts_from(rows: Sequence[Row]) -> dict[State, int]:
+    """Return the uploads per state, with a zero for each state that has none."""
+    found: Mapping[str, int] = {row["state"]: row["uploads"] for row in rows}
+    return {state: found.get(state, 0) for state in State}
+
+
+def _crc_to(crc64: int) -> bytes | None:
+    """Return the stored form; None for -1, by which a store says that it reports no checksum."""
+    return crc64.to_bytes(8, "big") if crc64 >= 0 else None
+
+
+def _crc_from(stored: bytes | None) -> int | None:
+    return None if stored is None else int.from_bytes(stored, "big")
+
+
+def _moment(value: datetime | int) -> datetime:
+    """Return a timestamptz as it is, integer milliseconds since 1970 (SQLite) as a datetime."""
+    return value if isinstance(value, datetime) else _EPOCH + timedelta(milliseconds=value)
+
+
+def _optional_moment(value: datetime | int | None) -> datetime | None:
+    return None if value is None else _moment(value)

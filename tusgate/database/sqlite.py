@@ -1,0 +1,438 @@
+"""SQLite in a file: the embedded store, for one process. WAL, flushed to disk at every commit.
+
+It stands on the standard library's sqlite3 (see `sqlite_threads` for why not on an asyncio wrapper): a step is a
+method `_...` that takes the connection and runs in the writing thread, inside a transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiosql
+
+from tusgate.core.errors import Fenced, SettingsError, UploadGone, UploadNotFound
+from tusgate.core.lifecycle import sources_of
+from tusgate.core.model import State
+from tusgate.database.migrate import check_complete, missing
+from tusgate.database.rows import (
+    attempt_of,
+    cell_start_of,
+    completed_before,
+    counts_from,
+    creation_of,
+    ending_of,
+    expectation_of,
+    fenced_by,
+    garbage_from,
+    identity_of,
+    movement_of,
+    object_of,
+    part_from,
+    part_rows,
+    piece_from,
+    piece_rows,
+    upload_from,
+)
+from tusgate.database.sqlite_threads import ReadingThread, WritingThread
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Sequence
+
+    from tusgate.core.model import (
+        Garbage,
+        Intent,
+        MultipartId,
+        NewUpload,
+        Part,
+        Piece,
+        Scope,
+        Step,
+        StoredObject,
+        Upload,
+        UploadId,
+    )
+    from tusgate.database.migrate import Migration
+    from tusgate.ports import Database
+
+_OLDEST_SQLITE = (3, 37, 0)
+"""STRICT tables; RETURNING is older (3.35)."""
+_EVERYTHING = (0, 2**63 - 1)
+"""All offsets, as a byte range."""
+
+_queries: Any = aiosql.from_path(Path(__file__).with_name("sqlite.sql"), "sqlite3", mandatory_parameters=False)
+
+
+class SqliteDatabase:
+    """The port `Database` on a SQLite file. Opened on first use, and again after an I/O error.
+
+    Args:
+        path: the file; its directory must exist.
+        clock: seconds since 1970; the time of everything that this database decides.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time) -> None:
+        self._writer = WritingThread(Path(path), clock)
+        self._reader = ReadingThread(Path(path), clock)
+
+    async def migrate(self) -> list[str]:
+        """See `ports.Database.migrate`. The transaction of the writer is the lock."""
+        return await self._writer.run(_migrate)
+
+    async def check(self) -> None:
+        """See `ports.Database.check`."""
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            raise SettingsError(f"SQLite {sqlite3.sqlite_version} is too old: 3.37 or later is needed")
+        await self._reader.run(_check)
+
+    async def close(self) -> None:
+        """See `ports.Database.close`."""
+        await self._reader.close()
+        await self._writer.close()
+
+    async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+        """See `ports.Database.create`."""
+        return await self._writer.run(partial(_create, new=new, intents=intents))
+
+    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """See `ports.Database.get`."""
+        return await self._reader.run(partial(_get, scope=scope, upload_id=upload_id))
+
+    async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
+        """See `ports.Database.claim`."""
+        return await self._writer.run(partial(_claim, upload=upload, holder=holder, intents=intents))
+
+    async def intend(self, upload: Upload, intents: Sequence[Intent]) -> None:
+        """See `ports.Database.intend`."""
+        await self._writer.run(partial(_intend, upload=upload, intents=intents))
+
+    async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
+        """See `ports.Database.record_multipart`."""
+        return await self._writer.run(partial(_record_multipart, upload=upload, multipart_id=multipart_id))
+
+    async def commit(self, upload: Upload, step: Step) -> Upload:
+        """See `ports.Database.commit`."""
+        if step.stored is not None:
+            return await self._writer.run(partial(_commit_whole, upload=upload, step=step, stored=step.stored))
+        return await self._writer.run(partial(_commit, upload=upload, step=step))
+
+    async def parts(self, upload: Upload) -> list[Part]:
+        """See `ports.Database.parts`."""
+        return await self._reader.run(partial(_parts, upload=upload))
+
+    async def pieces(self, upload: Upload) -> list[Piece]:
+        """See `ports.Database.pieces`."""
+        return await self._reader.run(partial(_pieces, upload=upload))
+
+    async def absorb(self, upload: Upload, parts: Sequence[Part]) -> Upload:
+        """See `ports.Database.absorb`. A part that is recorded already shows as a violated key."""
+        return await self._writer.run(partial(_absorb, upload=upload, parts=parts))
+
+    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+        """See `ports.Database.complete`."""
+        return await self._writer.run(partial(_complete, upload=upload, stored=stored))
+
+    async def fail(self, upload: Upload, reason: str) -> Upload:
+        """See `ports.Database.fail`."""
+        return await self._writer.run(partial(_fail, upload=upload, reason=reason))
+
+    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """See `ports.Database.terminate`."""
+        return await self._writer.run(partial(_terminate, scope=scope, upload_id=upload_id))
+
+    async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
+        """See `ports.Database.claim_sealed`."""
+        return await self._writer.run(partial(_claim_sealed, holder=holder, lease=lease, limit=limit))
+
+    async def lease_sealed(self, upload: Upload, holder: str, lease: float) -> bool:
+        """See `ports.Database.lease_sealed`."""
+        return await self._writer.run(partial(_lease_sealed, upload=upload, holder=holder, lease=lease))
+
+    async def release_sealed(self, upload: Upload, holder: str, retry_in: float) -> None:
+        """See `ports.Database.release_sealed`. Nothing happens when the lease has passed to another holder."""
+        await self._writer.run(partial(_release_sealed, upload=upload, holder=holder, retry_in=retry_in))
+
+    async def expire(self, limit: int) -> list[Upload]:
+        """See `ports.Database.expire`."""
+        return await self._writer.run(partial(_expire, limit=limit))
+
+    async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
+        """See `ports.Database.due_garbage`."""
+        return await self._writer.run(partial(_due_garbage, limit=limit, grace=grace))
+
+    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+        """See `ports.Database.drop_garbage`."""
+        ids = [{"id": row.id} for row in rows]
+        await self._writer.run(lambda connection: _queries.system_drop_garbage(connection, ids))
+
+    async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
+        """See `ports.Database.postpone_garbage`."""
+        delays = [{"id": row.id, "seconds": seconds} for row in rows]
+        await self._writer.run(lambda connection: _queries.system_postpone_garbage(connection, delays))
+
+    async def count_by_state(self) -> dict[State, int]:
+        """See `ports.Database.count_by_state`."""
+        return await self._reader.run(lambda connection: counts_from(list(_queries.system_count_by_state(connection))))
+
+    async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
+        """See `ports.Database.listen`. Never calls: there is one process, and it knows its own claims."""
+
+
+def _migrate(connection: sqlite3.Connection) -> list[str]:
+    _queries.create_schema_migrations(connection)
+    todo = missing("sqlite", _applied(connection))
+    for migration in todo:
+        _apply(connection, migration)
+    return [migration.name for migration in todo]
+
+
+def _apply(connection: sqlite3.Connection, migration: Migration) -> None:
+    """Run a migration statement by statement: `executescript` would commit the transaction first."""
+    statement = ""
+    for line in migration.sql.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            connection.execute(statement)
+            statement = ""
+    _queries.record_migration(connection, name=migration.name)
+
+
+def _applied(connection: sqlite3.Connection) -> list[str]:
+    return [row["name"] for row in _queries.applied_migrations(connection)]
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    check_complete("sqlite", _applied(connection))
+
+
+def _create(connection: sqlite3.Connection, new: NewUpload, intents: Sequence[Intent]) -> Upload:
+    created = upload_from(_queries.create_upload(connection, **creation_of(new), attempt=attempt_of(intents)))
+    _insert_intents(connection, created, intents)
+    return created
+
+
+def _get(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
+    row = _queries.get_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
+    if row is None:
+        raise UploadNotFound
+    return upload_from(row)
+
+
+def _claim(
+    connection: sqlite3.Connection, upload: Upload, holder: str, intents: Sequence[Intent]
+) -> tuple[Upload, list[Piece]]:
+    row = _queries.claim(connection, **expectation_of(upload), holder=holder, attempt=attempt_of(intents))
+    claimed = _changed(connection, upload, row)
+    _insert_intents(connection, claimed, intents)
+    found = _queries.list_pieces(connection, **identity_of(upload), start=cell_start_of(upload))
+    return claimed, [piece_from(row) for row in found]
+
+
+def _intend(connection: sqlite3.Connection, upload: Upload, intents: Sequence[Intent]) -> None:
+    if _queries.announce(connection, **expectation_of(upload), attempt=attempt_of(intents)) is None:
+        raise _refusal(connection, upload)
+    _insert_intents(connection, upload, intents)
+
+
+def _record_multipart(connection: sqlite3.Connection, upload: Upload, multipart_id: MultipartId) -> Upload:
+    row = _queries.record_multipart(connection, **expectation_of(upload), multipart_id=multipart_id)
+    recorded = _changed(connection, upload, row)
+    _queries.settle_multipart(connection, **expectation_of(upload))
+    return recorded
+
+
+def _commit(connection: sqlite3.Connection, upload: Upload, step: Step) -> Upload:
+    row = _queries.advance(connection, **expectation_of(upload), **movement_of(step))
+    moved = _changed(connection, upload, row)
+    if step.absorb is not None:
+        _drop_pieces(connection, moved, step.absorb)
+    _insert_parts_and_pieces(connection, moved, step.parts, step.pieces)
+    recorded = [expectation_of(moved) | {"object_key": piece.key} for piece in step.pieces if piece.key is not None]
+    if recorded:
+        _queries.settle_pieces(connection, recorded)
+    return moved
+
+
+def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step, stored: StoredObject) -> Upload:
+    """Finish an upload that is one PutObject; a multipart upload that was begun earlier is abandoned."""
+    before = _get(connection, upload.scope, upload.id)
+    row = _queries.finish(
+        connection,
+        **expectation_of(upload),
+        **object_of(stored),
+        from_state=State.UPLOADING,
+        end=step.end,
+        length=step.length,
+        abandon_multipart=True,
+    )
+    finished = _changed(connection, upload, row)
+    _settle_object(connection, finished)
+    if before.multipart_id is not None:
+        _discard_multipart(connection, before)
+    return finished
+
+
+def _parts(connection: sqlite3.Connection, upload: Upload) -> list[Part]:
+    _get(connection, upload.scope, upload.id)
+    return [part_from(row) for row in _queries.list_parts(connection, **identity_of(upload))]
+
+
+def _pieces(connection: sqlite3.Connection, upload: Upload) -> list[Piece]:
+    _get(connection, upload.scope, upload.id)
+    return [piece_from(row) for row in _queries.list_pieces(connection, **identity_of(upload), start=0)]
+
+
+def _absorb(connection: sqlite3.Connection, upload: Upload, parts: Sequence[Part]) -> Upload:
+    row = _queries.touch_sealed(connection, **expectation_of(upload))
+    sealed = _changed(connection, upload, row)
+    _insert_parts_and_pieces(connection, sealed, parts, ())
+    for part in parts:
+        _drop_pieces(connection, sealed, (part.start, part.start + part.size))
+    return sealed
+
+
+def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObject) -> Upload:
+    row = _queries.finish(
+        connection,
+        **expectation_of(upload),
+        **object_of(stored),
+        from_state=State.SEALED,
+        end=upload.offset,
+        length=upload.length,
+        abandon_multipart=False,
+    )
+    if row is None:
+        return completed_before(_get(connection, upload.scope, upload.id))
+    finished = upload_from(row)
+    _settle_object(connection, finished)
+    return finished
+
+
+def _settle_object(connection: sqlite3.Connection, finished: Upload) -> None:
+    _queries.settle_object(connection, **identity_of(finished), object_key=finished.object_key)
+    _drop_pieces(connection, finished, _EVERYTHING)
+
+
+def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload:
+    found = _get(connection, upload.scope, upload.id)
+    if found.state not in sources_of(State.FAILED):
+        raise fenced_by(found)
+    return _end(connection, found, State.FAILED, reason)
+
+
+def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
+    found = _get(connection, scope, upload_id)
+    if found.state not in sources_of(State.TERMINATED):
+        raise UploadGone(found.state, found.reason)
+    return _end(connection, found, State.TERMINATED, None)
+
+
+def _end(connection: sqlite3.Connection, found: Upload, state: State, reason: str | None) -> Upload:
+    ending = ending_of(found, state)
+    row = _queries.end_upload(connection, **identity_of(found), state=state, reason=reason)
+    _discard_contents(
+        connection,
+        found,
+        has_object=bool(ending["discard_object"]),
+        has_multipart=bool(ending["discard_multipart"]),
+    )
+    return upload_from(row)
+
+
+def _expire(connection: sqlite3.Connection, limit: int) -> list[Upload]:
+    expired = [upload_from(row) for row in _queries.system_expire(connection, limit=limit)]
+    for upload in expired:
+        _discard_contents(connection, upload, has_object=True, has_multipart=True)
+    return expired
+
+
+def _discard_contents(connection: sqlite3.Connection, upload: Upload, *, has_object: bool, has_multipart: bool) -> None:
+    _drop_pieces(connection, upload, _EVERYTHING)
+    if has_object:
+        _queries.discard(
+            connection, **identity_of(upload), object_key=upload.object_key, multipart=False, multipart_id=None
+        )
+    if has_multipart and upload.multipart_id is not None:
+        _discard_multipart(connection, upload)
+
+
+def _discard_multipart(connection: sqlite3.Connection, upload: Upload) -> None:
+    _queries.discard(
+        connection,
+        **identity_of(upload),
+        object_key=upload.object_key,
+        multipart=True,
+        multipart_id=upload.multipart_id,
+    )
+
+
+def _drop_pieces(connection: sqlite3.Connection, upload: Upload, span: tuple[int, int]) -> None:
+    """Delete the piece rows that begin in `[from, to)` and make their objects garbage."""
+    low, high = span
+    _queries.discard_pieces(connection, **identity_of(upload), absorb_from=low, absorb_to=high)
+    _queries.delete_pieces(connection, **identity_of(upload), absorb_from=low, absorb_to=high)
+
+
+def _insert_intents(connection: sqlite3.Connection, upload: Upload, intents: Sequence[Intent]) -> None:
+    if intents:
+        writer = {**identity_of(upload), "epoch": upload.epoch}
+        _queries.insert_intents(
+            connection,
+            [writer | {"object_key": intent.key, "multipart": intent.multipart} for intent in intents],
+        )
+
+
+def _insert_parts_and_pieces(
+    connection: sqlite3.Connection, upload: Upload, parts: Sequence[Part], pieces: Sequence[Piece]
+) -> None:
+    identity = identity_of(upload)
+    if parts:
+        _queries.insert_parts(connection, [identity | row for row in part_rows(parts)])
+    if pieces:
+        _queries.insert_pieces(connection, [identity | row for row in piece_rows(pieces)])
+
+
+def _claim_sealed(connection: sqlite3.Connection, holder: str, lease: float, limit: int) -> list[Upload]:
+    found = _queries.system_claim_sealed(connection, holder=holder, lease=lease, limit=limit)
+    return [upload_from(row) for row in found]
+
+
+def _lease_sealed(connection: sqlite3.Connection, upload: Upload, holder: str, lease: float) -> bool:
+    row = _queries.lease_sealed(connection, **identity_of(upload), holder=holder, lease=lease)
+    if row is None:
+        _get(connection, upload.scope, upload.id)
+    return row is not None
+
+
+def _release_sealed(connection: sqlite3.Connection, upload: Upload, holder: str, retry_in: float) -> None:
+    row = _queries.release_sealed(connection, **identity_of(upload), holder=holder, retry_in=retry_in)
+    if row is None:
+        _get(connection, upload.scope, upload.id)
+
+
+def _due_garbage(connection: sqlite3.Connection, limit: int, grace: float) -> list[Garbage]:
+    due = list(_queries.system_due_garbage(connection, limit=limit, grace=grace))
+    referenced = [{"id": row["id"]} for row in due if row["verdict"] == "referenced"]
+    later = [{"id": row["id"]} for row in due if row["verdict"] != "referenced"]
+    _queries.system_drop_garbage(connection, referenced)
+    _queries.system_delay_garbage(connection, later)
+    return [garbage_from(row) for row in due if row["verdict"] == "collect"]
+
+
+def _changed(connection: sqlite3.Connection, upload: Upload, row: sqlite3.Row | None) -> Upload:
+    """Return the upload after a compare-and-set on `upload`; no row means that it found something else."""
+    if row is None:
+        raise _refusal(connection, upload)
+    return upload_from(row)
+
+
+def _refusal(connection: sqlite3.Connection, upload: Upload) -> Fenced:
+    return fenced_by(_get(connection, upload.scope, upload.id))
+
+
+if TYPE_CHECKING:
+    _: type[Database] = SqliteDatabase

@@ -1,0 +1,207 @@
+-- The statements of SqliteDatabase. A step is a function of sqlite.py that runs several of them in one transaction;
+-- writers are one after the other, so nothing changes between the statements of a step.
+-- Functions registered on each connection: now_ms() is the clock in integer milliseconds since 1970, ms(seconds) the
+-- same unit for a duration, earliest(a, b) the smaller of two times of which each may be NULL.
+--
+-- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
+-- jobs work across tenants; their names begin with system_.
+
+-- name: create_upload^
+INSERT INTO uploads (
+    id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
+    content_type, object_key, put_attempts, created_at, updated_at, expires_at
+)
+VALUES (
+    :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
+    :metadata, :filename, :content_type, :object_key, coalesce(:attempt, 0), now_ms(), now_ms(),
+    earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age))
+)
+RETURNING *;
+
+-- name: get_upload^
+SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: claim^
+UPDATE uploads
+SET epoch = epoch + 1, holder = :holder, held_since = now_ms(), put_attempts = coalesce(:attempt, put_attempts)
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+RETURNING *;
+
+-- name: announce^
+UPDATE uploads SET put_attempts = coalesce(:attempt, put_attempts)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
+RETURNING id;
+
+-- name: insert_intents*!
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch, created_at, due_at)
+VALUES (:id, :tenant, :owner, :object_key, :multipart, :epoch, now_ms(), now_ms());
+
+-- name: insert_parts*!
+INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+VALUES (:id, :tenant, :owner, :number, :start_offset, :size, :etag, :crc64);
+
+-- name: insert_pieces*!
+INSERT INTO pieces (upload_id, tenant, owner, start_offset, size, crc64, object_key, data)
+VALUES (:id, :tenant, :owner, :start_offset, :size, :crc64, :object_key, :data);
+
+-- name: record_multipart^
+UPDATE uploads SET multipart_id = :multipart_id, updated_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
+    AND multipart_id IS NULL
+RETURNING *;
+
+-- name: settle_multipart!
+-- Drops one intent only: of two announced with the same epoch, the other may have made a multipart upload too.
+DELETE FROM garbage WHERE tenant = :tenant AND owner = :owner AND id = (
+    SELECT min(id) FROM garbage
+    WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND intent_epoch = :epoch AND multipart
+);
+
+-- name: settle_pieces*!
+DELETE FROM garbage
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND intent_epoch = :epoch AND NOT multipart
+    AND object_key = :object_key;
+
+-- name: settle_object!
+DELETE FROM garbage
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND intent_epoch IS NOT NULL AND NOT multipart
+    AND object_key = :object_key;
+
+-- name: advance^
+UPDATE uploads
+SET upload_offset = :end, upload_length = :length, state = :state, updated_at = now_ms(),
+    expires_at = earliest(
+        now_ms() + ms(:lifetime), created_at + ms(:max_age)
+    )
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+RETURNING *;
+
+-- name: finish^
+UPDATE uploads
+SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
+    crc64 = :crc64, completed_at = now_ms(), updated_at = now_ms(), expires_at = NULL, finisher = NULL,
+    finisher_until = NULL, multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE multipart_id END
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
+RETURNING *;
+
+-- name: touch_sealed^
+UPDATE uploads SET updated_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state = 'sealed'
+RETURNING *;
+
+-- name: end_upload^
+UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now_ms(), expires_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+RETURNING *;
+
+-- name: discard_pieces!
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, created_at, due_at)
+SELECT upload_id, tenant, owner, object_key, FALSE, now_ms(), now_ms() FROM pieces
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND object_key IS NOT NULL
+    AND start_offset >= :absorb_from AND start_offset < :absorb_to;
+
+-- name: delete_pieces!
+DELETE FROM pieces
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner
+    AND start_offset >= :absorb_from AND start_offset < :absorb_to;
+
+-- name: discard!
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id, created_at, due_at)
+VALUES (:id, :tenant, :owner, :object_key, :multipart, :multipart_id, now_ms(), now_ms());
+
+-- name: list_parts
+SELECT * FROM parts WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY number;
+
+-- name: list_pieces
+SELECT * FROM pieces
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND start_offset >= :start
+ORDER BY start_offset;
+
+-- name: lease_sealed^
+UPDATE uploads SET finisher = :holder, finisher_until = now_ms() + ms(:lease)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'sealed'
+    AND (finisher = :holder OR finisher_until IS NULL OR finisher_until <= now_ms())
+RETURNING id;
+
+-- name: release_sealed^
+UPDATE uploads SET finisher = NULL, finisher_until = now_ms() + ms(:retry_in)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'sealed' AND finisher = :holder
+RETURNING id;
+
+-- name: system_claim_sealed
+UPDATE uploads SET finisher = :holder, finisher_until = now_ms() + ms(:lease)
+WHERE id IN (
+    SELECT id FROM uploads
+    WHERE state = 'sealed' AND (finisher_until IS NULL OR finisher_until <= now_ms())
+    ORDER BY updated_at
+    LIMIT :limit
+)
+RETURNING *;
+
+-- name: system_expire
+UPDATE uploads SET state = 'expired', updated_at = now_ms()
+WHERE id IN (
+    SELECT id FROM uploads
+    WHERE state = 'uploading' AND expires_at <= now_ms()
+    ORDER BY expires_at
+    LIMIT :limit
+)
+RETURNING *;
+
+-- name: system_due_garbage
+-- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
+-- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
+-- multipart upload of its own yet that could be spared), all others are collected.
+SELECT garbage.*, uploads.multipart_id AS spare, CASE
+    WHEN NOT garbage.multipart AND EXISTS (
+        SELECT 1 FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
+    ) THEN 'referenced'
+    WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state = 'complete'
+    THEN 'referenced'
+    WHEN garbage.multipart_id = uploads.multipart_id AND uploads.state IN ('uploading', 'sealed', 'complete')
+    THEN 'referenced'
+    WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state IN ('uploading', 'sealed')
+    THEN 'undecided'
+    WHEN garbage.multipart AND garbage.multipart_id IS NULL AND uploads.multipart_id IS NULL
+        AND uploads.state IN ('uploading', 'sealed')
+    THEN 'undecided'
+    ELSE 'collect'
+END AS verdict
+FROM garbage
+LEFT JOIN uploads ON uploads.id = garbage.upload_id
+WHERE garbage.due_at <= now_ms() AND (
+    garbage.intent_epoch IS NULL
+    OR uploads.id IS NULL
+    OR garbage.created_at <= now_ms() - ms(:grace) AND (
+        uploads.state NOT IN ('uploading', 'sealed')
+            AND uploads.updated_at <= now_ms() - ms(:grace)
+        OR uploads.epoch > garbage.intent_epoch
+            AND uploads.held_since <= now_ms() - ms(:grace)
+    )
+)
+ORDER BY garbage.due_at, garbage.id
+LIMIT :limit;
+
+-- name: system_drop_garbage*!
+DELETE FROM garbage WHERE id = :id;
+
+-- name: system_delay_garbage*!
+UPDATE garbage SET due_at = now_ms() + 60000 WHERE id = :id;
+
+-- name: system_postpone_garbage*!
+UPDATE garbage SET due_at = now_ms() + ms(:seconds), tries = tries + 1 WHERE id = :id;
+
+-- name: system_count_by_state
+SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
+
+-- name: create_schema_migrations!
+CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT;
+
+-- name: applied_migrations
+SELECT name FROM schema_migrations ORDER BY name;
+
+-- name: record_migration!
+INSERT INTO schema_migrations (name, applied_at) VALUES (:name, now_ms());

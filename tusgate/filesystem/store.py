@@ -1,0 +1,412 @@
+"""The object store port on a local directory.
+
+    root/objects/<key>                      the bytes of finished objects and pieces, as plain files
+    root/attributes/<aa>/<digest>-<file>    whose object the file at a key is, and its checksum (JSON)
+    root/multipart/<id>/                    `upload` (JSON), and one file for each part: its bytes, then its CRC
+    root/staging/                           what is being written
+
+An object becomes visible by one rename. Its attributes are written before, under a name that holds the inode and
+modification time of that very file, so a reader never sees the attributes of another file at the same key. (A copy
+of the tree has other inodes: its objects can be read, but no longer be proven to belong to an upload.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import secrets
+import stat
+from dataclasses import asdict, dataclass
+from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from awscrt.checksums import combine_crc64nvme, crc64nvme
+
+from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.grid import PartLimits
+from tusgate.core.model import MultipartId, ObjectKey, StoredObject
+from tusgate.filesystem import durable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from tusgate.core.model import Part, Piece, UploadId
+    from tusgate.ports import Attributes, Body
+
+READ_SIZE: Final = 1 << 20
+"""Bytes read at a time: each read is a trip to another thread."""
+CRC_SIZE: Final = 8
+"""Bytes of the CRC64NVME at the end of a part's file."""
+_MULTIPART_ID: Final = re.compile(r"[0-9a-f]{48}", re.ASCII)
+_KEY_DIGEST_LENGTH: Final = 16
+"""Hexadecimal digits of the key's digest that a multipart id begins with, so that they are found by key."""
+_REFUSED_ERRNOS: Final = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Manifest:
+    """What a multipart upload was begun with."""
+
+    key: str
+    upload_id: str
+    content_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectAttributes:
+    """What is known about the file at a key."""
+
+    key: str
+    upload_id: str
+    content_type: str | None
+    size: int
+    crc64: int
+
+
+class DirectoryStore:
+    """`tusgate.ports.ObjectStore` in a local directory. All file access happens in threads.
+
+    Makes its directories at once. Several processes may share it.
+
+    Raises:
+        StoreUnavailable: the directories cannot be made.
+    """
+
+    limits = PartLimits(min_part_size=1)
+    completes_all_parts = False
+
+    def __init__(self, root: Path) -> None:
+        self._objects = root / "objects"
+        self._attributes = root / "attributes"
+        self._multipart = root / "multipart"
+        self._staging = root / "staging"
+        try:
+            self._make_tree()
+        except OSError as error:
+            raise StoreUnavailable(f"{error.strerror} in the storage directory") from error
+
+    async def check(self) -> None:
+        """Write a file and remove it; also remove what dead processes have left in the staging directory."""
+
+        def work() -> None:
+            self._make_tree()
+            durable.remove_stale(self._staging)
+            with durable.staged(self._staging) as (descriptor, _):
+                os.write(descriptor, b"check")
+                os.fsync(descriptor)
+
+        await _in_thread(work)
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+    async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
+        """Store a whole object. See the port."""
+        path = self._object_path(key)
+        about = _ObjectAttributes(key, attributes.upload_id, attributes.content_type, body.size, body.crc64)
+
+        def work() -> StoredObject:
+            with durable.staged(self._staging) as (descriptor, staged):
+                self._write_body(descriptor, body)
+                self._publish_object(descriptor, staged, path, about)
+            return StoredObject(key, body.size, _etag(body.crc64, body.size), body.crc64)
+
+        return await _in_thread(work)
+
+    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
+        """Begin a multipart upload. See the port."""
+        self._object_path(key)  # refuses impossible keys before any bytes are uploaded
+        manifest = _Manifest(key, attributes.upload_id, attributes.content_type)
+        multipart_id = MultipartId(_key_digest(key)[:_KEY_DIGEST_LENGTH] + secrets.token_hex(16))
+
+        def work() -> MultipartId:
+            staged = self._staging / multipart_id
+            staged.mkdir()
+            self._write_json(staged / "upload", asdict(manifest))
+            durable.publish(staged, self._multipart / multipart_id)
+            return multipart_id
+
+        return await _in_thread(work)
+
+    async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
+        """Store one part. See the port."""
+
+        def work() -> str:
+            self._manifest(key, multipart_id)
+            with durable.staged(self._staging) as (descriptor, staged):
+                self._write_body(descriptor, body)
+                durable.write_all(descriptor, [body.crc64.to_bytes(CRC_SIZE, "big")])
+                os.fsync(descriptor)
+                try:
+                    durable.publish(staged, self._part_path(multipart_id, number))
+                except FileNotFoundError as error:
+                    raise _lost() from error
+            return _etag(body.crc64, body.size)
+
+        return await _in_thread(work)
+
+    async def complete_multipart(
+        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+    ) -> None:
+        """Make the object by appending the parts' files to one. See the port."""
+        path = self._object_path(key)
+        _check_order(parts)
+        if _combined_crc64(parts) != crc64:
+            raise StoreRefused("BadDigest: the parts do not have the checksum of the whole")
+
+        def work() -> None:
+            manifest = self._manifest(key, multipart_id)
+            size = sum(part.size for part in parts)
+            about = _ObjectAttributes(key, manifest.upload_id, manifest.content_type, size, crc64)
+            with durable.staged(self._staging) as (descriptor, staged):
+                for part in parts:
+                    self._append_part(descriptor, key, multipart_id, part)
+                self._publish_object(descriptor, staged, path, about)
+            self._discard_multipart(multipart_id)
+
+        await _in_thread(work)
+
+    async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
+        """Return the object when it is ours, None when it is not there. See the port."""
+        path = self._object_path(key)
+
+        def work() -> StoredObject | None:
+            about = self._read_attributes(key, path)
+            if about is None or about.upload_id != upload_id:
+                return None
+            return StoredObject(key, about.size, _etag(about.crc64, about.size), about.crc64)
+
+        return await _in_thread(work)
+
+    async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
+        """Return whether the multipart upload is still there."""
+        try:
+            await _in_thread(lambda: self._manifest(key, multipart_id))
+        except MultipartLost:
+            return False
+        return True
+
+    async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
+        """Throw the multipart upload away. See the port."""
+        if await self.multipart_exists(key, multipart_id):
+            await _in_thread(lambda: self._discard_multipart(multipart_id))
+
+    async def list_multiparts(self, key: ObjectKey) -> list[MultipartId]:
+        """Return the multipart uploads of exactly `key`."""
+        prefix = _key_digest(key)[:_KEY_DIGEST_LENGTH]
+
+        def candidates() -> list[MultipartId]:
+            return [MultipartId(entry.name) for entry in self._multipart.glob(f"{prefix}*")]
+
+        return [found for found in await _in_thread(candidates) if await self.multipart_exists(key, found)]
+
+    async def delete_objects(self, keys: Sequence[ObjectKey]) -> None:
+        """Delete objects; missing ones are fine."""
+        paths = {key: self._object_path(key) for key in keys}
+
+        def work() -> None:
+            for key, path in paths.items():
+                self._delete_object(key, path)
+
+        await _in_thread(work)
+
+    async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+        """Stream bytes of an object. See the port."""
+        path = self._object_path(key)
+        with await _in_thread(lambda: path.open("rb", buffering=0)) as file:
+            length = os.fstat(file.fileno()).st_size
+            end = length if size is None else start + size
+            if not start <= end <= length:
+                raise StoreUnavailable(f"the object has {length} bytes, asked for {start} to {end}")
+            file.seek(start)
+            while start < end:
+                chunk = await _in_thread(partial(file.read, min(READ_SIZE, end - start)))
+                if not chunk:
+                    raise StoreUnavailable("the object became shorter while it was read")
+                start += len(chunk)
+                yield chunk
+
+    def _make_tree(self) -> None:
+        for directory in (self._objects, self._attributes, self._multipart, self._staging):
+            durable.make_directories(directory)
+
+    def _object_path(self, key: str) -> Path:
+        """Return where the object is; refuse keys that a directory cannot hold or that lead out of it."""
+        segments = key.split("/")
+        if any(segment in {"", ".", ".."} or "\0" in segment for segment in segments):
+            raise StoreRefused("the key is not a path inside the storage directory")
+        try:
+            os.fsencode(key)
+        except UnicodeEncodeError as error:
+            raise StoreRefused("the key cannot be a file name") from error
+        return self._objects.joinpath(*segments)
+
+    def _part_path(self, multipart_id: MultipartId, number: int) -> Path:
+        if not 1 <= number <= self.limits.max_parts:
+            raise StoreRefused(f"InvalidArgument: part number {number}")
+        return self._multipart / multipart_id / f"{number:05d}"
+
+    def _manifest(self, key: str, multipart_id: MultipartId) -> _Manifest:
+        """Return what the multipart upload was begun with. Raises MultipartLost."""
+        if not _MULTIPART_ID.fullmatch(multipart_id):
+            raise _lost()
+        try:
+            text = (self._multipart / multipart_id / "upload").read_text("utf-8")
+        except FileNotFoundError as error:
+            raise _lost() from error
+        manifest = _Manifest(**json.loads(text))
+        if manifest.key != key:
+            raise _lost()
+        return manifest
+
+    def _write_body(self, descriptor: int, body: Body) -> None:
+        """Write pieces and buffers. Raises StoreRefused when they are not what `body` says they are."""
+        crc64 = size = 0
+        for piece in body.pieces:
+            self._append_piece(descriptor, piece)
+            crc64 = combine_crc64nvme(crc64, piece.crc64, piece.size)
+            size += piece.size
+        for buffer in body.buffers:
+            crc64 = crc64nvme(buffer, crc64)
+            size += len(buffer)
+        if size != body.size:
+            raise ValueError(f"a body of {body.size} bytes has {size}")
+        if crc64 != body.crc64:
+            raise StoreRefused("BadDigest: the bytes do not have the checksum that came with them")
+        durable.write_all(descriptor, body.buffers)
+
+    def _append_piece(self, descriptor: int, piece: Piece) -> None:
+        if piece.key is None:
+            raise ValueError("a piece in a body must be an object of the store")
+        crc64 = size = 0
+        with self._object_path(piece.key).open("rb", buffering=0) as file:
+            while chunk := file.read(durable.COPY_SIZE):
+                crc64 = crc64nvme(chunk, crc64)
+                size += len(chunk)
+                durable.write_all(descriptor, [chunk])
+        if size != piece.size or crc64 != piece.crc64:
+            raise StoreUnavailable(f"the stored piece at offset {piece.start} came back damaged")
+
+    def _append_part(self, descriptor: int, key: str, multipart_id: MultipartId, part: Part) -> None:
+        """Append a part's bytes. Raises StoreRefused when it is not the part that the caller means."""
+        try:
+            source = os.open(self._part_path(multipart_id, part.number), os.O_RDONLY)
+        except FileNotFoundError as error:
+            self._manifest(key, multipart_id)  # another Complete may have finished meanwhile: that is no refusal
+            raise StoreRefused(f"InvalidPart: {part.number} was never uploaded") from error
+        try:
+            size = os.fstat(source).st_size - CRC_SIZE
+            crc64 = int.from_bytes(os.pread(source, CRC_SIZE, size), "big")
+            if (size, crc64, _etag(crc64, size)) != (part.size, part.crc64, part.etag):
+                raise StoreRefused(f"InvalidPart: {part.number} holds other bytes")
+            durable.append_file(source, descriptor, size)
+        finally:
+            os.close(source)
+
+    def _publish_object(self, descriptor: int, staged: Path, path: Path, about: _ObjectAttributes) -> None:
+        os.fsync(descriptor)
+        replaced = _stat_file(path)
+        self._write_json(self._attributes_path(about.key, os.fstat(descriptor)), asdict(about))
+        durable.publish(staged, path, make_parents=True)
+        if replaced is not None:
+            self._attributes_path(about.key, replaced).unlink(missing_ok=True)
+
+    def _read_attributes(self, key: str, path: Path) -> _ObjectAttributes | None:
+        """Return what is known about the file at `path`; None when there is none, or nothing is known."""
+        while (found := _stat_file(path)) is not None:
+            try:
+                text = self._attributes_path(key, found).read_text("utf-8")
+            except FileNotFoundError:
+                now = _stat_file(path)
+                if now is not None and _identity(now) == _identity(found):
+                    return None  # somebody else's file
+                continue  # replaced while we looked
+            about = _ObjectAttributes(**json.loads(text))
+            if about.size != found.st_size:
+                raise StoreUnavailable(f"the object has {found.st_size} bytes instead of {about.size}")
+            return about
+        return None
+
+    def _delete_object(self, key: str, path: Path) -> None:
+        found = _stat_file(path)
+        if found is None:
+            return
+        path.unlink(missing_ok=True)
+        durable.sync_directory(path.parent)
+        self._attributes_path(key, found).unlink(missing_ok=True)
+        durable.prune_directories(path.parent, self._objects)
+
+    def _discard_multipart(self, multipart_id: MultipartId) -> None:
+        """Make the multipart upload unknown by one rename, then remove its files."""
+        doomed = self._staging / secrets.token_hex(16)
+        try:
+            (self._multipart / multipart_id).rename(doomed)
+        except FileNotFoundError:
+            return
+        durable.sync_directory(self._multipart)
+        durable.remove(doomed)
+
+    def _attributes_path(self, key: str, file: os.stat_result) -> Path:
+        digest = _key_digest(key)
+        return self._attributes / digest[:2] / f"{digest}-{_identity(file)}"
+
+    def _write_json(self, path: Path, content: dict[str, object]) -> None:
+        with durable.staged(self._staging) as (descriptor, staged):
+            durable.write_all(descriptor, [json.dumps(content).encode()])
+            os.fsync(descriptor)
+            durable.publish(staged, path, make_parents=True)
+
+
+async def _in_thread(work: Callable[[], T]) -> T:
+    """Run blocking `work`; when cancelled it still runs to its end."""
+    try:
+        return await asyncio.to_thread(work)
+    except OSError as error:
+        message = f"{error.strerror or type(error).__name__} in the storage directory"
+        raise (StoreRefused if error.errno in _REFUSED_ERRNOS else StoreUnavailable)(message) from error
+
+
+def _lost() -> MultipartLost:
+    return MultipartLost("NoSuchUpload: the multipart upload is gone")
+
+
+def _check_order(parts: Sequence[Part]) -> None:
+    numbers = [part.number for part in parts]
+    if not numbers or numbers != sorted(set(numbers)):
+        raise StoreRefused("InvalidPartOrder: expected one or more parts in ascending order")
+
+
+def _combined_crc64(parts: Iterable[Part]) -> int:
+    crc64 = 0
+    for part in parts:
+        crc64 = combine_crc64nvme(crc64, part.crc64, part.size)
+    return crc64
+
+
+def _etag(crc64: int, size: int) -> str:
+    return f"{crc64:016x}-{size:x}"
+
+
+def _key_digest(key: str) -> str:
+    return hashlib.sha256(os.fsencode(key)).hexdigest()
+
+
+def _identity(file: os.stat_result) -> str:
+    # The time is there because an inode may be used again.
+    return f"{file.st_ino:x}-{file.st_mtime_ns:x}"
+
+
+def _stat_file(path: Path) -> os.stat_result | None:
+    """Return the status of a regular file; None when there is no such file."""
+    try:
+        found = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None

@@ -1,0 +1,73 @@
+"""Where a bucket is and how to get at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from tusgate.core.errors import SettingsError
+from tusgate.s3.profiles import PROFILES, Profile
+from tusgate.s3.sign import Credentials
+
+
+@dataclass(frozen=True, slots=True)
+class S3Config:
+    """One bucket on one S3 server. The secret key and the session token never show in `repr`.
+
+    Attributes:
+        endpoint: base URL, `http` or `https`; must not have a path.
+        prefix: put before every key; usually ends with `/`.
+        profile: what the server can do.
+        connections: most connections for parts and objects that are open at once; others wait.
+        connect_timeout: seconds for a TCP and TLS handshake.
+        read_timeout: seconds without progress after which a request is given up (Complete may take longer).
+
+    Raises:
+        SettingsError: the endpoint is not a usable URL.
+    """
+
+    endpoint: str
+    region: str
+    bucket: str
+    prefix: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    session_token: str | None = field(default=None, repr=False)
+    profile: Profile = PROFILES["generic"]
+    connections: int = 64
+    connect_timeout: float = 5.0
+    read_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        url = self._url
+        if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/") or url.username:
+            # The value is not repeated: it may hold credentials.
+            raise SettingsError("S3 endpoint: expected http(s)://host[:port] without path and credentials")
+
+    @property
+    def _url(self) -> SplitResult:
+        return urlsplit(self.endpoint)
+
+    @property
+    def credentials(self) -> Credentials:
+        """The key that signs requests."""
+        return Credentials(self.access_key, self.secret_key, self.session_token)
+
+    @property
+    def origin(self) -> str:
+        """Scheme and host of object URLs, without a trailing slash."""
+        return f"{self._url.scheme}://{self.host}"
+
+    @property
+    def host(self) -> str:
+        """Host header of requests for objects: without the port when it is the scheme's own."""
+        url = self._url
+        name = f"[{url.hostname}]" if url.hostname and ":" in url.hostname else f"{url.hostname}"
+        default = 443 if url.scheme == "https" else 80
+        address = name if url.port in {None, default} else f"{name}:{url.port}"
+        return address if self.profile.path_style else f"{self.bucket}.{address}"
+
+    @property
+    def root(self) -> str:
+        """Path that keys are appended to."""
+        return f"/{self.bucket}/" if self.profile.path_style else "/"

@@ -1,0 +1,331 @@
+"""Every S3 call that carries no upload bytes, through aiobotocore. botocore is known to this module only.
+
+Its retries are off: one policy (`retry`) serves the whole package, and botocore's would hide that Complete was
+sent twice, which turns a lost answer into a NoSuchUpload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession, get_session
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+
+from tusgate.core.errors import MultipartLost, StoreUnavailable
+from tusgate.s3.errors import ObjectAbsent, Transient, failure
+from tusgate.s3.profiles import ChecksumMode
+from tusgate.s3.retry import retried
+from tusgate.s3.wire import DNS_TTL, encode_crc64
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+
+    from types_aiobotocore_s3.client import S3Client
+    from types_aiobotocore_s3.type_defs import (
+        CompletedPartTypeDef,
+        CompleteMultipartUploadRequestTypeDef,
+        CreateMultipartUploadRequestTypeDef,
+        GetObjectOutputTypeDef,
+        GetObjectRequestTypeDef,
+        HeadObjectOutputTypeDef,
+        HeadObjectRequestTypeDef,
+    )
+
+    from tusgate.core.model import Part
+    from tusgate.s3.config import S3Config
+
+COMPLETE_TIMEOUT: Final = 900.0
+"""Seconds without a byte of answer to Complete: MinIO and Versity answer when the object is put together."""
+READ_SIZE: Final = 256 * 1024
+"""Bytes of an object that are handed on at a time, at most."""
+BULK_DELETE: Final = 1000
+"""Keys in one DeleteObjects (S3: 1,000)."""
+SINGLE_DELETES: Final = 8
+"""DeleteObject calls at a time where DeleteObjects is not to be had."""
+
+T = TypeVar("T")
+
+_TRANSPORT_ERRORS = (BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError, TimeoutError)
+
+
+class Opened:
+    """The body of one GetObject.
+
+    Attributes:
+        end: offset in the object of the byte after the last one that will come.
+        etag: of the object, without quotes.
+    """
+
+    def __init__(self, answer: GetObjectOutputTypeDef, start: int) -> None:
+        self._body = answer["Body"]
+        self.end = start + answer.get("ContentLength", 0)
+        self.etag = answer.get("ETag", "").strip('"')
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield what arrives, at most READ_SIZE at a time. Raises Transient when the connection breaks."""
+        while chunk := await _translated("GetObject", lambda: self._body.read(READ_SIZE)):
+            yield chunk
+
+    def close(self) -> None:
+        """Give the connection back, or drop it when bytes are left."""
+        self._body.close()
+
+
+class Control:
+    """Control calls on one bucket, with full keys. Clients are made at first use in the running loop."""
+
+    def __init__(self, config: S3Config) -> None:
+        self._config = config
+        self._bucket = config.bucket
+        self._checksums = config.profile.checksum is ChecksumMode.CRC64NVME
+        self._stack = AsyncExitStack()
+        self._opening = asyncio.Lock()
+        self._clients: tuple[S3Client, S3Client] | None = None
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        self._clients = None
+        await self._stack.aclose()
+
+    async def create_multipart(self, key: str, marker: dict[str, str], content_type: str | None) -> str:
+        """Begin a multipart upload and return its id. Tried once: a try whose answer is lost leaves one behind."""
+        client = await self._client()
+        request: CreateMultipartUploadRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "Metadata": marker,
+        }
+        if content_type:
+            request["ContentType"] = content_type
+        if self._checksums:
+            request["ChecksumAlgorithm"] = "CRC64NVME"
+            request["ChecksumType"] = "FULL_OBJECT"
+        answer = await _translated("CreateMultipartUpload", lambda: client.create_multipart_upload(**request))
+        return answer["UploadId"]
+
+    async def complete_multipart(self, key: str, multipart_id: str, parts: Sequence[Part], crc64: int) -> None:
+        """Complete: sent once, and given 15 minutes without a byte of answer.
+
+        Raises:
+            MultipartLost, StoreRefused: see the port.
+            StoreUnavailable: the outcome is unknown, also after a 200 that does not name the object.
+        """
+        client = await self._client(patient=True)
+        request: CompleteMultipartUploadRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "UploadId": multipart_id,
+            "MultipartUpload": {"Parts": [self._listed(part) for part in parts]},
+        }
+        if self._checksums:
+            request["ChecksumCRC64NVME"] = encode_crc64(crc64)
+            request["ChecksumType"] = "FULL_OBJECT"
+        if self._config.profile.object_size_check:
+            request["MpuObjectSize"] = sum(part.size for part in parts)
+        answer = await _translated(
+            "CompleteMultipartUpload",
+            lambda: client.complete_multipart_upload(**request),
+        )
+        # botocore takes an empty answer for a success.
+        if not any(name in answer for name in ("ETag", "Key", "Location")):
+            raise StoreUnavailable("CompleteMultipartUpload: 200 without a result")
+
+    def _listed(self, part: Part) -> CompletedPartTypeDef:
+        listed: CompletedPartTypeDef = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
+        if self._checksums:
+            listed["ChecksumCRC64NVME"] = encode_crc64(part.crc64)
+        return listed
+
+    async def abort_multipart(self, key: str, multipart_id: str) -> None:
+        """Abort once. Raises MultipartLost when the store says that there is no such upload."""
+        client = await self._client()
+        await _repeated(
+            "AbortMultipartUpload",
+            lambda: client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=multipart_id),
+        )
+
+    async def multipart_exists(self, key: str, multipart_id: str) -> bool:
+        """Return whether ListParts still knows the upload."""
+        client = await self._client()
+        try:
+            await _repeated(
+                "ListParts",
+                lambda: client.list_parts(Bucket=self._bucket, Key=key, UploadId=multipart_id, MaxParts=1),
+            )
+        except MultipartLost:
+            return False
+        return True
+
+    async def list_multiparts(self, key: str) -> list[str]:
+        """Return the ids of all multipart uploads of exactly `key`."""
+        client = await self._client()
+
+        async def list_all() -> list[str]:
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=key)
+            return [
+                upload["UploadId"]
+                async for page in pages
+                for upload in page.get("Uploads", ())
+                if upload.get("Key") == key
+            ]
+
+        return await _repeated("ListMultipartUploads", list_all)
+
+    async def head(self, key: str) -> HeadObjectOutputTypeDef | None:
+        """Return what HeadObject says, None for a 404: a hint and no proof, as it has no body to read."""
+        client = await self._client()
+        request: HeadObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key}
+        if self._checksums:
+            request["ChecksumMode"] = "ENABLED"
+
+        async def head() -> HeadObjectOutputTypeDef | None:
+            try:
+                return await client.head_object(**request)
+            except ClientError as error:
+                if _status(error) == 404:
+                    return None
+                raise
+
+        return await _repeated("HeadObject", head)
+
+    async def surely_absent(self, key: str) -> bool:
+        """Return whether the store says NoSuchKey, in an answer that has a body."""
+        try:
+            opened = await retried(partial(self.get, key, 0, None, None))
+        except ObjectAbsent:
+            return True
+        opened.close()
+        return False
+
+    async def get(self, key: str, start: int, end: int | None, etag: str | None) -> Opened:
+        """Open bytes `[start, end)` of an object for reading, in one try; close what is returned.
+
+        Args:
+            key: full key.
+            start: first byte.
+            end: byte after the last one; None: to the end.
+            etag: fail when the object is another one by now.
+
+        Raises:
+            StoreUnavailable: also when the store offers other bytes than it was asked for.
+        """
+        client = await self._client()
+        whole = start == 0 and end is None
+        request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key}
+        if not whole:
+            request["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
+        if etag:
+            request["IfMatch"] = f'"{etag}"'
+        answer = await _translated("GetObject", lambda: client.get_object(**request))
+        opened = Opened(answer, start)
+        in_place = whole or answer.get("ContentRange", "").startswith(f"bytes {start}-")
+        if not in_place or (end is not None and opened.end != end):
+            opened.close()
+            raise StoreUnavailable(f"GetObject: asked for {request.get('Range')}, got something else")
+        return opened
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Delete objects; missing ones are fine."""
+        if self._config.profile.bulk_delete and len(keys) > 1:
+            for first in range(0, len(keys), BULK_DELETE):
+                await self._delete_together(keys[first : first + BULK_DELETE])
+        else:
+            await self._delete_singly(keys)
+
+    async def _delete_together(self, keys: Iterable[str]) -> None:
+        client = await self._client()
+        answer = await _repeated(
+            "DeleteObjects",
+            lambda: client.delete_objects(
+                Bucket=self._bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
+            ),
+        )
+        codes = {error.get("Code", "") for error in answer.get("Errors", ())} - {"NoSuchKey"}
+        if codes:
+            raise failure("DeleteObjects", 200, min(codes))
+
+    async def _delete_singly(self, keys: Iterable[str]) -> None:
+        client = await self._client()
+        slots = asyncio.Semaphore(SINGLE_DELETES)
+
+        async def delete(key: str) -> None:
+            async with slots:
+                await _repeated("DeleteObject", lambda: client.delete_object(Bucket=self._bucket, Key=key))
+
+        for outcome in await asyncio.gather(*map(delete, keys), return_exceptions=True):
+            if isinstance(outcome, BaseException) and not isinstance(outcome, ObjectAbsent):
+                raise outcome
+
+    async def _client(self, *, patient: bool = False) -> S3Client:
+        """Return the client for quick calls, or the one for Complete: its connections may wait for minutes."""
+        async with self._opening:
+            if self._clients is None:
+                session = get_session()
+                self._clients = (
+                    await self._make_client(session, self._config.read_timeout),
+                    await self._make_client(session, COMPLETE_TIMEOUT),
+                )
+            return self._clients[patient]
+
+    async def _make_client(self, session: AioSession, read_timeout: float) -> S3Client:
+        config = self._config
+        client = session.create_client(
+            "s3",
+            endpoint_url=config.endpoint,
+            region_name=config.region,
+            aws_access_key_id=config.access_key,
+            aws_secret_access_key=config.secret_key,
+            aws_session_token=config.session_token,
+            config=AioConfig(
+                connect_timeout=config.connect_timeout,
+                read_timeout=read_timeout,
+                max_pool_connections=config.connections,
+                retries={"total_max_attempts": 1},
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+                s3={
+                    "addressing_style": "path" if config.profile.path_style else "virtual",
+                    "payload_signing_enabled": True,
+                },
+                proxies={},  # like our own connections, which ignore HTTP_PROXY
+                connector_args={"ttl_dns_cache": DNS_TTL},
+            ),
+        )
+        entered = await self._stack.enter_async_context(client)
+        entered.meta.events.register("before-call.s3", _never_redirect)
+        return entered
+
+
+def _never_redirect(context: dict[str, dict[str, object]], **_: object) -> None:
+    """Tell botocore that the call was redirected before.
+
+    Else it would go where a 301 says, and ask for the bucket's region until the stack overflows when that is
+    answered with a 301 as well.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
+
+
+async def _repeated(operation: str, call: Callable[[], Awaitable[T]]) -> T:
+    return await retried(partial(_translated, operation, call))
+
+
+async def _translated(operation: str, call: Callable[[], Awaitable[T]]) -> T:
+    """Await `call()` and turn the errors of botocore and aiohttp into ours."""
+    try:
+        return await call()
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        raise failure(operation, _status(error), code, headers.get("retry-after")) from error
+    except _TRANSPORT_ERRORS as error:
+        raise Transient(f"{operation}: {type(error).__name__}") from error
+
+
+def _status(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))

@@ -1,0 +1,181 @@
+"""The object store port on S3: decisions about keys, markers, proof and repetition."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from awscrt.checksums import crc64nvme
+
+from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.model import MultipartId, StoredObject
+from tusgate.ports import Body
+from tusgate.s3.control import Control
+from tusgate.s3.errors import Transient
+from tusgate.s3.retry import TRIES, retried
+from tusgate.s3.wire import Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
+
+    from tusgate.core.model import ObjectKey, Part, Piece, UploadId
+    from tusgate.ports import Attributes
+    from tusgate.s3.config import S3Config
+
+MARKER: Final = "tusgate-upload"
+"""Metadata name (`x-amz-meta-…`) that holds the upload id: proof whose object it is."""
+CHECK_KEY: Final = ".tusgate-check"
+ABORTS: Final = 5
+"""How often an abort is repeated while the store shows the upload: parts on their way may outlive one."""
+
+
+class S3Store:
+    """`tusgate.ports.ObjectStore` on one bucket of an S3 server.
+
+    Keys are inside `config.prefix`; it is added here and nowhere else. Connections are opened at first use.
+    """
+
+    def __init__(self, config: S3Config) -> None:
+        self._prefix = config.prefix
+        self._control = Control(config)
+        self._wire = Wire(config, self._read_piece)
+        self.limits = config.profile.limits
+        self.completes_all_parts = config.profile.completes_all_parts
+
+    async def check(self) -> None:
+        """Go through the motions of an upload and throw it away: no object appears, no version is left."""
+        key = self._full(CHECK_KEY)
+        try:
+            multipart_id = await self._control.create_multipart(key, {}, None)
+            try:
+                await self._put_part(key, multipart_id, 1, Body(1, crc64nvme(b"\0"), buffers=[b"\0"]))
+            finally:
+                await self._abort(key, multipart_id)
+        except StoreRefused as error:
+            raise StoreUnavailable(f"the bucket does not take uploads: {error}") from error
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+        await self._wire.close()
+        await self._control.close()
+
+    async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
+        """Store a whole object. See the port."""
+        headers = {f"x-amz-meta-{MARKER}": str(attributes.upload_id)}
+        if attributes.content_type:
+            headers["content-type"] = attributes.content_type
+        etag = await self._wire.put("PutObject", self._full(key), body, query={}, headers=headers)
+        return StoredObject(key, body.size, etag, body.crc64)
+
+    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
+        """Begin a multipart upload. See the port."""
+        marker = {MARKER: str(attributes.upload_id)}
+        return MultipartId(await self._control.create_multipart(self._full(key), marker, attributes.content_type))
+
+    async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
+        """Store one part. See the port."""
+        full = self._full(key)
+        try:
+            return await self._put_part(full, multipart_id, number, body)
+        except Transient as error:
+            # A server that refuses before it has read the body may reset the connection under its own answer.
+            if not error.answered and not await self._control.multipart_exists(full, multipart_id):
+                raise MultipartLost("UploadPart: the multipart upload is gone") from error
+            raise
+
+    async def _put_part(self, full_key: str, multipart_id: str, number: int, body: Body) -> str:
+        query = {"partNumber": str(number), "uploadId": multipart_id}
+        return await self._wire.put("UploadPart", full_key, body, query=query, headers={})
+
+    async def complete_multipart(
+        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+    ) -> None:
+        """Make the object. Sent once: a second Complete would answer for the first. See the port."""
+        await self._control.complete_multipart(self._full(key), multipart_id, parts, crc64)
+
+    async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
+        """Return the object when it is ours, None when it is surely not there. See the port."""
+        full = self._full(key)
+        head = await self._control.head(full)
+        if head is None:
+            if await self._control.surely_absent(full):
+                return None
+            # It appeared in between, or something between us and the store made the 404 up.
+            head = await self._control.head(full)
+        if head is None:
+            raise StoreUnavailable("HeadObject: 404, but the store does not say that the object is absent")
+        if head["Metadata"].get(MARKER) != upload_id:
+            return None
+        return StoredObject(key, head["ContentLength"], head["ETag"].strip('"'), _full_object_crc64(head))
+
+    async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
+        """Return whether the store still knows the multipart upload."""
+        return await self._control.multipart_exists(self._full(key), multipart_id)
+
+    async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
+        """Abort until the store says that it is gone. See the port."""
+        await self._abort(self._full(key), multipart_id)
+
+    async def _abort(self, full_key: str, multipart_id: str) -> None:
+        for _ in range(ABORTS):
+            with suppress(MultipartLost):
+                await self._control.abort_multipart(full_key, multipart_id)
+            if not await self._control.multipart_exists(full_key, multipart_id):
+                return
+        raise StoreUnavailable("AbortMultipartUpload: the store still shows the upload")
+
+    async def list_multiparts(self, key: ObjectKey) -> list[MultipartId]:
+        """Return the multipart uploads of exactly `key`."""
+        return [MultipartId(found) for found in await self._control.list_multiparts(self._full(key))]
+
+    async def delete_objects(self, keys: Sequence[ObjectKey]) -> None:
+        """Delete objects; missing ones are fine."""
+        await self._control.delete([self._full(key) for key in keys])
+
+    async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+        """Stream bytes of an object; a broken connection is replaced where it broke. See the port."""
+        if size == 0:
+            return
+        full = self._full(key)
+        position, end = start, None if size is None else start + size
+        etag: str | None = None
+        failures = 0
+        while end is None or position < end:
+            opened = await retried(partial(self._control.get, full, position, end, etag))
+            try:
+                end, etag = opened.end, opened.etag
+                async for chunk in opened.chunks():
+                    position += len(chunk)
+                    failures = 0
+                    yield chunk
+            except Transient:
+                failures += 1
+                if failures == TRIES:
+                    raise
+            finally:
+                opened.close()
+
+    def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:
+        if piece.key is None:
+            raise ValueError("a piece in a body must be an object of the store")
+        return self.read(piece.key, 0, piece.size)
+
+    def _full(self, key: str) -> str:
+        return self._prefix + key
+
+
+def _full_object_crc64(head: HeadObjectOutputTypeDef) -> int:
+    """Return the CRC64NVME of the whole object, -1 when the store reports none."""
+    encoded = head.get("ChecksumCRC64NVME")
+    if not encoded or head.get("ChecksumType", "FULL_OBJECT") != "FULL_OBJECT":
+        return -1
+    try:
+        raw = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        return -1
+    return int.from_bytes(raw, "big") if len(raw) == 8 else -1

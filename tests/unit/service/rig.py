@@ -1,0 +1,218 @@
+"""The service wired over the doubles, as the application wires it over the real ports, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import cycle
+from typing import TYPE_CHECKING, Any
+
+from tests.doubles.database import MemoryDatabase
+from tests.doubles.faults import Faults
+from tests.doubles.store import MemoryStore
+from tusgate.core.errors import ClientGone
+from tusgate.core.lifecycle import Append
+from tusgate.core.model import CreatedVia, Scope, State, Upload
+from tusgate.core.naming import PIECES
+from tusgate.service.budget import Budget
+from tusgate.service.completion import Completion
+from tusgate.service.intake import IntakeTools
+from tusgate.service.jobs import JobRules, Jobs
+from tusgate.service.ledger import Expiry
+from tusgate.service.uploads import Creation, UploadRules, Uploads
+from tusgate.service.warm import WarmCells
+from tusgate.service.writers import Writers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tusgate.core.checksum import Checksum
+    from tusgate.core.model import UploadId
+
+SCOPE = Scope()
+LIFETIME = 3600.0
+GRACE = 600.0
+
+
+def some_bytes(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+class Sender:
+    """The body of one request.
+
+    Args:
+        data: what is to be sent.
+        chunks: sizes of the chunks that it arrives in, over and over.
+        cut: bytes after which the connection breaks; None: it does not.
+        chunked: the size is not announced.
+        pause: seconds before each chunk.
+    """
+
+    def __init__(
+        self,
+        data: bytes,
+        chunks: Sequence[int] = (7,),
+        *,
+        cut: int | None = None,
+        chunked: bool = False,
+        pause: float = 0.0,
+    ) -> None:
+        self.size = None if chunked else len(data)
+        self.arrived = 0
+        self._rest = data if cut is None else data[:cut]
+        self._cut = cut is not None
+        self._sizes = cycle(chunks)
+        self._pause = pause
+        self._error: Exception | None = None
+        self._interrupted = asyncio.Event()
+
+    async def read(self) -> bytes:
+        try:
+            async with asyncio.timeout(self._pause):
+                await self._interrupted.wait()
+        except TimeoutError:
+            pass
+        if self._error is not None:
+            raise self._error
+        if not self._rest and self._cut:
+            raise ClientGone
+        size = next(self._sizes)
+        chunk, self._rest = self._rest[:size], self._rest[size:]
+        self.arrived += len(chunk)
+        return chunk
+
+    def interrupt(self, error: Exception) -> None:
+        if self._error is None:
+            self._error = error
+            self._interrupted.set()
+
+
+@dataclass
+class World:
+    """What outlives a process: the database, the store and the time. Made inside the virtual loop.
+
+    Attributes:
+        disorder: seed of the delays by which writes overtake each other; None: they do not.
+    """
+
+    part_size: int = 10
+    disorder: int | None = None
+    completes_all_parts: bool = False
+    bandwidth: float | None = None
+    database: MemoryDatabase = field(init=False)
+    store: MemoryStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.database = MemoryDatabase(asyncio.get_running_loop().time)
+        chance = random.Random(self.disorder)
+        self.store = MemoryStore(
+            bandwidth=self.bandwidth,
+            delay=None if self.disorder is None else lambda: chance.uniform(0, 0.1),
+            completes_all_parts=self.completes_all_parts,
+        )
+
+    def process(self, faults: Faults | None = None, **settings: Any) -> Process:
+        return Process(self, faults or Faults(), **settings)
+
+    def body_of(self, upload: Upload) -> bytes:
+        """Return the finished object."""
+        return self.store.objects[upload.object_key].data
+
+    @property
+    def pieces(self) -> list[str]:
+        """Keys of the piece objects that are in the store."""
+        return [key for key in self.store.objects if key.startswith(PIECES)]
+
+    async def settle(self) -> None:
+        """Let a fresh process finish, expire and clean up everything there is to, for as long as it may take."""
+        process = self.process(holder="janitor")
+        for _ in range(4):
+            await process.jobs.finish_abandoned()
+            await asyncio.sleep(60)
+        await asyncio.sleep(LIFETIME + 1)
+        await process.jobs.expire()
+        for _ in range(4):
+            await asyncio.sleep(GRACE + 1)
+            await process.jobs.collect_garbage()
+        await process.completion.stop()
+
+    async def leaks(self) -> list[str]:
+        """Return what is in the store and belongs to no complete upload."""
+        kept = {row.upload.object_key for row in self.database._rows.values() if row.upload.state is State.COMPLETE}
+        return [key for key in self.store.objects if key not in kept] + list(self.store.multiparts)
+
+
+class Process:
+    """One process of the gateway."""
+
+    def __init__(
+        self,
+        world: World,
+        faults: Faults,
+        *,
+        budget: int = 1000,
+        parts_in_flight: int = 3,
+        inline_max: int = 3,
+        warm_ttl: float = 0.0,
+        max_size: int | None = None,
+        finish_wait: float = 25.0,
+        holder: str = "process",
+    ) -> None:
+        self.world = world
+        self.faults = faults
+        self.budget = Budget(budget)
+        database, store = faults.database(world.database), faults.store(world.store)
+        self.tools = IntakeTools(
+            database=database,
+            store=store,
+            budget=self.budget,
+            warm=WarmCells(self.budget, warm_ttl),
+            parts_in_flight=parts_in_flight,
+            piece_inline_max=inline_max,
+            max_size=max_size,
+            expiry=Expiry(lifetime=LIFETIME, max_age=None),
+        )
+        self.writers = Writers()
+        self.completion = Completion(database, store, holder)
+        rules = UploadRules(
+            part_size=world.part_size, key_template="{id}/{filename}", finish_wait=finish_wait, holder=holder
+        )
+        self.uploads = Uploads(
+            self.tools, self.writers, self.completion, rules, lambda: datetime(2026, 1, 2, tzinfo=UTC)
+        )
+        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE))
+
+    async def create(
+        self, length: int | None, source: Sender | None = None, checksum: Checksum | None = None
+    ) -> Upload:
+        creation = Creation(
+            created_via=CreatedVia.TUS,
+            length=length,
+            metadata=None,
+            filename="a.bin",
+            content_type=None,
+            checksum=checksum,
+        )
+        return await self.uploads.create(SCOPE, creation, source)
+
+    async def append(
+        self,
+        upload: Upload,
+        source: Sender,
+        *,
+        offset: int | None = None,
+        length: int | None = None,
+        checksum: Checksum | None = None,
+    ) -> Upload:
+        """Send `source` at `offset`, by default where the upload stands as `upload` shows it."""
+        at = upload.offset if offset is None else offset
+        return await self.uploads.append(
+            SCOPE, upload.id, Append(offset=at, size=source.size, length=length), source, checksum
+        )
+
+    async def committed(self, upload_id: UploadId) -> Upload:
+        """Return what the database holds, without anybody's help."""
+        return await self.world.database.get(SCOPE, upload_id)

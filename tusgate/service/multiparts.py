@@ -1,0 +1,49 @@
+"""Beginning a multipart upload so that none can be leaked: by a crash, or by an answer that was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import TYPE_CHECKING, Final
+
+from tusgate.core.errors import StoreUnavailable
+from tusgate.core.model import Intent
+from tusgate.ports import Attributes
+
+if TYPE_CHECKING:
+    from tusgate.core.model import MultipartId, Upload
+    from tusgate.ports import Database, ObjectStore
+
+TRIES: Final = 3
+LONGEST_PAUSE: Final = 0.4
+"""Seconds at most between two tries."""
+
+
+async def begin_multipart(database: Database, store: ObjectStore, upload: Upload, *, announced: bool) -> MultipartId:
+    """Create the multipart upload of `upload.object_key` and record it.
+
+    Every try has an intent of its own: one whose answer was lost may have made a multipart upload all the same, and
+    its intent is what finds that one later.
+
+    Args:
+        database, store: where to.
+        upload: with the epoch of its writer or finisher.
+        announced: the intent of the first try is written already.
+
+    Raises:
+        Fenced: somebody else writes, or has created it.
+        StoreUnavailable: three tries failed.
+    """
+    for attempt in range(TRIES):
+        if attempt or not announced:
+            await database.intend(upload, [Intent(upload.object_key, multipart=True)])
+        try:
+            created = await store.create_multipart(upload.object_key, Attributes(upload.id, upload.content_type))
+        except StoreUnavailable:
+            if attempt == TRIES - 1:
+                raise
+            await asyncio.sleep(random.uniform(0, LONGEST_PAUSE))  # noqa: S311 - spreads load, guards nothing
+            continue
+        await database.record_multipart(upload, created)
+        return created
+    raise StoreUnavailable

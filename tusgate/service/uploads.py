@@ -1,0 +1,322 @@
+"""The use cases of an upload: create, look, append, terminate. Protocol modules call these and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import structlog
+
+from tusgate.core.errors import (
+    ChecksumMismatch,
+    DatabaseUnavailable,
+    Draining,
+    Fenced,
+    Finishing,
+    MultipartLost,
+    TooLarge,
+    TusgateError,
+    UploadGone,
+)
+from tusgate.core.grid import grid_for
+from tusgate.core.lifecycle import Append, check_append, check_present
+from tusgate.core.model import NewUpload, State, UploadId
+from tusgate.core.naming import object_key
+from tusgate.core.placement import foresee
+from tusgate.service.intake import Intake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from datetime import datetime
+
+    from tusgate.core.checksum import Checksum
+    from tusgate.core.model import CreatedVia, Intent, Piece, Scope, Upload
+    from tusgate.ports import ByteSource
+    from tusgate.service.completion import Completion
+    from tusgate.service.intake import IntakeTools
+    from tusgate.service.writers import Writers
+
+log = structlog.get_logger(__name__)
+
+CLAIM_TRIES = 8
+"""Claims lost to other requests before this one gives up; each loss means that another request moved on."""
+PATIENCE_DELAYS = (0.1, 0.4, 1.0, 1.5, 2.0)
+"""Seconds between looks at an absent database before a HEAD gives up: tus-js-client throws its progress away when
+a HEAD fails, so it is worth 5 s."""
+
+STORE_CHECK_EVERY = 10.0
+"""Seconds for which a good answer of the store counts."""
+ENDING_PATIENCE = 5.0
+"""Seconds that a HEAD waits for a request whose connection broke to save its last bytes: tus-java-client gives up
+when the offset that it was told moves on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Creation:
+    """What a creation request asks for, parsed and syntactically valid.
+
+    Attributes:
+        length: declared bytes; None = deferred.
+        metadata: the raw Upload-Metadata header, None when absent or empty.
+        filename, content_type: from the metadata, cleaned of control characters.
+        checksum: of the body of the creating request.
+    """
+
+    created_via: CreatedVia
+    length: int | None
+    metadata: bytes | None
+    filename: str | None
+    content_type: str | None
+    checksum: Checksum | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadRules:
+    """Settings of the use cases.
+
+    Attributes:
+        part_size: bytes of a part, unless an upload needs larger ones.
+        key_template: see `core.naming`.
+        finish_wait: seconds that a request waits for an upload to be finished.
+        holder: name of this process in the database.
+    """
+
+    part_size: int
+    key_template: str
+    finish_wait: float
+    holder: str
+
+
+class Uploads:
+    """All that can be done with uploads."""
+
+    def __init__(
+        self,
+        tools: IntakeTools,
+        writers: Writers,
+        completion: Completion,
+        rules: UploadRules,
+        today: Callable[[], datetime],
+    ) -> None:
+        self._tools = tools
+        self._database = tools.database
+        self._writers = writers
+        self._completion = completion
+        self._rules = rules
+        self._today = today
+        self._store_fine_until = 0.0
+        self.max_size = tools.max_size
+
+    async def create(self, scope: Scope, creation: Creation, source: ByteSource | None = None) -> Upload:
+        """Make a new upload; with `source`, store its bytes at once (creation-with-upload).
+
+        An upload of length 0 is complete when this returns. An interrupted body leaves the upload as far as it got;
+        its URL was never told, so it expires.
+
+        Raises:
+            TooLarge: the length, or the body, passes what is allowed: no upload is left.
+            ChecksumMismatch: no upload is left.
+            Interrupted, Unavailable: as for `append`.
+        """
+        if self._writers.draining:
+            raise Draining
+        self._check_size(creation, source)
+        writes = source is not None or creation.length == 0
+        new = self._new_upload(scope, creation, epoch=1 if writes else 0)
+        if not writes:
+            return await self._database.create(new)
+        body = source or _Nothing()
+        intents = foresee(new, new.epoch, body.size, creation.length, self._tools.piece_inline_max)
+        upload = await self._database.create(new, intents)
+        try:
+            return await self._write(upload, [], intents, body, creation.length, creation.checksum)
+        except (TooLarge, ChecksumMismatch):
+            await self._database.terminate(scope, upload.id)
+            raise
+
+    async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """Return the upload as committed; waits while it is being finished, never for a writer.
+
+        Raises:
+            UploadNotFound, UploadGone: there is nothing to continue.
+            Finishing: it is still being finished after `finish_wait` seconds. An offset equal to the length is only
+                ever shown for a verified object: clients stop there.
+            DatabaseUnavailable: the state could not be read within about 5 s.
+        """
+        await self._writers.wait_for_ending(upload_id, ENDING_PATIENCE)
+        upload = await self._get_patiently(scope, upload_id)
+        if upload.state is State.SEALED:
+            upload = await self._completion.wait(upload, self._rules.finish_wait)
+        check_present(upload)
+        if upload.state is State.SEALED:
+            raise Finishing
+        return upload
+
+    async def append(
+        self,
+        scope: Scope,
+        upload_id: UploadId,
+        append: Append,
+        source: ByteSource,
+        checksum: Checksum | None = None,
+    ) -> Upload:
+        """Add the bytes of `source` at `append.offset`; all checks are made before the first byte is read.
+
+        A body that is cut keeps what has arrived (nothing, with a checksum). Errors carry the committed upload.
+
+        Raises:
+            UploadNotFound, UploadGone, OffsetMismatch, InconsistentLength, TooLarge: see `core.lifecycle`.
+            ChecksumMismatch: nothing was kept.
+            Fenced: another request took over.
+            Finishing: all bytes are in, but finishing has met an obstacle; it goes on in the background.
+            Interrupted, Unavailable: ended early, resume at `error.upload.offset`.
+        """
+        upload, length = await self._check(scope, upload_id, append)
+        for _ in range(CLAIM_TRIES):
+            if upload.state is not State.UPLOADING:
+                return await self._append_nothing(upload, source)
+            if append.size == 0 and length == upload.length and checksum is None:
+                return upload
+            intents = foresee(upload, upload.epoch + 1, append.size, length, self._tools.piece_inline_max)
+            try:
+                upload, pieces = await self._database.claim(upload, self._rules.holder, intents)
+            except Fenced:
+                upload, length = await self._check(scope, upload_id, append)
+                continue
+            return await self._write(upload, pieces, intents, source, length, checksum)
+        raise Fenced
+
+    async def terminate(self, scope: Scope, upload_id: UploadId) -> None:
+        """End the upload for good: writers are cut off, what it stored is cleaned up in the background.
+
+        Raises:
+            UploadNotFound, UploadGone: there is nothing to end.
+        """
+        upload = await self._database.terminate(scope, upload_id)
+        self._writers.taken_over(upload_id, upload.epoch + 1)
+
+    async def check_ready(self) -> None:
+        """Raise Draining or Unavailable, with the reason, when this process should get no requests.
+
+        The store is asked at most every `STORE_CHECK_EVERY` seconds while it is fine: a probe of it is several calls.
+        """
+        if self._writers.draining:
+            raise Draining
+        await self._database.check()
+        now = asyncio.get_running_loop().time()
+        if now >= self._store_fine_until:
+            await self._tools.store.check()
+            self._store_fine_until = now + STORE_CHECK_EVERY
+
+    async def _check(self, scope: Scope, upload_id: UploadId, append: Append) -> tuple[Upload, int | None]:
+        upload = await self._database.get(scope, upload_id)
+        try:
+            return upload, check_append(upload, append, self.max_size)
+        except TusgateError as error:
+            error.upload = upload
+            raise
+
+    async def _append_nothing(self, upload: Upload, source: ByteSource) -> Upload:
+        """Answer an append to an upload that has all its bytes: an empty body is a question whether it is complete."""
+        if await source.read():
+            raise TooLarge(f"the upload has all its {upload.length} bytes")
+        if upload.state is State.SEALED:
+            upload = await self._completion.wait(upload, self._rules.finish_wait)
+        check_present(upload)
+        if upload.state is State.SEALED:
+            raise Finishing
+        return upload
+
+    async def _write(
+        self,
+        upload: Upload,
+        pieces: list[Piece],
+        intents: Sequence[Intent],
+        source: ByteSource,
+        length: int | None,
+        checksum: Checksum | None,
+    ) -> Upload:
+        intake = Intake(self._tools, upload, pieces, intents, source, length, checksum)
+        try:
+            self._writers.enter(intake)
+            try:
+                upload = await intake.run()
+            finally:
+                self._writers.leave(intake)
+                if intake.upload.state is State.SEALED:
+                    self._completion.start(intake.upload)
+        except MultipartLost as error:
+            await self._give_up(intake.upload, error)
+        except Fenced as error:
+            error.upload = await self._database.get(upload.scope, upload.id)
+            check_present(error.upload)
+            raise
+        except TusgateError as error:
+            error.upload = intake.upload
+            raise
+        return await self._finished(upload)
+
+    async def _give_up(self, upload: Upload, error: MultipartLost) -> NoReturn:
+        """The store threw the parts away (MinIO: 24 h after the multipart upload began): the upload has failed."""
+        await self._tools.store.check()  # a bucket that is away as a whole, or renamed, is no loss
+        reason = "the object store threw the unfinished multipart upload away"
+        failed = await self._database.fail(upload, reason)
+        log.error("upload.failed", upload_id=upload.id, reason=reason)
+        raise UploadGone(failed.state.value, reason) from error
+
+    async def _finished(self, upload: Upload) -> Upload:
+        """Wait for a sealed upload; one that merely takes long is finished in the background and acknowledged."""
+        if upload.state is not State.SEALED:
+            return upload
+        upload = await self._completion.wait(upload, self._rules.finish_wait)
+        check_present(upload)
+        if upload.state is State.SEALED and self._completion.is_failing(upload.id):
+            raise Finishing
+        return upload
+
+    async def _get_patiently(self, scope: Scope, upload_id: UploadId) -> Upload:
+        for delay in PATIENCE_DELAYS:
+            try:
+                return await self._database.get(scope, upload_id)
+            except DatabaseUnavailable:
+                await asyncio.sleep(delay)
+        return await self._database.get(scope, upload_id)
+
+    def _check_size(self, creation: Creation, source: ByteSource | None) -> None:
+        if self.max_size is not None and (creation.length or 0) > self.max_size:
+            raise TooLarge(f"Upload-Length: {creation.length} is more than the largest upload allowed, {self.max_size}")
+        size = source.size if source else None
+        if size is not None and creation.length is not None and size > creation.length:
+            raise TooLarge(f"the body has {size} bytes, more than Upload-Length {creation.length}")
+
+    def _new_upload(self, scope: Scope, creation: Creation, epoch: int) -> NewUpload:
+        upload_id = UploadId(secrets.token_urlsafe(18))
+        date = self._today().date().isoformat()
+        return NewUpload(
+            id=upload_id,
+            scope=scope,
+            created_via=creation.created_via,
+            length=creation.length,
+            grid=grid_for(creation.length, self._rules.part_size, self._tools.store.limits),
+            metadata=creation.metadata,
+            filename=creation.filename,
+            content_type=creation.content_type,
+            object_key=object_key(self._rules.key_template, upload_id, scope, date, creation.filename),
+            epoch=epoch,
+            lifetime=self._tools.expiry.lifetime,
+            max_age=self._tools.expiry.max_age,
+        )
+
+
+class _Nothing:
+    """The body of a request without one."""
+
+    size: int | None = 0
+
+    async def read(self) -> bytes:
+        return b""
+
+    def interrupt(self, error: Exception) -> None:
+        """Nothing is pending that could be interrupted."""

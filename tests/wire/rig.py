@@ -1,0 +1,127 @@
+"""The real gateway inside the test's process: web, service, SQLite and the directory store, on a free port."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tests.wire.client import Client
+from tusgate.core.model import Scope, Upload, UploadId
+from tusgate.database.sqlite import SqliteDatabase
+from tusgate.filesystem import DirectoryStore
+from tusgate.service.budget import Budget
+from tusgate.service.completion import Completion
+from tusgate.service.intake import IntakeTools
+from tusgate.service.ledger import Expiry
+from tusgate.service.uploads import UploadRules, Uploads
+from tusgate.service.warm import WarmCells
+from tusgate.service.writers import Writers
+from tusgate.web.config import WebConfig
+from tusgate.web.server import WebServer, listen, make_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from tusgate.ports import Database, ObjectStore
+
+MIB = 1 << 20
+PART_SIZE = 5 * MIB
+LIFETIME = 3600.0
+START = 1_800_000_000.0
+
+
+@dataclass
+class Clock:
+    """The database's time; tests move it."""
+
+    now: float = START
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Rig:
+    """A running gateway and what lies behind it."""
+
+    client: Client
+    database: Database
+    store: ObjectStore
+    writers: Writers
+    budget: Budget
+    server: WebServer
+    clock: Clock
+
+    async def row(self, path: str) -> Upload:
+        """Return the committed upload behind an upload path."""
+        return await self.database.get(Scope(), UploadId(path.rsplit("/", 1)[1]))
+
+    async def stored(self, path: str) -> bytes:
+        """Return the finished object of an upload."""
+        upload = await self.row(path)
+        return b"".join([chunk async for chunk in self.store.read(upload.object_key)])
+
+    async def count(self) -> int:
+        """Return how many uploads exist, in any state but terminated."""
+        by_state = await self.database.count_by_state()
+        return sum(count for state, count in by_state.items() if state != "terminated")
+
+    async def until_taken_in(self, size: int) -> None:
+        """Wait until requests hold `size` bytes that have arrived."""
+
+        async def held() -> bool:
+            return self.budget.used >= size
+
+        await until(held)
+
+    async def expire(self) -> None:
+        """Let more than a lifetime pass."""
+        self.clock.now += LIFETIME + 1
+        await self.database.expire(100)
+
+
+async def until(holds: Callable[[], Awaitable[bool]]) -> None:
+    """Wait, at most 10 s, until something that happens in the server has happened."""
+    async with asyncio.timeout(10):
+        while not await holds():  # noqa: ASYNC110 # seen from outside, there is no event to wait for
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def running(home: Path, config: WebConfig | None = None, max_size: int | None = None) -> AsyncIterator[Rig]:
+    """Serve until the block ends."""
+    clock = Clock()
+    database = SqliteDatabase(home / "tusgate.db", clock)
+    await database.migrate()
+    store = DirectoryStore(home / "objects")
+    budget = Budget(64 * MIB)
+    warm = WarmCells(budget, 0.0)
+    writers = Writers()
+    completion = Completion(database, store, "test")
+    tools = IntakeTools(
+        database=database,
+        store=store,
+        budget=budget,
+        warm=warm,
+        parts_in_flight=4,
+        piece_inline_max=64 * 1024,
+        max_size=max_size,
+        expiry=Expiry(lifetime=LIFETIME, max_age=None),
+    )
+    rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=25.0, holder="test")
+    uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC))
+    server = WebServer(make_app(config or WebConfig(), uploads), listen("127.0.0.1", 0))
+    await server.start()
+    try:
+        yield Rig(Client(server.port), database, store, writers, budget, server, clock)
+    finally:
+        await server.stop_accepting()
+        await writers.drain()
+        await server.close()
+        await completion.stop()
+        await store.close()
+        await database.close()

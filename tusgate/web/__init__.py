@@ -1,0 +1,1 @@
+"""HTTP: requests become calls of the service, its answers and errors become responses. aiohttp's server lives here."""

@@ -1,0 +1,43 @@
+"""What the web room can be told; `app.py` builds it from the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ipaddress import IPv4Network, IPv6Network
+
+KIB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WebConfig:
+    """Settings of the HTTP side, validated by whoever builds it.
+
+    Attributes:
+        base_path: where uploads are created, for example `/files`; no slash at the end.
+        public_url: scheme and authority (and path prefix) that clients reach us under; None = taken from the
+            request. No slash at the end.
+        cors_origins: origins whose pages may upload, as browsers write them, or `*` for any (without credentials).
+            Our own origin is always allowed.
+        cors_headers: request headers that pages may send beside those of the protocols.
+        trusted_proxies: networks whose `Forwarded` and `X-Forwarded-*` headers are believed.
+        max_metadata: longest Upload-Metadata header in bytes.
+        expires: whether unfinished uploads expire (announces the expiration extension).
+        idle_timeout: seconds without a byte after which a body that we wait for is ended.
+        min_rate: bytes per second that a client must keep up, averaged over `rate_window` seconds of waiting for it.
+        gone_status: 410, or 404 for clients that start over on 404 only (tus-java-client, tus-android-client).
+    """
+
+    base_path: str = "/files"
+    public_url: str | None = None
+    cors_origins: tuple[str, ...] = ("*",)
+    cors_headers: tuple[str, ...] = ()
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()
+    max_metadata: int = 16 * KIB
+    expires: bool = True
+    idle_timeout: float = 30.0
+    min_rate: int = KIB
+    rate_window: float = 60.0
+    gone_status: int = 410

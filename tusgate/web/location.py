@@ -1,0 +1,88 @@
+"""Under which address clients reach us: the start of every `Location` and our own origin.
+
+From, in this order: the configured public URL; what a trusted proxy forwarded; the Host header. An address that the
+client alone controls can only mislead that client, so Host is good enough when nothing else is configured.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from tusgate.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from tusgate.web.config import WebConfig
+
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?", re.ASCII)
+_SCHEMES: Final = ("http", "https")
+_DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
+
+
+class PublicAddress:
+    """Builds absolute URLs as the client of a request knows them (aiotus fails on relative ones)."""
+
+    def __init__(self, config: WebConfig) -> None:
+        self._public_url = config.public_url
+        self._base_path = config.base_path
+        self._trusted = config.trusted_proxies
+
+    def upload_url(self, request: web.Request, upload_id: str) -> str:
+        """Return the absolute URL of an upload. Raises InvalidRequest when the Host header is malformed."""
+        return f"{self._root(request)}{self._base_path}/{upload_id}"
+
+    def origin(self, request: web.Request) -> str:
+        """Return our own origin as a browser writes it. Raises InvalidRequest like `upload_url`."""
+        parts = urlsplit(self._root(request))
+        return f"{parts.scheme}://{parts.netloc}"
+
+    def _root(self, request: web.Request) -> str:
+        if self._public_url is not None:
+            return self._public_url
+        scheme, authority = request.scheme, request.headers.get("Host")
+        field = "Host"
+        if self._comes_from_trusted_proxy(request):
+            forwarded = _forwarded(request)
+            scheme = forwarded.get("proto", scheme).lower()
+            if "host" in forwarded:
+                field, authority = "X-Forwarded-Host", forwarded["host"]
+        if authority is None:
+            authority = _local_authority(request)
+        if scheme not in _SCHEMES:
+            raise InvalidRequest("X-Forwarded-Proto", "http or https")
+        if _AUTHORITY.fullmatch(authority) is None:
+            raise InvalidRequest(field, "a host name or address, and a port")
+        return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS[scheme])}"
+
+    def _comes_from_trusted_proxy(self, request: web.Request) -> bool:
+        if not self._trusted or not request.remote:
+            return False
+        peer = ip_address(request.remote.partition("%")[0])
+        mapped = getattr(peer, "ipv4_mapped", None) or peer
+        return any(mapped in network for network in self._trusted)
+
+
+def _forwarded(request: web.Request) -> dict[str, str]:
+    """Return `proto` and `host` as the neighbouring proxy gave them: the last element, all others may be forged."""
+    if "Forwarded" in request.headers:
+        last = request.forwarded[-1] if request.forwarded else {}
+        return {name: last[name] for name in ("proto", "host") if name in last}
+    found: dict[str, str] = {}
+    for name in ("proto", "host"):
+        values = request.headers.getall(f"X-Forwarded-{name.title()}", [])
+        if values and (last_value := values[-1].rpartition(",")[2].strip()):
+            found[name] = last_value
+    return found
+
+
+def _local_authority(request: web.Request) -> str:
+    """Return the address that the connection came in on: HTTP/1.0 requests may lack a Host."""
+    name = request.transport.get_extra_info("sockname") if request.transport is not None else None
+    if not isinstance(name, tuple):
+        raise InvalidRequest("Host", "the field once")
+    host, port = name[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,137 @@
+/** Wires the page: files come in by picker or drop, become transfers, and show up as rows. */
+
+import { percent } from "./format.js";
+import { Queue } from "./queue.js";
+import { leave, transferRow, unfinishedRow } from "./rows.js";
+import { discard, fingerprint, forget, offsetOf, storedUploads } from "./storage.js";
+import { State, Transfer } from "./transfer.js";
+
+const endpoint = new URL(document.body.dataset.endpoint, document.baseURI).href;
+const queue = new Queue();
+const open = new Map(); // fingerprint → transfer that is neither finished nor cancelled
+const unfinished = new Map(); // fingerprint → row of an upload of an earlier visit
+const title = document.title;
+
+const picker = document.getElementById("files");
+const pickAgain = document.getElementById("again");
+let expected = null; // fingerprint of the row whose file is being chosen again
+
+picker.addEventListener("change", () => {
+  addAll([...picker.files]);
+  picker.value = ""; // the same file can be chosen once more
+});
+pickAgain.addEventListener("change", async () => {
+  const [file] = pickAgain.files;
+  if (file && (await fingerprint(file, endpoint)) === expected) addAll([file]);
+  else if (file) notify(`“${file.name}” is another file, or it was changed: name, size and date must be the same.`);
+  pickAgain.value = "";
+});
+addDropTarget();
+window.addEventListener("online", () => queue.retryNow());
+showUnfinished();
+
+async function addAll(files) {
+  notify("");
+  for (const file of files) await add(file);
+}
+
+async function add(file) {
+  const key = await fingerprint(file, endpoint);
+  if (open.has(key)) return;
+  const transfer = new Transfer(file, endpoint);
+  open.set(key, transfer);
+  transfer.addEventListener("change", () => changed(key, transfer));
+  transfer.addEventListener("progress", showTitle);
+  if (unfinished.has(key)) leave(unfinished.get(key), () => forgetRow(key));
+  list("uploads").append(transferRow(transfer, () => showLists()));
+  showLists();
+  queue.add(transfer);
+}
+
+function changed(key, transfer) {
+  if (transfer.state === State.FINISHED || transfer.state === State.CANCELLED) open.delete(key);
+  const news = {
+    [State.FINISHED]: "uploaded",
+    [State.FAILED]: `failed. ${transfer.problem}`,
+    [State.PAUSED]: "paused",
+    [State.CANCELLED]: "cancelled",
+    [State.RETRYING]: "interrupted, trying again",
+  }[transfer.state];
+  if (news) document.getElementById("announcement").textContent = `${transfer.name}: ${news}`;
+  showTitle();
+}
+
+async function showUnfinished() {
+  for (const entry of await storedUploads(endpoint)) {
+    const offset = await offsetOf(entry);
+    if (offset === "gone" || offset === entry.size) {
+      await forget(entry); // expired, or it was finished and only the answer got lost
+      continue;
+    }
+    if (open.has(entry.fingerprint) || unfinished.has(entry.fingerprint)) continue;
+    const row = unfinishedRow(
+      { name: entry.metadata.filename, size: entry.size, offset },
+      { chooseAgain: () => chooseAgain(entry.fingerprint), discard: () => discardRow(entry) },
+    );
+    unfinished.set(entry.fingerprint, row);
+    list("unfinished").append(row);
+    showLists();
+  }
+}
+
+function chooseAgain(key) {
+  expected = key;
+  notify("");
+  pickAgain.click();
+}
+
+async function discardRow(entry) {
+  await discard(entry);
+  leave(unfinished.get(entry.fingerprint), () => forgetRow(entry.fingerprint));
+}
+
+function forgetRow(key) {
+  unfinished.delete(key);
+  showLists();
+}
+
+function addDropTarget() {
+  let depth = 0; // dragenter and dragleave also fire for every element under the pointer
+  const within = (change) => {
+    depth = Math.max(0, depth + change);
+    document.body.classList.toggle("dragging", depth > 0);
+  };
+  window.addEventListener("dragenter", () => within(1));
+  window.addEventListener("dragleave", () => within(-1));
+  window.addEventListener("dragover", (event) => event.preventDefault());
+  window.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    within(-depth);
+    const items = [...event.dataTransfer.items].filter(({ kind }) => kind === "file");
+    const files = items.filter((item) => !item.webkitGetAsEntry()?.isDirectory);
+    await addAll(files.map((item) => item.getAsFile()));
+    if (files.length < items.length) notify("Folders cannot be uploaded: drop the files that are in them.");
+  });
+}
+
+function showLists() {
+  for (const id of ["unfinished", "uploads"]) {
+    document.getElementById(id).hidden = list(id).childElementCount === 0;
+  }
+}
+
+function showTitle() {
+  const transfers = queue.open;
+  const sum = (field) => transfers.reduce((total, transfer) => total + transfer[field], 0);
+  document.title = transfers.length > 0 ? `${percent(sum("sent"), sum("size"))} % – ${title}` : title;
+}
+
+function list(id) {
+  return document.querySelector(`#${id} .rows`);
+}
+
+function notify(text) {
+  const notice = document.getElementById("notice");
+  notice.textContent = text;
+  notice.hidden = text === "";
+}

@@ -1,0 +1,5 @@
+"""`python -m tusgate` is `tusgate`."""
+
+from tusgate.cli import main
+
+main()

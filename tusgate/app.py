@@ -1,0 +1,207 @@
+"""The composition root: settings become adapters, adapters a service, the service a server. Only it knows all.
+
+Start: database (migrated in embedded mode), store, jobs, then the socket; a dependency that is away does not stop the
+start: `/readyz` says so until it is back. End: stop accepting, let every request save its bytes, then close all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+import uvloop
+
+from tusgate.core.errors import SettingsError, Unavailable
+from tusgate.database.postgres import PostgresDatabase
+from tusgate.database.sqlite import SqliteDatabase
+from tusgate.filesystem import DirectoryStore
+from tusgate.s3.config import S3Config
+from tusgate.s3.profiles import PROFILES
+from tusgate.s3.store import S3Store
+from tusgate.service.budget import Budget
+from tusgate.service.completion import Completion
+from tusgate.service.intake import IntakeTools
+from tusgate.service.jobs import JobRules, Jobs
+from tusgate.service.ledger import Expiry
+from tusgate.service.uploads import UploadRules, Uploads
+from tusgate.service.warm import WarmCells
+from tusgate.service.writers import Writers
+from tusgate.telemetry import LogEvent
+from tusgate.web.config import WebConfig
+from tusgate.web.page import add_page
+from tusgate.web.server import WebServer, listen, make_app
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from tusgate.ports import Database, ObjectStore
+    from tusgate.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def run(settings: Settings, *, reuse_port: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT, in this process. A second signal ends it without waiting for requests.
+
+    Args:
+        settings: valid; logging is configured already.
+        reuse_port: other processes listen on the same port.
+
+    Raises:
+        SettingsError: the address, the database or the interpreter cannot be used as set.
+    """
+    uvloop.run(_serve(settings, reuse_port))
+
+
+def migrate(settings: Settings) -> list[str]:
+    """Apply the migrations that are missing; return their names. Raises DatabaseUnavailable."""
+
+    async def apply() -> list[str]:
+        async with _opened_database(settings) as database:
+            return await database.migrate()
+
+    return asyncio.run(apply())
+
+
+async def _serve(settings: Settings, reuse_port: bool) -> None:
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(_opened_database(settings))
+        await _prepare(database, embedded=settings.sqlite_path is not None)
+        store = _store(settings)
+        stack.push_async_callback(store.close)
+        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        writers = Writers()
+        completion = Completion(database, store, holder)
+        stack.push_async_callback(completion.stop)
+        uploads = _uploads(settings, database, store, writers, completion, holder)
+        jobs = Jobs(database, store, completion, JobRules())
+        stack.push_async_callback(jobs.stop)
+        app = make_app(_web_config(settings), uploads)
+        add_page(app, endpoint=settings.base_path.lstrip("/"))
+        server = WebServer(app, listen(settings.host, settings.port, shared=reuse_port))
+        stack.push_async_callback(server.close)
+        await database.listen(writers.taken_over)
+        jobs.start()
+        await server.start()
+        url = settings.model_copy(update={"port": server.port}).endpoint_url
+        log.info(LogEvent.SERVER_STARTED, url=url, page=url.removesuffix(settings.base_path) + "/")
+        await _until_told_to_stop()
+        log.info(LogEvent.SERVER_DRAINING)
+        await _drain(server, writers, settings.drain_timeout)
+    log.info(LogEvent.SERVER_STOPPED)
+
+
+async def _drain(server: WebServer, writers: Writers, timeout: float) -> None:
+    """Take no new requests and let the running ones save their bytes; readiness drops first."""
+    writers.draining = True
+    await server.stop_accepting()
+    try:
+        async with asyncio.timeout(timeout):
+            await writers.drain()
+    except TimeoutError:
+        log.warning(LogEvent.SERVER_DRAIN_INCOMPLETE, seconds=timeout)
+
+
+async def _until_told_to_stop() -> None:
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    await told.wait()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.remove_signal_handler(number)  # the next one ends the process the hard way
+
+
+@asynccontextmanager
+async def _opened_database(settings: Settings) -> AsyncIterator[Database]:
+    database: Database
+    if settings.sqlite_path is not None:
+        settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+        database = SqliteDatabase(settings.sqlite_path)
+    else:
+        assert settings.database_url is not None
+        database = PostgresDatabase(
+            settings.database_url.get_secret_value(),
+            pool_size=settings.database_connections,
+            command_timeout=10.0,
+            transaction_pooling=settings.database_pooling == "transaction",
+        )
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def _prepare(database: Database, *, embedded: bool) -> None:
+    """Migrate the embedded database; check a server, unless it is away: it is checked again by its first use."""
+    if embedded:
+        for name in await database.migrate():
+            log.info(LogEvent.MIGRATION_APPLIED, name=name)
+    try:
+        await database.check()
+    except Unavailable as error:
+        log.warning(LogEvent.DATABASE_UNAVAILABLE, error=str(error))
+
+
+def _store(settings: Settings) -> ObjectStore:
+    if settings.store_dir is not None:
+        return DirectoryStore(settings.store_dir)
+    if not (settings.s3_endpoint and settings.s3_bucket and settings.s3_access_key and settings.s3_secret_key):
+        raise SettingsError("TUSGATE_S3_*: expected endpoint, bucket and keys together")
+    token = settings.s3_session_token
+    return S3Store(
+        S3Config(
+            endpoint=settings.s3_endpoint,
+            region=settings.s3_region,
+            bucket=settings.s3_bucket,
+            prefix=settings.s3_prefix,
+            access_key=settings.s3_access_key.get_secret_value(),
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            session_token=token.get_secret_value() if token is not None else None,
+            profile=PROFILES[settings.profile],
+        )
+    )
+
+
+def _uploads(
+    settings: Settings, database: Database, store: ObjectStore, writers: Writers, completion: Completion, holder: str
+) -> Uploads:
+    budget = Budget(settings.budget)
+    tools = IntakeTools(
+        database=database,
+        store=store,
+        budget=budget,
+        warm=WarmCells(budget, settings.warm_cell_ttl),
+        parts_in_flight=settings.parts_in_flight,
+        piece_inline_max=settings.piece_inline_max,
+        max_size=settings.max_size,
+        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit),
+    )
+    rules = UploadRules(
+        part_size=settings.part_size,
+        key_template=settings.object_key,
+        finish_wait=settings.finish_wait,
+        holder=holder,
+    )
+    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC))
+
+
+def _web_config(settings: Settings) -> WebConfig:
+    return WebConfig(
+        base_path=settings.base_path,
+        public_url=settings.public_url,
+        cors_origins=settings.cors_origins,
+        cors_headers=settings.cors_headers,
+        trusted_proxies=settings.trusted_proxies,
+        max_metadata=settings.max_metadata,
+        expires=settings.upload_expiry is not None or settings.lifetime_limit is not None,
+        idle_timeout=settings.idle_timeout,
+        min_rate=settings.min_rate,
+        gone_status=settings.gone_status,
+    )

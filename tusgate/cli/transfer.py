@@ -1,0 +1,194 @@
+"""Bringing one file, or stdin, to a tus server: chunks, retries, resumption. No terminal in here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from tusgate.cli.resume import Fingerprint
+from tusgate.cli.tus_client import TransferError, TransferInterruptedError, UploadGoneError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from pathlib import Path
+
+    from tusgate.cli.resume import ResumeStore
+    from tusgate.cli.tus_client import Body, TusClient
+
+READ_SIZE: Final = 256 * 1024
+"""Bytes read from disk at a time: enough to keep a network busy, little enough for a smooth bar."""
+STREAM_BLOCK: Final = 8 << 20
+"""Bytes of stdin that are kept until the server has them, when no chunk size is given."""
+LONGEST_PAUSE: Final = 30.0
+LONGEST_ASKED_PAUSE: Final = 120.0
+
+
+class Watcher(Protocol):
+    """Who is told how an upload goes. Called often; must be quick."""
+
+    def moved(self, offset: int) -> None:
+        """The upload now stands at `offset` (bytes sent; after a failure: bytes that the server has)."""
+
+    def waiting(self, seconds: float, reason: str) -> None:
+        """A request failed for `reason` and is tried again in `seconds`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How uploads are made.
+
+    Attributes:
+        chunk_size: most bytes of one request; None sends the rest of the file in one.
+        retries: tries without any progress after which an upload is given up.
+        metadata: sent with every upload, beside its file name.
+        first_pause: seconds before the first retry; each further one waits twice as long.
+    """
+
+    chunk_size: int | None
+    retries: int
+    metadata: Mapping[str, str]
+    first_pause: float = 0.5
+
+
+async def upload_file(client: TusClient, path: Path, plan: Plan, store: ResumeStore, watcher: Watcher) -> str:
+    """Upload the file at `path`, going on where an earlier try stopped; return its URL.
+
+    Cancelled or failed, it leaves the upload on the server and its URL in `store`.
+
+    Raises:
+        TransferError: it cannot be uploaded, or it changed meanwhile.
+        OSError: it cannot be read.
+    """
+    file = Fingerprint.of(path)
+    transfer = _Transfer(client, plan, watcher)
+    metadata = {"filename": path.name, **plan.metadata}
+    url = store.url_of(file)
+    if url is None or not await transfer.resume(url, file.size):
+        url = await transfer.create(file.size, metadata)
+        store.remember(file, url)
+
+    def check_unchanged() -> None:
+        if Fingerprint.of(path) != file:
+            store.forget(file)
+            raise TransferError("the file changed while it was being uploaded; run the command again")
+
+    chunk = plan.chunk_size or max(file.size, 1)
+    with path.open("rb") as opened:
+        body = _file_body(opened.fileno(), check_unchanged, watcher)
+        while transfer.offset < file.size:
+            await transfer.bring(url, min(transfer.offset + chunk, file.size), body)
+    store.forget(file)
+    return url
+
+
+async def upload_stream(client: TusClient, stream: BinaryIO, plan: Plan, watcher: Watcher) -> str:
+    """Upload what `stream` gives until its end, its length told with the last bytes; return its URL.
+
+    The server must offer creation-defer-length. Nothing is remembered: a pipe cannot be read again.
+    """
+    transfer = _Transfer(client, plan, watcher)
+    size = plan.chunk_size or STREAM_BLOCK
+    block = await asyncio.to_thread(stream.read, size)
+    following = await asyncio.to_thread(stream.read, size) if block else b""
+    url = await transfer.create(None if following else len(block), plan.metadata)
+    while block:
+        start, end = transfer.offset, transfer.offset + len(block)
+        await transfer.bring(url, end, _block_body(block, start, watcher), length=None if following else end)
+        block = following
+        following = await asyncio.to_thread(stream.read, size) if block else b""
+    return url
+
+
+class _Transfer:
+    """One upload on its way; `offset` is what the server has confirmed."""
+
+    def __init__(self, client: TusClient, plan: Plan, watcher: Watcher) -> None:
+        self.offset = 0
+        self._client = client
+        self._plan = plan
+        self._watcher = watcher
+        self._failures = 0
+
+    async def create(self, length: int | None, metadata: Mapping[str, str]) -> str:
+        while True:
+            try:
+                url = await self._client.create(length, metadata)
+            except TransferInterruptedError as error:
+                await self._pause(error)
+            else:
+                self._failures = 0
+                return url
+
+    async def resume(self, url: str, size: int) -> bool:
+        """Find out where the upload at `url` stands; False when it cannot be continued with `size` bytes."""
+        while True:
+            try:
+                standing = await self._client.standing(url)
+            except UploadGoneError:
+                return False
+            except TransferInterruptedError as error:
+                await self._pause(error)
+            else:
+                self._failures = 0
+                self._arrive(standing.offset)
+                return standing.length == size and standing.offset <= size
+
+    async def bring(self, url: str, end: int, body: Body, length: int | None = None) -> None:
+        """Bring the upload to offset `end`; after each failure ask the server where it stands."""
+        asked = True
+        while self.offset < end:
+            try:
+                if not asked:
+                    self._arrive((await self._client.standing(url)).offset)
+                    asked = True
+                    continue
+                self._arrive(await self._client.append(url, self.offset, end - self.offset, body, length))
+            except TransferInterruptedError as error:
+                asked = False
+                await self._pause(error)
+
+    def _arrive(self, offset: int) -> None:
+        if offset < self.offset:
+            raise TransferError(f"the server lost bytes: it had {self.offset} and says {offset} now")
+        if offset > self.offset:
+            self._failures = 0
+        self.offset = offset
+        self._watcher.moved(offset)
+
+    async def _pause(self, error: TransferInterruptedError) -> None:
+        self._failures += 1
+        if self._failures > self._plan.retries:
+            raise TransferError(f"{error}; given up after {self._failures} tries without progress") from error
+        longest = min(self._plan.first_pause * 2 ** (self._failures - 1), LONGEST_PAUSE)
+        jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
+        seconds = max(jittered, min(error.retry_after, LONGEST_ASKED_PAUSE))
+        self._watcher.waiting(seconds, str(error))
+        await asyncio.sleep(seconds)
+
+
+def _file_body(descriptor: int, check_unchanged: Callable[[], None], watcher: Watcher) -> Body:
+    # Nothing is opened in here and no position is shared: a request that was cut leaves its generator behind.
+    async def body(offset: int, size: int) -> AsyncIterator[bytes]:
+        end = offset + size
+        while offset < end:
+            chunk = await asyncio.to_thread(os.pread, descriptor, min(READ_SIZE, end - offset), offset)
+            offset += len(chunk)
+            if offset == end or not chunk:
+                # Before the last bytes go out: the server must never get to complete a mixture of two files.
+                check_unchanged()
+            yield chunk
+            watcher.moved(offset)
+
+    return body
+
+
+def _block_body(block: bytes, start: int, watcher: Watcher) -> Body:
+    async def body(offset: int, size: int) -> AsyncIterator[bytes]:
+        for at in range(offset - start, offset - start + size, READ_SIZE):
+            yield block[at : min(at + READ_SIZE, offset - start + size)]
+            watcher.moved(min(start + at + READ_SIZE, offset + size))
+
+    return body

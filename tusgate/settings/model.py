@@ -1,0 +1,370 @@
+"""Every setting of tusgate, declared once, and what must hold between them.
+
+A field of `Settings` is the whole declaration: its environment variable, command-line flag, TOML key, help,
+row in `docs/settings.md` and redaction are derived from it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from tusgate.core.errors import SettingsError
+from tusgate.core.grid import MIB
+from tusgate.settings.kinds import (
+    Bucket,
+    Count,
+    DatabaseUrl,
+    Directory,
+    Duration,
+    File,
+    GoneStatus,
+    HeaderNames,
+    KeyPrefix,
+    KeyTemplate,
+    Kind,
+    Networks,
+    OptionalDuration,
+    OptionalSize,
+    Origins,
+    Rate,
+    Secret,
+    ServerUrl,
+    Size,
+    Text,
+    UrlPath,
+    WebUrl,
+    show_duration,
+    show_size,
+)
+
+ENV_PREFIX: Final = "TUSGATE_"
+S3_MIN_PART_SIZE: Final = 5 * MIB
+"""Amazon S3: every part but the last has at least 5 MiB."""
+SWEEP_MARGIN: Final = 3600.0
+"""Seconds by which an upload ends before the store may throw its parts away."""
+
+S3Profile = Literal[
+    "aws",
+    "minio",
+    "versity",
+    "ceph",
+    "r2",
+    "b2",
+    "gcs",
+    "wasabi",
+    "garage",
+    "seaweedfs",
+    "rustfs",
+    "rclone",
+    "generic",
+]
+_CLOUDS: Final[dict[str, S3Profile]] = {
+    "amazonaws.com": "aws",
+    "r2.cloudflarestorage.com": "r2",
+    "backblazeb2.com": "b2",
+    "storage.googleapis.com": "gcs",
+    "wasabisys.com": "wasabi",
+}
+"""Host suffixes that tell which store answers; every other one is taken for MinIO."""
+_S3_NEEDS: Final = ("s3_endpoint", "s3_bucket", "s3_access_key", "s3_secret_key")
+"""All of these, or objects are files."""
+_STALE_UPLOAD_EXPIRY: Final = {"minio": 24 * 3600.0, "rclone": 24 * 3600.0, "r2": 7 * 86_400.0}
+"""Seconds after which a store deletes unfinished multipart uploads by itself, when nobody changed that."""
+
+
+def _setting(topic: str, default: object, help_text: str, **constraints: Any) -> Any:
+    return Field(default=default, description=help_text, json_schema_extra={"topic": topic}, **constraints)
+
+
+_listen = partial(_setting, "Listening")
+_state = partial(_setting, "State")
+_s3 = partial(_setting, "Object store")
+_limit = partial(_setting, "Uploads")
+_path = partial(_setting, "Memory and parts")
+_run = partial(_setting, "Running")
+
+
+class Settings(BaseSettings):
+    """All settings of one gateway, valid and frozen. Sizes are bytes, durations are seconds.
+
+    Constructed directly it takes keyword arguments only; `load_settings` reads the environment and the files.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=True,
+    )
+
+    host: Text = _listen("127.0.0.1", "Address to listen on; 0.0.0.0 is every IPv4 interface.")
+    port: Count = _listen(8080, "Port to listen on; 0 takes a free one.", ge=0, le=65_535)
+    public_url: WebUrl | None = _listen(
+        None, "Address at which clients reach the gateway, without BASE_PATH; upload URLs begin with it."
+    )
+    base_path: UrlPath = _listen("/files", "Path under which uploads are created and continued.")
+    cors_origins: Origins = _listen(("*",), "Origins whose web pages may upload; * is every one.")
+    cors_headers: HeaderNames = _listen((), "Request headers that web pages may send beside those of the protocols.")
+    trusted_proxies: Networks = _listen(
+        (), "Proxies whose Forwarded and X-Forwarded-* headers are believed when PUBLIC_URL is not set."
+    )
+
+    data_dir: Directory = _state(Path("data"), "Directory for what has no server of its own.")
+    database_url: DatabaseUrl | None = _state(
+        None, "PostgreSQL (or sqlite:///file); without it an SQLite file in DATA_DIR."
+    )
+    database_url_file: File | None = _state(None, "File that holds DATABASE_URL.")
+
+    database_connections: Count = _state(
+        10, "Most PostgreSQL connections of one process; one more listens.", ge=1, le=1000
+    )
+    database_pooling: Literal["session", "transaction"] = _state(
+        "session", "transaction when a pooler such as pgbouncer gives each transaction another connection."
+    )
+
+    s3_endpoint: ServerUrl | None = _s3(
+        None, "S3 server as the gateway reaches it; without it and S3_BUCKET objects are files in DATA_DIR."
+    )
+    s3_public_endpoint: ServerUrl | None = _s3(
+        None, "S3 server as browsers reach it, for signed URLs; S3_ENDPOINT when not set."
+    )
+    s3_region: Text = _s3("us-east-1", "Region that requests are signed for (R2: auto; MinIO takes any).")
+    s3_bucket: Bucket | None = _s3(None, "Bucket that uploads are stored in; it must exist.")
+    s3_prefix: KeyPrefix = _s3("", "Put before every object key; the gateway touches nothing outside.")
+    s3_access_key: Secret | None = _s3(None, "Access key id; needs S3_SECRET_KEY.")
+    s3_access_key_file: File | None = _s3(None, "File that holds S3_ACCESS_KEY.")
+    s3_secret_key: Secret | None = _s3(None, "Secret access key.")
+    s3_secret_key_file: File | None = _s3(None, "File that holds S3_SECRET_KEY.")
+    s3_session_token: Secret | None = _s3(None, "Session token of temporary credentials.")
+    s3_session_token_file: File | None = _s3(None, "File that holds S3_SESSION_TOKEN.")
+    s3_profile: S3Profile | None = _s3(None, "What the store can do; without it told from the host name, else minio.")
+    s3_stale_upload_expiry: OptionalDuration = _s3(
+        None,
+        "Age at which the store itself deletes unfinished multipart uploads (MINIO_API_STALE_UPLOADS_EXPIRY);"
+        " without it that of the profile (minio: 24h). Uploads end an hour before.",
+        gt=SWEEP_MARGIN,
+    )
+    object_key: KeyTemplate = _s3(
+        "{id}", "Template of object keys, with {id} and optionally {tenant}, {date} and {filename}."
+    )
+
+    max_size: OptionalSize = _limit(None, "Largest upload that is accepted; none is no limit.", gt=0)
+    max_metadata: Size = _limit(16 * 1024, "Largest Upload-Metadata header that is accepted.", ge=1024, le=64 * 1024)
+    upload_expiry: OptionalDuration = _limit(
+        7 * 86_400.0,
+        "Unfinished uploads are deleted after this long without a new byte; none keeps them.",
+        gt=0,
+    )
+    max_lifetime: OptionalDuration = _limit(
+        None, "Unfinished uploads are deleted at this age, active or not; none is no limit.", gt=0
+    )
+    gone_status: GoneStatus = _limit(
+        410, "Answer for an expired upload; tus-java-client and tus-android-client start anew only after 404."
+    )
+    idle_timeout: Duration = _limit(30.0, "A request that brings no byte for this long is ended.", gt=0)
+    min_rate: Rate = _limit(1024, "A request slower than this, averaged over 60 s, is ended; 0 allows any.")
+    finish_wait: Duration = _limit(
+        25.0, "How long the last request waits for the finished object; longer work goes on without it.", ge=0
+    )
+
+    part_size: Size = _path(8 * MIB, "Size of S3 parts; larger files get larger parts.", ge=64 * 1024, le=5120 * MIB)
+    parts_in_flight: Count = _path(4, "Parts of one upload that are sent to the store at once.", ge=1, le=64)
+    budget: Size = _path(256 * MIB, "Bytes of all uploads that one process may hold in memory.", gt=0)
+    piece_inline_max: Size = _path(
+        64 * 1024,
+        "Leftovers of a request up to this size are kept in the database, not in the store.",
+        le=MIB,
+    )
+    warm_cell_ttl: Duration = _path(
+        5.0, "How long an unfilled part stays in memory for the next request of its upload.", ge=0
+    )
+
+    workers: Count = _run(1, "Processes that share the port; BUDGET is for each.", ge=1, le=256)
+    drain_timeout: Duration = _run(20.0, "How long requests may take to save their bytes at SIGTERM.", gt=0)
+    log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe message that is logged.")
+    log_format: Literal["json", "console"] | None = _run(
+        None, "Form of log lines; without it console on a terminal and in development, else json."
+    )
+    environment: Literal["production", "development"] = _run("production", "What this gateway is for.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Keep the constructor free of surprises; `load_settings` ranks the sources."""
+        return (init_settings,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_secret_files(cls, values: dict[str, object]) -> dict[str, object]:
+        """Fill each setting whose `*_file` variant is given. Raises SettingsError for unreadable files."""
+        read = dict(values)
+        for name in SECRET_FILES:
+            path = values.get(f"{name}_file")
+            if path is not None:
+                read[name] = _secret_in(f"{name}_file", Path(str(path)).expanduser())
+        return read
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Settings:
+        """Raise SettingsError when settings contradict each other."""
+        self._check_store()
+        self._check_memory()
+        self._check_lifetimes()
+        if self.workers > 1 and self.sqlite_path is not None:
+            postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
+            raise wrong("workers", postgres, self.workers)
+        return self
+
+    def _check_store(self) -> None:
+        self._check_s3_is_whole()
+        if self.s3_bucket is not None and self.part_size < S3_MIN_PART_SIZE:
+            raise wrong("part_size", f"at least {show_size(S3_MIN_PART_SIZE)} with S3", show_size(self.part_size))
+
+    def _check_s3_is_whole(self) -> None:
+        missing = [name for name in _S3_NEEDS if getattr(self, name) is None]
+        given = [name for name in _S3_NEEDS if name not in missing]
+        if missing and given:
+            raise wrong(missing[0], f"a value, because {ENV_PREFIX}{given[0].upper()} is set")
+
+    def _check_memory(self) -> None:
+        if self.budget < 2 * self.part_size:
+            least = f"at least twice {ENV_PREFIX}PART_SIZE ({show_size(2 * self.part_size)})"
+            raise wrong("budget", least, show_size(self.budget))
+
+    def _check_lifetimes(self) -> None:
+        """Refuse a promise that the store would break; defaults are shortened instead (`lifetime_limit`)."""
+        limit = self._sweep_limit
+        for name in ("upload_expiry", "max_lifetime"):
+            value = getattr(self, name)
+            if limit is not None and name in self.model_fields_set and value is not None and value > limit:
+                raise wrong(
+                    name,
+                    f"at most {show_duration(limit)}, because the store deletes unfinished uploads"
+                    f" {show_duration(SWEEP_MARGIN)} later (see {ENV_PREFIX}S3_STALE_UPLOAD_EXPIRY)",
+                    show_duration(value),
+                )
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The SQLite file to use, or None when the database is PostgreSQL."""
+        if self.database_url is None:
+            return self.data_dir / "tusgate.sqlite3"
+        parts = urlsplit(self.database_url.get_secret_value())
+        # As SQLAlchemy writes it: sqlite:///relative/path and sqlite:////absolute/path.
+        return Path(parts.path.removeprefix("/")) if parts.scheme == "sqlite" else None
+
+    @property
+    def store_dir(self) -> Path | None:
+        """The root of the directory store (finished uploads are in `objects/` below it), or None with S3."""
+        return self.data_dir if self.s3_bucket is None else None
+
+    @property
+    def profile(self) -> S3Profile:
+        """The S3 profile in force: the configured one, or the one that the endpoint's host name tells."""
+        if self.s3_profile is not None:
+            return self.s3_profile
+        host = urlsplit(self.s3_endpoint or "").hostname or ""
+        for suffix, profile in _CLOUDS.items():
+            if host == suffix or host.endswith(f".{suffix}"):
+                return profile
+        return "minio"
+
+    @property
+    def _sweep_limit(self) -> float | None:
+        if self.s3_bucket is None:
+            return None
+        stale = self.s3_stale_upload_expiry or _STALE_UPLOAD_EXPIRY.get(self.profile)
+        return None if stale is None else stale - SWEEP_MARGIN
+
+    @property
+    def lifetime_limit(self) -> float | None:
+        """Seconds after creation at which an unfinished upload must end, or None for no such limit.
+
+        The least of MAX_LIFETIME and what the store allows: MinIO counts from the creation of the multipart
+        upload and does not care whether parts still arrive.
+        """
+        return min((age for age in (self.max_lifetime, self._sweep_limit) if age is not None), default=None)
+
+    @property
+    def endpoint_url(self) -> str:
+        """Where uploads are created, as this machine reaches it: PUBLIC_URL or HOST:PORT, with BASE_PATH."""
+        if self.public_url is not None:
+            return self.public_url + self.base_path
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
+        name = f"[{host}]" if ":" in host else host
+        return f"http://{name}:{self.port}{self.base_path}"
+
+
+def _secret_in(name: str, path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        raise wrong(name, "a readable file", f"{path} ({reason})") from None
+
+
+SECRET_FILES: Final = tuple(name.removesuffix("_file") for name in Settings.model_fields if name.endswith("_file"))
+"""Settings that may be given by a file."""
+
+
+def wrong(name: str, expected: str, found: object = None) -> SettingsError:
+    """Return the error that says what the setting `name` should have been."""
+    got = "" if found is None else f", got {found}"
+    return SettingsError(f"{ENV_PREFIX}{name.upper()}: expected {expected}{got}")
+
+
+def kind_of(name: str) -> Kind:
+    """Return how the setting `name` is written."""
+    field = Settings.model_fields[name]
+    for item in _metadata(field.annotation, field.metadata):
+        if isinstance(item, Kind):
+            return item
+    choices = [str(choice) for choice in _choices(field.annotation)]
+    return Kind("|".join(choices), "one of " + ", ".join(choices))
+
+
+def _metadata(annotation: Any, outer: list[Any]) -> list[Any]:
+    members = getattr(annotation, "__args__", ())
+    nested = [item for member in members for item in _metadata(member, [])]
+    return [*outer, *getattr(annotation, "__metadata__", ()), *nested]
+
+
+def _choices(annotation: Any) -> list[object]:
+    members = getattr(annotation, "__args__", ())
+    found = [choice for member in members for choice in (_choices(member) or [member])]
+    return [choice for choice in found if choice is not type(None)]
+
+
+def is_secret(name: str) -> bool:
+    """Return whether values of the setting `name` must not be shown."""
+    return name in SECRET_FILES
+
+
+def topic_of(name: str) -> str:
+    """Return the heading that the setting `name` belongs under."""
+    extra = Settings.model_fields[name].json_schema_extra
+    return str(extra["topic"]) if isinstance(extra, dict) else ""
+
+
+def help_of(name: str) -> str:
+    """Return the sentence that explains the setting `name`."""
+    return Settings.model_fields[name].description or ""
+
+
+def shown(name: str, value: object) -> str:
+    """Return `value` of the setting `name` as a person would write it, secrets hidden."""
+    return "none" if value is None else kind_of(name).show(value)

@@ -1,0 +1,91 @@
+"""MinIO: from the environment, a container, PATH or the cache."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tests.servers import acquire
+from tests.servers.process import Control, ServerProcess, Unreachable, free_port
+from tests.servers.s3 import S3Server, scratch_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+IMAGE = "minio/minio:RELEASE.2025-09-07T16-13-09Z"  # the last one that was published; the cached build is newer
+PORT_IN_CONTAINER = 9000
+
+
+@contextmanager
+def running() -> Iterator[S3Server]:
+    """Run MinIO, or use the one the environment names. Raises acquire.MissingError before anything starts."""
+    endpoint = os.environ.get("TUSGATE_TEST_S3_ENDPOINT")
+    if endpoint:
+        access_key, secret_key = (
+            os.environ["TUSGATE_TEST_S3_ACCESS_KEY"],
+            os.environ["TUSGATE_TEST_S3_SECRET_KEY"],
+        )
+        yield S3Server(endpoint.rstrip("/"), access_key, secret_key, Unreachable())
+    elif acquire.docker_answers():
+        yield from _in_container()
+    else:
+        yield from _as_process(acquire.find_program("minio"))
+
+
+def _environment(access_key: str, secret_key: str) -> dict[str, str]:
+    return {
+        "MINIO_ROOT_USER": access_key,
+        "MINIO_ROOT_PASSWORD": secret_key,
+        "MINIO_BROWSER": "off",  # the console would listen on a port of its own, on every interface
+        "MINIO_UPDATE": "off",
+    }
+
+
+def _as_process(program: Path) -> Iterator[S3Server]:
+    with scratch_directory("minio", in_memory=True) as directory:
+        port = free_port()
+        data = directory / "data"
+
+        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
+            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"]}
+            command = [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)]
+            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
+
+        server = _with_new_keys(port, make)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+def _in_container() -> Iterator[S3Server]:
+    from tests.servers.container import ServerContainer  # testcontainers is slow to import and seldom needed
+
+    port = free_port()
+    containers: list[ServerContainer] = []
+
+    def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerContainer:
+        ports = (PORT_IN_CONTAINER, port)
+        container = ServerContainer(
+            "minio", IMAGE, ports, server_answers, command=["server", "/data"], environment=environment
+        )
+        containers.append(container)
+        return container
+
+    server = _with_new_keys(port, make)
+    try:
+        server.start()
+        yield server
+    finally:
+        containers[0].remove()
+
+
+def _with_new_keys(port: int, make: Callable[[Callable[[], bool], dict[str, str]], Control]) -> S3Server:
+    access_key, secret_key = f"test{secrets.token_hex(8)}", secrets.token_hex(20)
+    endpoint = f"http://127.0.0.1:{port}"
+    probe = S3Server(endpoint, access_key, secret_key, Unreachable())
+    return S3Server(endpoint, access_key, secret_key, make(probe.answers, _environment(access_key, secret_key)))

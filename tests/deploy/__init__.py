@@ -1,0 +1,1 @@
+"""The shipped deployment files, on plain processes instead of containers."""

@@ -1,0 +1,137 @@
+"""Every command of README.md works as it is printed: run in an empty directory, against a gateway of its own.
+
+Blocks marked `sh run` and `js run` are run as they are, but for the port, which is a free one here.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients.deployment import DirectoryObjects
+from tests.gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.servers.node import Node
+
+pytestmark = pytest.mark.clients
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TIMEOUT = 120.0
+MAKE = re.compile(r"make ([a-z]+)\b")
+COPY = re.compile(r"cp (\S+) (\S+)")
+COMPOSE = re.compile(r"docker compose -f (\S+) up --build")
+
+
+def blocks(info: str) -> list[str]:
+    """Return the fenced blocks of the README whose info string is exactly `info`."""
+    found = re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+    assert found, f"README.md has no block marked {info!r}"
+    return found
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    """Give what `make run` gives: the default settings, in a directory that has .venv and data."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    with Gateway(tmp_path) as running:
+        yield running
+
+
+def here(text: str, gateway: Gateway) -> str:
+    """Return `text` with the address of `gateway` instead of the one that `make run` has."""
+    return text.replace("http://localhost:8080", gateway.url)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_shell_commands_of_the_readme_upload_what_they_say(gateway: Gateway) -> None:
+    script = here("\n".join(blocks("sh run")), gateway)
+    ended = subprocess.run(
+        ["sh", "-eux"],
+        input=script,
+        cwd=gateway.home,
+        env=gateway.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "204 No Content" in ended.stdout
+    assert "hello, world" in ended.stdout
+    stored = DirectoryObjects(gateway.home / "data" / "objects")
+    sent = DirectoryObjects(gateway.home)
+    # Each file twice: by curl and by `tusgate upload`, whose URLs are the last lines.
+    wanted = sorted([sent.sha256("hello.txt"), sent.sha256("big.bin")] * 2)
+    assert sorted(stored.sha256(key) for key in stored.keys()) == wanted  # noqa: SIM118
+    printed = ended.stdout.splitlines()[-2:]
+    assert all(url.startswith(f"{gateway.endpoint}/") for url in printed)
+
+
+def test_the_page_is_where_the_readme_says(gateway: Gateway) -> None:
+    assert "<http://localhost:8080/>" in README
+    with urllib.request.urlopen(f"{gateway.url}/", timeout=TIMEOUT) as page:
+        assert b"tus-4" in page.read()
+
+
+def test_the_snippet_for_tus_js_client_uploads_a_file(gateway: Gateway, node: Node) -> None:
+    (snippet,) = blocks("js run")
+    file = 'const file = Object.assign(Buffer.from("hello, world\\n"), { name: "hello.txt", type: "text/plain" });\n'
+    ended = subprocess.run(
+        [str(node.program), "--input-type=module"],
+        input=here(file + snippet, gateway),
+        cwd=node.clients,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    url = ended.stdout.rpartition("done: ")[2].strip()
+    assert url.startswith(f"{gateway.endpoint}/")
+    key = url.rsplit("/", 1)[-1]
+    assert (gateway.home / "data" / "objects" / key).read_bytes() == b"hello, world\n"
+
+
+def test_commands_that_are_not_run_here_name_what_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for line in "".join(blocks("sh")).splitlines():
+        command = line.partition("#")[0].strip()
+        if make := MAKE.fullmatch(command):
+            assert make[1] in targets, f"make {make[1]}"
+        elif copy := COPY.fullmatch(command):
+            assert (ROOT / copy[1]).is_file(), copy[1]
+        else:
+            compose = COMPOSE.fullmatch(command)
+            assert compose, f"neither run by a test nor known: {command}"
+            assert (ROOT / compose[1]).is_file(), compose[1]
+
+
+def test_the_sample_settings_are_accepted(tmp_path: Path, gateway: Gateway) -> None:
+    (sample,) = blocks("ini")
+    directory = tmp_path / "elsewhere"
+    directory.mkdir()
+    (directory / ".env").write_text(sample, encoding="utf-8")
+    clean = {name: value for name, value in gateway.environment.items() if not name.startswith("TUSGATE_")}
+    ended = subprocess.run(
+        [sys.executable, "-m", "tusgate", "config"],
+        cwd=directory,
+        env=clean,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    for setting in re.findall(r"^(TUSGATE_\w+)=", sample, re.MULTILINE):
+        assert re.search(rf"^{setting} .*\.env", ended.stdout, re.MULTILINE), setting

@@ -1,0 +1,171 @@
+"""tus-js-client under Node: what Uppy and most web applications speak."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.clients.payload import BOUNDARY_SIZES, LARGE, MIB, PART
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.clients.deployment import Deployment
+    from tests.clients.payload import Payload
+    from tests.fault.tcp import How, TcpFaultProxy
+    from tests.servers.node import Node
+
+pytestmark = pytest.mark.clients
+TIMEOUT = 120.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of the client did.
+
+    Attributes:
+        url: where the upload lives.
+        requests: method, status and `Upload-Offset` (as sent, else as answered) of each exchange.
+        done: the client reports success.
+        error: what it reports instead, if it lived to report.
+    """
+
+    url: str
+    requests: list[tuple[str, int, int | None]]
+    done: bool
+    error: str | None
+    exit_code: int
+
+    def count(self, method: str) -> int:
+        return sum(1 for sent, _, _ in self.requests if sent == method)
+
+
+@pytest.fixture
+def tus_js(node: Node) -> Callable[..., Run]:
+    """Run the client: `tus_js(endpoint, payload, **arguments of upload.mjs)`."""
+
+    def run(endpoint: str, payload: Payload, **arguments: object) -> Run:
+        task = {"endpoint": endpoint, "file": str(payload.path), **arguments}
+        command = [str(node.program), str(node.clients / "js" / "upload.mjs"), json.dumps(task)]
+        ended = subprocess.run(command, capture_output=True, timeout=TIMEOUT, text=True, check=False)
+        print(ended.stdout, ended.stderr)
+        lines = [json.loads(line) for line in ended.stdout.splitlines()]
+        return Run(
+            url=next((line["url"] for line in lines if "url" in line), ""),
+            requests=[(line["request"], line["status"], line["offset"]) for line in lines if "request" in line],
+            done=any("done" in line for line in lines),
+            error=next((line["error"] for line in lines if "error" in line), None),
+            exit_code=ended.returncode,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("size", [*BOUNDARY_SIZES, LARGE])
+def test_a_whole_file_in_one_request_becomes_the_object(
+    production: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+) -> None:
+    run = tus_js(production.gateway.endpoint, payload(size))
+    assert run.done
+    assert run.count("PATCH") == (0 if size == 0 else 1)
+    assert production.stored_sha256(run.url) == payload(size).sha256
+
+
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [
+        (50 * 1024 + 3, 1024),
+        (PART + 1, 500 * 1024),
+        (3 * PART + 7, 5 * MIB),
+        (3 * PART + 7, PART),
+        (3 * PART + 7, PART + 1),
+    ],
+)
+def test_a_file_in_chunks_becomes_the_object(
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int, chunk: int
+) -> None:
+    run = tus_js(deployment.gateway.endpoint, payload(size), options={"chunkSize": chunk})
+    assert run.done
+    assert run.count("PATCH") == -(-size // chunk)
+    assert deployment.stored_sha256(run.url) == payload(size).sha256
+
+
+# Not a multiple of the chunk: this client never notices the end of such a stream.
+@pytest.mark.parametrize("size", [1, PART - 1, PART + 1, 3 * PART + 7])
+def test_a_stream_of_unknown_length_becomes_the_object(
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+) -> None:
+    options = {"uploadLengthDeferred": True, "chunkSize": 2 * MIB}
+    run = tus_js(deployment.gateway.endpoint, payload(size), stream=True, options=options)
+    assert run.done
+    assert deployment.stored_sha256(run.url) == payload(size).sha256
+
+
+@pytest.mark.parametrize("size", [1, PART, PART + 1])
+def test_the_creating_request_may_carry_the_file(
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+) -> None:
+    run = tus_js(deployment.gateway.endpoint, payload(size), options={"uploadDataDuringCreation": True})
+    assert run.done
+    assert run.count("PATCH") == 0
+    assert deployment.stored_sha256(run.url) == payload(size).sha256
+
+
+def test_post_may_stand_for_patch(
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run]
+) -> None:
+    file = payload(PART + 1)
+    run = tus_js(deployment.gateway.endpoint, file, options={"overridePatchMethod": True})
+    assert run.done
+    assert (run.count("POST"), run.count("PATCH")) == (2, 0)
+    assert deployment.stored_sha256(run.url) == file.sha256
+
+
+async def test_a_killed_client_goes_on_where_the_gateway_is(
+    deployment: Deployment,
+    line: TcpFaultProxy,
+    payload: Callable[[int], Payload],
+    tus_js: Callable[..., Run],
+    tmp_path: Path,
+) -> None:
+    file = payload(6 * PART)
+    endpoint, store = f"http://{line.host}:{line.port}/files", str(tmp_path / "urls.json")
+    line.bandwidth = 4 * PART  # else all is sent before the client hears of any progress
+    first = await asyncio.to_thread(tus_js, endpoint, file, store=store, dieAt=3 * PART)
+    assert first.exit_code == -signal.SIGKILL
+    acknowledged = await asyncio.to_thread(deployment.wait_for_offset, first.url, PART)
+
+    line.bandwidth = None
+    second = await asyncio.to_thread(tus_js, endpoint, file, store=store)
+    assert second.done
+    assert second.url == first.url
+    (_, _, resumed_at) = next(request for request in second.requests if request[0] == "PATCH")
+    assert resumed_at is not None
+    assert resumed_at >= acknowledged
+    assert second.count("POST") == 0
+    assert deployment.stored_sha256(first.url) == file.sha256
+
+
+@pytest.mark.parametrize("how", ["reset", "close"])
+async def test_a_cut_connection_is_healed_by_the_client_itself(
+    deployment: Deployment,
+    line: TcpFaultProxy,
+    payload: Callable[[int], Payload],
+    tus_js: Callable[..., Run],
+    how: How,
+) -> None:
+    file = payload(3 * PART + 7)
+    first = line.cut("up", after=PART // 2, how=how)
+    second = line.cut("up", after=2 * PART, how=how)
+    run = await asyncio.to_thread(tus_js, f"http://{line.host}:{line.port}/files", file)
+    assert run.done
+    assert (first.times, second.times) == (0, 0)
+    assert run.count("POST") == 1
+    assert deployment.stored_sha256(run.url) == file.sha256

@@ -1,0 +1,1 @@
+"""Benchmarks: what tusgate costs beside direct uploads and beside another tus server, in one run."""

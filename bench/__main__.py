@@ -1,0 +1,118 @@
+"""`make bench`: throughput, CPU and memory of tusgate beside direct uploads and another tus server, from one run.
+
+Absolute numbers are those of this machine, which client, server, store and database share: read the ratios.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.contenders import Contender, Direct, Result, TusServer, Workload, node_peer, tusgate
+from bench.memory import show_memory
+from tests.servers import acquire, minio, postgres
+
+if TYPE_CHECKING:
+    from tests.servers.s3 import S3Server
+
+MIB = 1 << 20
+WORKLOADS = [
+    Workload("1 x 512 MiB", 1, 512 * MIB, 1),
+    Workload("4 x 128 MiB", 4, 128 * MIB, 4),
+    Workload("64 x 8.5 MiB", 32, 17 * MIB // 2, 64),
+    Workload("2,000 x 64 KiB", 32, 64 * 1024, 2000),
+]
+SMOKE = [Workload("1 x 9 MiB", 1, 9 * MIB, 1), Workload("8 x 64 KiB", 4, 64 * 1024, 8)]
+
+console = Console(width=130)
+
+
+def bench(
+    peer: Annotated[
+        str | None, typer.Option(help="URL of another tus server's creation endpoint to compare with")
+    ] = None,
+    no_peer: Annotated[bool, typer.Option("--no-peer", help="leave the Node tus server out")] = False,
+    rounds: Annotated[int, typer.Option(help="times that every pair is run, interleaved; medians are shown")] = 3,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="measure memory instead: 4 GiB, stalled connections")
+    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
+) -> None:
+    """Measure."""
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tusgate-bench-")))
+        store = stack.enter_context(minio.running())
+        if memory:
+            show_memory(console, home, store)
+            return
+        contenders = _contenders(stack, home, store, peer, no_peer=no_peer)
+        workloads = SMOKE if smoke else WORKLOADS
+        for workload in workloads:
+            show(workload, measure(contenders, workload, 1 if smoke else rounds))
+
+
+def _contenders(stack: ExitStack, home: Path, store: S3Server, peer: str | None, *, no_peer: bool) -> list[Contender]:
+    database = stack.enter_context(postgres.running()).new_database()
+    found: list[Contender] = [
+        Direct(store, store.make_bucket("direct")),
+        stack.enter_context(tusgate("tusgate, SQLite", home / "sqlite", store, store.make_bucket("sqlite"), {})),
+        stack.enter_context(
+            tusgate(
+                "tusgate, PostgreSQL",
+                home / "postgres",
+                store,
+                store.make_bucket("postgres"),
+                {"TUSGATE_DATABASE_URL": database},
+            )
+        ),
+    ]
+    if peer is not None:
+        found.append(TusServer(peer, peer, None))
+    elif not no_peer:
+        try:
+            found.append(stack.enter_context(node_peer(home / "peer", store, store.make_bucket("peer"))))
+        except acquire.MissingError as missing:
+            console.print(f"without the Node peer: {missing}")
+    return found
+
+
+def measure(contenders: list[Contender], workload: Workload, rounds: int) -> dict[str, list[Result]]:
+    """Run all contenders in turn, `rounds` times, so that what else the machine does hits them alike."""
+    results: dict[str, list[Result]] = {contender.name: [] for contender in contenders}
+    for _ in range(rounds):
+        for contender in contenders:
+            results[contender.name].append(contender.run(workload))
+    return results
+
+
+def show(workload: Workload, results: dict[str, list[Result]]) -> None:
+    """Print one table: medians, and how they compare with the floor."""
+    table = Table(title=f"{workload.name}, {workload.connections} connections", title_justify="left")
+    for heading in ("", "MB/s", "uploads/s", "of direct", "server CPU-s/GiB", "peak RSS MiB"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    total = workload.size * workload.uploads
+    floor = statistics.median(result.seconds for result in results["direct"])
+    for name, rows in results.items():
+        seconds = statistics.median(row.seconds for row in rows)
+        cpus = [row.cpu for row in rows if row.cpu is not None]
+        rss = [row.rss for row in rows if row.rss is not None]
+        table.add_row(
+            name,
+            f"{total / seconds / 1e6:.0f}",
+            f"{workload.uploads / seconds:.1f}",
+            f"{floor / seconds:.2f}",
+            f"{statistics.median(cpus) / (total / 2**30):.2f}" if cpus else "",
+            f"{max(rss) / MIB:.0f}" if rss else "",
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(bench)

@@ -135,7 +135,7 @@ class Intake:
             ChecksumMismatch: nothing was committed.
             Fenced, StoreUnavailable, StoreRefused, DatabaseUnavailable: the gap-free prefix is committed.
 
-        Cancelled: stores in flight are cancelled; the upload stays at what is committed.
+        Cancelled: waits for the stores in flight (a second time: cancels them); what they bring may still be committed.
         """
         self._tools.budget.enter(self)
         try:

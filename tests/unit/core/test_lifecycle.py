@@ -117,6 +117,27 @@ def test_an_append_is_checked_for_gone_then_offset_then_length_then_size(case: C
         assert type(raised.value) is objection
 
 
+@pytest.mark.parametrize(
+    ("upload", "append", "max_size", "objection"),
+    [
+        (an_upload(state=State.EXPIRED), Append(offset=5, size=5, length=3), None, UploadGone),
+        (an_upload(), Append(offset=5, size=500, length=3), None, OffsetMismatch),
+        (an_upload(), Append(offset=0, size=500, length=3), None, InconsistentLength),
+        (an_upload(length=None, offset=9), Append(offset=9, size=500, length=8), None, InconsistentLength),
+        (an_upload(length=None), Append(offset=0, size=1, length=51), 50, TooLarge),
+        (an_upload(length=None), Append(offset=0, size=1, length=1001), None, TooLarge),
+        (an_upload(), Append(offset=0, size=101, length=None), None, TooLarge),
+        (an_upload(length=None), Append(offset=0, size=8, length=7), None, TooLarge),
+    ],
+)
+def test_each_rule_has_an_append_that_breaks_it(
+    upload: Upload, append: Append, max_size: int | None, objection: type[TusgateError]
+) -> None:
+    assert first_objection(Case(upload, append, max_size)) is objection
+    with pytest.raises(objection):
+        check_append(upload, append, max_size)
+
+
 def test_a_wrong_offset_is_told_before_anything_else_about_the_body() -> None:
     with pytest.raises(OffsetMismatch) as mismatch:
         check_append(an_upload(offset=10), Append(offset=9, size=1000, length=3), 5)
@@ -125,6 +146,13 @@ def test_a_wrong_offset_is_told_before_anything_else_about_the_body() -> None:
 
 def test_a_body_of_unknown_size_is_not_refused_in_advance() -> None:
     assert check_append(an_upload(offset=99), Append(offset=99, size=None, length=None), 100) == 100
+
+
+def test_a_body_of_an_upload_of_unknown_length_is_held_to_the_largest_size() -> None:
+    deferred = an_upload(length=None, offset=10)
+    assert check_append(deferred, Append(offset=10, size=40, length=None), 50) is None
+    with pytest.raises(TooLarge, match="50"):
+        check_append(deferred, Append(offset=10, size=41, length=None), 50)
 
 
 def test_a_length_may_be_declared_again_if_it_is_the_same() -> None:

@@ -67,14 +67,12 @@ class Sender:
         self._sizes = cycle(chunks)
         self._pause = pause
         self._error: Exception | None = None
-        self._interrupted = asyncio.Event()
+        self._awake = asyncio.Event()
 
     async def read(self) -> bytes:
-        try:
-            async with asyncio.timeout(self._pause):
-                await self._interrupted.wait()
-        except TimeoutError:
-            pass
+        asyncio.get_running_loop().call_later(self._pause, self._awake.set)
+        await self._awake.wait()
+        self._awake.clear()
         if self._error is not None:
             raise self._error
         if not self._rest and self._cut:
@@ -87,7 +85,7 @@ class Sender:
     def interrupt(self, error: Exception) -> None:
         if self._error is None:
             self._error = error
-            self._interrupted.set()
+            self._awake.set()
 
 
 @dataclass

@@ -374,6 +374,24 @@ def test_slow_cells_are_saved_under_pressure_and_completed_later() -> None:
     run(upload_it())
 
 
+def test_the_memory_of_a_cell_that_is_being_saved_at_the_end_of_its_request_serves_others() -> None:
+    async def upload_it() -> None:
+        world = World(part_size=60)
+        faults = Faults()
+        faults.pauses["put_object"] = 1000.0
+        process = world.process(faults, budget=120, warm_ttl=5.0)
+        data = some_bytes(120)
+        ending = asyncio.create_task(process.append(await process.create(120), Sender(data[:50])))
+        other = await process.append(await process.create(120), Sender(data, (40,)))
+        assert world.body_of(other) == data
+        assert not ending.done()
+        assert process.budget.peak <= 120
+        upload = await process.append(await ending, Sender(data[50:]))
+        assert world.body_of(upload) == data
+
+    run(upload_it())
+
+
 def test_memory_stays_within_the_budget_while_parts_wait_for_a_slow_store() -> None:
     async def upload_it() -> None:
         world = World(part_size=20, bandwidth=10.0)

@@ -52,8 +52,8 @@ types: $(VENV)/.development ## check types
 layers: $(VENV)/.development ## check that dependencies point the right way
 	$(BIN)/lint-imports
 
-quick: $(VENV)/.development ## tests that need no server: rules, contracts on SQLite and a directory, the wire
-	$(PYTEST) -m 'not servers and not clients' tests/unit tests/contract tests/wire
+quick: $(VENV)/.development ## tests that need no server and are fast: rules, contracts on SQLite and a directory, the wire
+	$(PYTEST) -m 'not servers and not clients and not slow' tests/unit tests/contract tests/wire
 
 integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
 	$(PYTEST) --require minio,mc,postgres,versity,nginx -m servers tests/integration tests/contract tests/deploy

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,11 +15,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from bench.contenders import Contender, Direct, Result, TusServer, Workload, node_peer, tusgate
+from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.memory import show_memory
 from tests.servers import acquire, minio, postgres
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.servers.s3 import S3Server
 
 MIB = 1 << 20
@@ -46,16 +48,22 @@ def bench(
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
-    with ExitStack() as stack:
-        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tusgate-bench-")))
-        store = stack.enter_context(minio.running())
-        if memory:
+    if memory:
+        with _store() as (home, store):
             show_memory(console, home, store)
-            return
-        contenders = _contenders(stack, home, store, peer, no_peer=no_peer)
-        workloads = SMOKE if smoke else WORKLOADS
-        for workload in workloads:
-            show(workload, measure(contenders, workload, 1 if smoke else rounds))
+        return
+    for workload in SMOKE if smoke else WORKLOADS:
+        # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the
+        # next one (MinIO keeps deleted objects for minutes, here in memory).
+        with _store() as (home, store), ExitStack() as stack:
+            contenders = _contenders(stack, home, store, peer, no_peer=no_peer)
+            show(workload, measure(store, contenders, workload, 1 if smoke else rounds, content=smoke))
+
+
+@contextmanager
+def _store() -> Iterator[tuple[Path, S3Server]]:
+    with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as home, minio.running() as store:
+        yield Path(home), store
 
 
 def _contenders(stack: ExitStack, home: Path, store: S3Server, peer: str | None, *, no_peer: bool) -> list[Contender]:
@@ -74,7 +82,7 @@ def _contenders(stack: ExitStack, home: Path, store: S3Server, peer: str | None,
         ),
     ]
     if peer is not None:
-        found.append(TusServer(peer, peer, None))
+        found.append(TusServer(peer, peer))
     elif not no_peer:
         try:
             found.append(stack.enter_context(node_peer(home / "peer", store, store.make_bucket("peer"))))
@@ -83,31 +91,37 @@ def _contenders(stack: ExitStack, home: Path, store: S3Server, peer: str | None,
     return found
 
 
-def measure(contenders: list[Contender], workload: Workload, rounds: int) -> dict[str, list[Result]]:
+def measure(
+    store: S3Server, contenders: list[Contender], workload: Workload, rounds: int, *, content: bool
+) -> dict[str, list[Result]]:
     """Run all contenders in turn, `rounds` times, so that what else the machine does hits them alike."""
     results: dict[str, list[Result]] = {contender.name: [] for contender in contenders}
     for _ in range(rounds):
         for contender in contenders:
             results[contender.name].append(contender.run(workload))
+            if contender.bucket is not None:
+                check_and_empty(store, contender.bucket, workload, content=content)
     return results
 
 
 def show(workload: Workload, results: dict[str, list[Result]]) -> None:
-    """Print one table: medians, and how they compare with the floor."""
+    """Print one table: medians, and how they compare with the floor and with the other server."""
     table = Table(title=f"{workload.name}, {workload.connections} connections", title_justify="left")
-    for heading in ("", "MB/s", "uploads/s", "of direct", "server CPU-s/GiB", "peak RSS MiB"):
+    for heading in ("", "MB/s", "uploads/s", "of direct", "of peer", "server CPU-s/GiB", "peak RSS MiB"):
         table.add_column(heading, justify="left" if not heading else "right")
     total = workload.size * workload.uploads
-    floor = statistics.median(result.seconds for result in results["direct"])
+    medians = {name: statistics.median(row.seconds for row in rows) for name, rows in results.items()}
+    peer = next((median for name, median in medians.items() if name != "direct" and "tusgate" not in name), None)
     for name, rows in results.items():
-        seconds = statistics.median(row.seconds for row in rows)
+        seconds = medians[name]
         cpus = [row.cpu for row in rows if row.cpu is not None]
         rss = [row.rss for row in rows if row.rss is not None]
         table.add_row(
             name,
             f"{total / seconds / 1e6:.0f}",
             f"{workload.uploads / seconds:.1f}",
-            f"{floor / seconds:.2f}",
+            f"{medians['direct'] / seconds:.2f}",
+            f"{peer / seconds:.2f}" if peer is not None else "",
             f"{statistics.median(cpus) / (total / 2**30):.2f}" if cpus else "",
             f"{max(rss) / MIB:.0f}" if rss else "",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import socket
 import subprocess
@@ -13,7 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 import psutil
+from minio.deleteobjects import DeleteObject
 
+from bench.load import BLOCK
 from tests.gateway import Gateway, minio_settings
 from tests.servers import acquire, node
 from tests.servers.process import ServerProcess, free_port
@@ -56,6 +59,8 @@ class Contender(Protocol):
     """A way to bring files into the bucket."""
 
     name: str
+    bucket: str | None
+    """Where its objects are; None when that is not ours to look into."""
 
     def run(self, workload: Workload) -> Result:
         """Do all of `workload`. Raises AssertionError when an upload failed."""
@@ -67,6 +72,7 @@ class Direct:
     name = "direct"
 
     def __init__(self, minio: S3Server, bucket: str) -> None:
+        self.bucket: str | None = bucket
         self._address = [minio.endpoint, minio.access_key, minio.secret_key, bucket]
 
     def run(self, workload: Workload) -> Result:
@@ -77,8 +83,9 @@ class Direct:
 class TusServer:
     """A tus server at `endpoint`; `pid` is the process to measure, when it is ours."""
 
-    def __init__(self, name: str, endpoint: str, pid: int | None) -> None:
+    def __init__(self, name: str, endpoint: str, pid: int | None = None, bucket: str | None = None) -> None:
         self.name = name
+        self.bucket = bucket
         parts = urlsplit(endpoint)
         self.address = [str(parts.port or 80), parts.path or "/"]
         self._pid = pid
@@ -106,7 +113,7 @@ def tusgate(name: str, home: Path, minio: S3Server, bucket: str, settings: dict[
     """Run a gateway on `bucket`."""
     quiet = {"TUSGATE_LOG_LEVEL": "warning"}
     with Gateway(home, minio_settings(minio, bucket) | quiet | settings) as gateway:
-        yield TusServer(name, gateway.endpoint, gateway.pid)
+        yield TusServer(name, gateway.endpoint, gateway.pid, bucket)
 
 
 @contextmanager
@@ -126,7 +133,7 @@ def node_peer(home: Path, minio: S3Server, bucket: str) -> Iterator[TusServer]:
     server = ServerProcess("peer", command, answers, home / "peer.log", environment=keys)
     server.start()
     try:
-        yield TusServer("@tus/server", f"http://127.0.0.1:{port}/files", server.pid)
+        yield TusServer("@tus/server", f"http://127.0.0.1:{port}/files", server.pid, bucket)
     finally:
         server.kill()
 
@@ -137,10 +144,36 @@ def cpu_seconds(pid: int) -> float:
     return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
 
 
+def check_and_empty(minio: S3Server, bucket: str, workload: Workload, *, content: bool) -> None:
+    """Raise AssertionError when `bucket` lacks files of `workload`, by size or also by `content`; then empty it.
+
+    What else a server keeps there (pieces, notes of its own) does not count.
+    """
+    client = minio.client()
+    found = list(client.list_objects(bucket_name=bucket, recursive=True))
+    files = [item.object_name for item in found if item.size == workload.size]
+    assert len(files) == workload.uploads, f"{bucket} has {len(files)} of {workload.uploads} files"
+    if content:
+        wanted = _sha256(workload.size)
+        wrong = [key for key in files if minio.sha256(bucket, key) != wanted]
+        assert not wrong, f"other bytes in {bucket}: {wrong}"
+    names = [DeleteObject(item.object_name) for item in found]
+    errors = list(client.remove_objects(bucket_name=bucket, delete_object_list=names))
+    assert not errors, errors[0]
+
+
 def peak_rss(pid: int) -> int:
     """Return the highest resident memory that a process has had, in bytes."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def _sha256(size: int) -> str:
+    """Return the hash of `size` bytes as the load generators send them."""
+    digest = hashlib.sha256()
+    for start in range(0, size, len(BLOCK)):
+        digest.update(BLOCK[: size - start])
+    return digest.hexdigest()
 
 
 def _numbers(workload: Workload) -> list[str]:

@@ -388,6 +388,7 @@ async def test_a_store_that_rejects_us_is_unavailable_and_logged_without_secrets
     assert config.secret_key not in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [Reply(404), PAGE, Reply(403), Reply(500), Reply(502, b"<html>"), Reply(301)])
 async def test_a_vague_answer_is_never_taken_for_absence(alone: Rig, answer: Reply) -> None:
     alone.proxy.on("*", answer)
@@ -446,6 +447,7 @@ async def test_a_store_that_ignores_the_range_is_not_believed(alone: Rig) -> Non
         await content(alone.store, KEY, 10, 20)
 
 
+@pytest.mark.slow
 async def test_a_part_that_the_store_took_without_an_etag_is_not_stored(alone: Rig) -> None:
     alone.proxy.on("UploadPart", Reply(200))
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Start = Callable[..., subprocess.Popen[bytes]]
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = """
 import os, pathlib, signal, sys, time
 from tusgate.cli.workers import Workers
@@ -106,7 +108,7 @@ def test_a_worker_that_keeps_crashing_is_started_ever_more_slowly(start: Start, 
     log = (tmp_path / "log").read_text()
     assert log.index('"delay": 0.5') < log.index('"delay": 1.0') < log.index('"delay": 2.0')
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(20) == 0
+    assert parent.wait(20) in (0, 1)  # 1 when it was told to end while one was crashing
 
 
 def test_wrong_settings_end_all_instead_of_restarting(start: Start, tmp_path: Path) -> None:

@@ -80,6 +80,7 @@ async def test_head_during_a_running_patch_answers_at_once_and_the_offset_is_usa
     assert await rig.stored(path) == payload
 
 
+@pytest.mark.slow
 @pytest.mark.spec("HEAD-11")
 async def test_head_without_a_database_is_423_and_never_a_5xx(rig):
     path = await rig.client.create(5)

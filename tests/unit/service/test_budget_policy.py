@@ -100,6 +100,7 @@ class Simulation:
         return loop.time() - begin
 
 
+@pytest.mark.slow
 def test_a_thousand_slow_clients_keep_their_rate_and_a_fast_one_is_not_starved() -> None:
     async def simulate() -> None:
         simulation = Simulation(budget=256 * MIB, bandwidth=400e6)

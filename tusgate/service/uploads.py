@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -26,6 +27,7 @@ from tusgate.core.model import NewUpload, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
 from tusgate.service.intake import Intake
+from tusgate.service.recent import RecentUploads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,6 +108,7 @@ class Uploads:
         self._completion = completion
         self._rules = rules
         self._today = today
+        self._recent = RecentUploads()
         self._store_fine_until = 0.0
         self.max_size = tools.max_size
 
@@ -126,7 +129,9 @@ class Uploads:
         writes = source is not None or creation.length == 0
         new = self._new_upload(scope, creation, epoch=1 if writes else 0)
         if not writes:
-            return await self._database.create(new)
+            upload = await self._database.create(new)
+            self._recent.remember(upload)
+            return upload
         body = source or _Nothing()
         intents = foresee(new, new.epoch, body.size, creation.length, self._tools.piece_inline_max)
         upload = await self._database.create(new, intents)
@@ -152,6 +157,7 @@ class Uploads:
         check_present(upload)
         if upload.state is State.SEALED:
             raise Finishing
+        self._recent.remember(upload)
         return upload
 
     async def append(
@@ -211,6 +217,10 @@ class Uploads:
             self._store_fine_until = now + STORE_CHECK_EVERY
 
     async def _check(self, scope: Scope, upload_id: UploadId, append: Append) -> tuple[Upload, int | None]:
+        hint = self._recent.take(scope, upload_id)
+        if hint is not None and append.size != 0:  # without bytes there may be no claim, which proves the hint
+            with suppress(TusgateError):
+                return hint, check_append(hint, append, self.max_size)
         upload = await self._database.get(scope, upload_id)
         try:
             return upload, check_append(upload, append, self.max_size)
@@ -269,6 +279,7 @@ class Uploads:
     async def _finished(self, upload: Upload) -> Upload:
         """Wait for a sealed upload; one that merely takes long is finished in the background and acknowledged."""
         if upload.state is not State.SEALED:
+            self._recent.remember(upload)
             return upload
         upload = await self._completion.wait(upload, self._rules.finish_wait)
         check_present(upload)

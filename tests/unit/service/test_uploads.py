@@ -20,8 +20,10 @@ from tusgate.core.errors import (
     StoreUnavailable,
     TooLarge,
     UploadGone,
+    UploadNotFound,
 )
-from tusgate.core.model import State
+from tusgate.core.lifecycle import Append
+from tusgate.core.model import Scope, State
 from tusgate.service.uploads import CLAIM_TRIES, PATIENCE_DELAYS, STORE_CHECK_EVERY
 
 pytestmark = pytest.mark.usefixtures("small_scale")
@@ -128,6 +130,48 @@ def test_a_claim_that_is_lost_to_a_writer_who_moved_on_is_told_the_new_offset() 
             await late
         assert mismatch.value.upload == await quick.committed(upload.id)
         assert mismatch.value.expected == 20
+
+    run(work())
+
+
+def test_an_upload_that_this_process_saw_last_is_not_read_again_before_its_next_bytes() -> None:
+    async def work() -> None:
+        faults = Faults()
+        process = World().process(faults)
+        upload = await process.create(57)
+        upload = await process.append(upload, Sender(DATA[:10]))
+        upload = await process.append(upload, Sender(DATA[10:]))
+        assert upload.state is State.COMPLETE
+        until_sealed = faults.calls[: faults.calls.index("lease_sealed")]
+        assert "get" not in until_sealed
+
+    run(work())
+
+
+def test_what_this_process_saw_last_is_never_taken_for_the_truth() -> None:
+    """I1, I6: another process has moved the upload on; a tenant that is not its owner learns nothing."""
+
+    async def work() -> None:
+        world = World()
+        here, elsewhere = world.process(), world.process(holder="elsewhere")
+        upload = await here.create(57)
+        moved = await elsewhere.append(upload, Sender(DATA[:10]))
+        with pytest.raises(OffsetMismatch) as refused:
+            await here.append(upload, Sender(DATA))
+        assert refused.value.upload == moved
+        await here.uploads.head(SCOPE, upload.id)
+        await elsewhere.append(moved, Sender(DATA[10:30]))
+        done = await here.append(upload, Sender(DATA[30:]), offset=30)
+        assert world.body_of(done) == DATA
+
+        other = await here.create(57)
+        with pytest.raises(UploadNotFound):
+            await here.uploads.append(
+                Scope("another", ""), other.id, Append(offset=0, size=57, length=None), Sender(DATA)
+            )
+        await elsewhere.uploads.terminate(SCOPE, other.id)
+        with pytest.raises(UploadGone):
+            await here.append(other, Sender(DATA))
 
     run(work())
 

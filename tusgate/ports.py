@@ -198,6 +198,11 @@ class Attributes:
     upload_id: UploadId
     content_type: str | None = None
 
+    @classmethod
+    def of(cls, upload: Upload) -> Attributes:
+        """Return what the finished object of `upload` is stored with; pieces carry the upload id only."""
+        return cls(upload.id, upload.content_type)
+
 
 class ObjectStore(Protocol):
     """Where bytes live. A returned call means durable; a raised or cancelled one means unknown.

@@ -73,11 +73,6 @@ class Grid:
         """Bytes that the whole grid can address."""
         return sum(cells * size for cells, size in self.runs)
 
-    @property
-    def first_size(self) -> int:
-        """Size of the first cell in bytes: an upload that fits in it needs no multipart upload."""
-        return self.runs[0][1]
-
     def cell_at(self, offset: int, length: int | None) -> Cell:
         """Return the cell that holds byte `offset`; the last one is cut at `length` when that is known.
 

@@ -89,11 +89,6 @@ class Upload:
     completed_at: datetime | None
     expires_at: datetime | None
 
-    @property
-    def all_bytes_in(self) -> bool:
-        """Whether the offset has reached the length."""
-        return self.length is not None and self.offset == self.length
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewUpload:

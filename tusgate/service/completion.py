@@ -164,7 +164,7 @@ class Completion:
     async def _put_whole(self, upload: Upload, pieces: Sequence[Piece]) -> StoredObject:
         intent = whole_intent(upload)
         await self._database.intend(upload, [intent])
-        return await self._store.put_object(intent.key, _body(pieces), _attributes(upload))
+        return await self._store.put_object(intent.key, _body(pieces), Attributes.of(upload))
 
     async def _put_missing_parts(self, upload: Upload, pieces: Sequence[Piece]) -> Upload:
         """Make parts of the cells that are there as pieces only: the last one, or all that one checksum covered."""
@@ -214,10 +214,6 @@ def _body(pieces: Sequence[Piece]) -> Body:
         tuple(piece for piece in pieces if piece.data is None),
         [piece.data for piece in pieces if piece.data is not None],
     )
-
-
-def _attributes(upload: Upload) -> Attributes:
-    return Attributes(upload.id, upload.content_type)
 
 
 def _verified(upload: Upload, found: StoredObject, crc64: int) -> StoredObject:

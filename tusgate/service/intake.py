@@ -319,7 +319,7 @@ class Intake:
         if cell.pieces_on_the_way:
             await asyncio.gather(*cell.pieces_on_the_way)
         key = await self._attempt()
-        stored = await self._tools.store.put_object(key, cell.body(), self._attributes())
+        stored = await self._tools.store.put_object(key, cell.body(), Attributes.of(self._claimed))
         return Stored(start=start, end=cell.filled, whole=stored)
 
     async def _attempt(self) -> ObjectKey:
@@ -391,9 +391,6 @@ class Intake:
     async def _intend(self, intent: Intent) -> None:
         if (intent.key, intent.multipart) not in self._intended:
             await self._tools.database.intend(self._claimed, [intent])
-
-    def _attributes(self) -> Attributes:
-        return Attributes(self.upload_id, self._claimed.content_type)
 
     def _launch(self, work: Coroutine[None, None, None], cell: OpenCell | None = None) -> None:
         """Run `work` beside the body; an error of it ends the body. `cell` waits for it before it is read back."""

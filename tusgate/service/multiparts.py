@@ -38,7 +38,7 @@ async def begin_multipart(database: Database, store: ObjectStore, upload: Upload
         if attempt or not announced:
             await database.intend(upload, [Intent(upload.object_key, multipart=True)])
         try:
-            created = await store.create_multipart(upload.object_key, Attributes(upload.id, upload.content_type))
+            created = await store.create_multipart(upload.object_key, Attributes.of(upload))
         except StoreUnavailable:
             if attempt == TRIES - 1:
                 raise

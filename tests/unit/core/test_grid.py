@@ -79,7 +79,6 @@ def test_a_grid_agrees_with_the_list_of_its_cells(grid: Grid) -> None:
     sizes = [size for cells, size in grid.runs for _ in range(cells)]
     assert [cell.size for cell in cells_of(grid, None)] == sizes
     assert grid.capacity == sum(sizes)
-    assert grid.first_size == sizes[0]
 
 
 @given(small_grids, st.integers(0, 1 << 60))
@@ -144,8 +143,8 @@ def test_a_length_beyond_the_largest_object_is_refused() -> None:
 
 
 def test_a_part_size_below_the_minimum_of_the_store_is_raised() -> None:
-    assert grid_for(GIB, MIB, S3).first_size == 5 * MIB
-    assert grid_for(None, MIB, PartLimits(min_part_size=16 * MIB)).first_size == 16 * MIB
+    assert grid_for(GIB, MIB, S3).cell_at(0, None).size == 5 * MIB
+    assert grid_for(None, MIB, PartLimits(min_part_size=16 * MIB)).cell_at(0, None).size == 16 * MIB
 
 
 def test_an_upload_of_unknown_length_may_reach_five_tebibytes() -> None:
@@ -157,7 +156,7 @@ def test_an_upload_of_unknown_length_may_reach_five_tebibytes() -> None:
 
 @pytest.mark.parametrize(("part_size", "first"), [(5 * MIB, 8 * MIB), (16 * MIB, 16 * MIB), (64 * MIB, 64 * MIB)])
 def test_the_ladder_begins_at_the_configured_size(part_size: int, first: int) -> None:
-    assert grid_for(None, part_size, S3).first_size == first
+    assert grid_for(None, part_size, S3).cell_at(0, None).size == first
 
 
 def test_a_store_with_few_parts_gets_a_shorter_ladder() -> None:

@@ -32,13 +32,6 @@ def test_anything_else_is_no_id(text: str) -> None:
     assert not UPLOAD_ID.fullmatch(text)
 
 
-def test_all_bytes_are_in_when_the_offset_reaches_a_known_length() -> None:
-    assert an_upload(length=5, offset=5).all_bytes_in
-    assert an_upload(length=0, offset=0).all_bytes_in
-    assert not an_upload(length=5, offset=4).all_bytes_in
-    assert not an_upload(length=None, offset=0).all_bytes_in
-
-
 def test_a_new_upload_looks_like_one_with_nothing_stored() -> None:
     new = a_new_upload()
     assert (new.offset, new.put_attempts, new.multipart_id) == (0, 0, None)

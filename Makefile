@@ -3,7 +3,7 @@
 PYTHON ?= python3
 REQUIRE ?=
 ARGS ?=
-ALL_SERVERS := minio,mc,postgres,versity,nginx,node,chromium
+ALL_SERVERS := minio,mc,postgres,versity,nginx,caddy,node,chromium
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,7 +56,7 @@ quick: $(VENV)/.development ## tests that need no server and are fast: rules, co
 	$(PYTEST) -m 'not servers and not clients and not slow' tests/unit tests/contract tests/wire
 
 integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
-	$(PYTEST) --require minio,mc,postgres,versity,nginx -m servers tests/integration tests/contract tests/deploy
+	$(PYTEST) --require minio,mc,postgres,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy
 
 clients: $(VENV)/.development tests/clients/node_modules ## real upload clients: tus-js-client, tuspy, aiotus, curl, Chromium
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
@@ -65,7 +65,7 @@ fault: $(VENV)/.development ## broken links, killed processes, stores that lie
 	$(PYTEST) --require minio,postgres tests/fault
 
 servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO and Versity (minutes, once), apt-get as root
-	$(BIN)/python -m tests.servers.acquire minio mc versity postgres nginx chromium node
+	$(BIN)/python -m tests.servers.acquire minio mc versity postgres nginx caddy chromium node
 
 spec: $(VENV)/.development ## list the protocol requirements that no test names
 	$(BIN)/python -m tests.spec

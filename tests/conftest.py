@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from tests.servers.postgres import Postgres
     from tests.servers.s3 import S3Server
 
-SERVERS = ("minio", "mc", "postgres", "versity", "nginx", "node", "chromium")
-SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "versity_server", "nginx"}
+SERVERS = ("minio", "mc", "postgres", "versity", "nginx", "caddy", "node", "chromium")
+SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "versity_server", "nginx", "caddy"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
 pytest_plugins = ["tests.gateway"]
@@ -194,6 +194,13 @@ def mc(pytestconfig: pytest.Config) -> Path:
     """The MinIO client program."""
     with _needed(pytestconfig, "mc"):
         return acquire.find("mc")
+
+
+@pytest.fixture(scope="session")
+def caddy(pytestconfig: pytest.Config) -> Path:
+    """The Caddy program."""
+    with _needed(pytestconfig, "caddy"):
+        return acquire.find("caddy")
 
 
 @pytest.fixture(scope="session")

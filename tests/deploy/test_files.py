@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -112,10 +111,15 @@ def test_nginx_accepts_the_shipped_configuration(nginx: Nginx, tmp_path: Path) -
     assert nginx.complaints(configuration) == ""
 
 
-def test_caddy_accepts_the_shipped_configuration() -> None:
-    caddy = shutil.which("caddy")
-    if caddy is None:
-        pytest.skip("no caddy on PATH")
-    command = [caddy, "adapt", "--validate", "--adapter", "caddyfile", "--config", str(compose.DEPLOY / "Caddyfile")]
+def test_caddy_accepts_the_shipped_configuration(caddy: Path) -> None:
+    command = [
+        str(caddy),
+        "adapt",
+        "--validate",
+        "--adapter",
+        "caddyfile",
+        "--config",
+        str(compose.DEPLOY / "Caddyfile"),
+    ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

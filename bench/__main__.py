@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.memory import show_memory
+from bench.safety import show_safety
 from tests.servers import acquire, minio, postgres
 
 if TYPE_CHECKING:
@@ -45,12 +46,19 @@ def bench(
     memory: Annotated[
         bool, typer.Option("--memory", help="measure memory instead: 4 GiB, stalled connections")
     ] = False,
+    safety: Annotated[
+        bool, typer.Option("--safety", help="measure what safety costs instead: commits, HEAD under load, takeover")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
     if memory:
         with _store() as (home, store):
             show_memory(console, home, store)
+        return
+    if safety:
+        with _store() as (home, store):
+            show_safety(console, home, store)
         return
     for workload in SMOKE if smoke else WORKLOADS:
         # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the

@@ -56,19 +56,26 @@ class Connection:
 
     def upload(self, path: str, size: int) -> None:
         """Create an upload and send all its bytes. Raises AssertionError for any other answer than success."""
+        done = self.ask("PATCH", self.create(path, size), patch_fields(0, size), size)
+        assert done.startswith("HTTP/1.1 204"), done
+        assert re.search(rf"\r\nupload-offset: *{size}\r", done, re.IGNORECASE), done
+
+    def create(self, path: str, size: int) -> str:
+        """Create an upload; return its path."""
         created = self.ask("POST", path, f"Upload-Length: {size}\r\nContent-Length: 0", 0)
         assert created.startswith("HTTP/1.1 201"), created
         location = re.search(r"\r\nlocation: *(?:https?://[^/]+)?([^\r]+)", created, re.IGNORECASE)
         assert location is not None, created
-        fields = f"Upload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: {size}"
-        done = self.ask("PATCH", location[1], fields, size)
-        assert done.startswith("HTTP/1.1 204"), done
-        assert re.search(rf"\r\nupload-offset: *{size}\r", done, re.IGNORECASE), done
+        return location[1]
+
+    def send_head(self, method: str, path: str, fields: str) -> None:
+        """Send the head of a request."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nTus-Resumable: 1.0.0\r\n{fields}\r\n\r\n"
+        self.socket.sendall(head.encode())
 
     def ask(self, method: str, path: str, fields: str, size: int) -> str:
         """Send a request with `size` bytes of body; return the head of its answer."""
-        head = f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\nTus-Resumable: 1.0.0\r\n{fields}\r\n\r\n"
-        self.socket.sendall(head.encode())
+        self.send_head(method, path, fields)
         while size:
             sent = min(size, len(BLOCK))
             self.socket.sendall(BLOCK[:sent])
@@ -87,6 +94,11 @@ class Connection:
         while missing > 0:
             missing -= len(self.socket.recv(65536))
         return (head + b"\r\n").decode("latin-1")
+
+
+def patch_fields(offset: int, size: int) -> str:
+    """Return the header fields of a PATCH."""
+    return f"Upload-Offset: {offset}\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: {size}"
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from bench.contenders import peak_rss, tusgate
-from bench.load import BLOCK, Connection
+from bench.load import BLOCK, Connection, patch_fields
 
 if TYPE_CHECKING:
     import socket
@@ -50,10 +49,8 @@ def show_memory(console: Console, home: Path, store: S3Server) -> None:
 
 def one_endless_request(server: TusServer) -> tuple[int, int]:
     """Return the resident memory after the first and after the last GiB of one request."""
-    connection, path = _created(server, 4 * GIB)
-    first = 0
+    connection, first = _patching(server, 4 * GIB), 0
     with connection:
-        connection.sendall(_patch(path, 4 * GIB))
         for sent in range(0, 4 * GIB, len(BLOCK)):
             connection.sendall(BLOCK)
             if sent == GIB:
@@ -66,9 +63,8 @@ def stalled_connections(server: TusServer) -> tuple[int, int]:
     """Return the resident memory with 500 requests that sent 100 KiB and stopped, twice."""
     connections = []
     for _ in range(STALLED):
-        connection, path = _created(server, 64 * MIB)
-        connection.sendall(_patch(path, 64 * MIB) + bytes(STALLED_SENT))
-        connections.append(connection)
+        connections.append(_patching(server, 64 * MIB))
+        connections[-1].sendall(bytes(STALLED_SENT))
     time.sleep(10)
     first = resident(server.pid)
     time.sleep(15)
@@ -92,17 +88,9 @@ def resident(pid: int) -> int:
     return int(Path(f"/proc/{pid}/status").read_text().split("VmRSS:")[1].split()[0]) * 1024
 
 
-def _created(server: TusServer, size: int) -> tuple[socket.socket, str]:
+def _patching(server: TusServer, size: int) -> socket.socket:
+    """Create an upload and begin a PATCH of all its bytes; return the connection that they go into."""
     port, path = server.address
     connection = Connection(int(port))
-    head = connection.ask("POST", path, f"Upload-Length: {size}\r\nContent-Length: 0", 0)
-    location = re.search(r"\r\nlocation: *https?://[^/]+([^\r]+)", head, re.IGNORECASE)
-    assert location is not None, head
-    return connection.socket, location[1]
-
-
-def _patch(path: str, size: int) -> bytes:
-    return (
-        f"PATCH {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nTus-Resumable: 1.0.0\r\nUpload-Offset: 0\r\n"
-        f"Content-Type: application/offset+octet-stream\r\nContent-Length: {size}\r\n\r\n"
-    ).encode()
+    connection.send_head("PATCH", connection.create(path, size), patch_fields(0, size))
+    return connection.socket

@@ -34,7 +34,8 @@ LEASE = 30.0
 """Seconds that a finishing lease lasts; renewed at every attempt and every `LEASE / 3` while one runs. After a crash
 another process takes over within that time, so that an upload is finished within a minute (I5)."""
 FIRST_DELAY = 0.2
-LONGEST_DELAY = 15.0
+LONGEST_DELAY = 8.0
+"""Seconds between two tries at most, so that an upload is finished within 10 s of the end of a fault."""
 """Seconds between attempts, doubling: a store that comes back is noticed within 15 s."""
 LOST_CONFIRMATIONS = 4
 """How often in a row the store must know neither the multipart upload nor the object before we believe the loss."""

@@ -114,6 +114,24 @@ def test_a_complete_whose_answer_was_lost_is_proved_by_the_object(error: type[Ex
     run(finish_it())
 
 
+def test_after_a_long_outage_of_the_store_an_upload_is_finished_within_ten_seconds() -> None:
+    """I20: the pauses between tries grow, but not beyond what service after a fault may take."""
+
+    async def finish_it() -> None:
+        world = World()
+        upload = await sealed(world)
+        faults = Faults()
+        process = world.process(faults)
+        faults.add("complete_multipart", StoreUnavailable, times=1_000_000)
+        await process.jobs.finish_abandoned()
+        await asyncio.sleep(300)
+        faults.faults.clear()
+        assert (await process.completion.wait(upload, 10.0)).state is State.COMPLETE
+        await assert_complete(world, upload)
+
+    run(finish_it())
+
+
 def test_a_multipart_upload_that_is_gone_with_its_object_there_is_complete() -> None:
     """The process died between Complete and its own commit."""
 

@@ -19,7 +19,7 @@ from tests.servers.process import ServerProcess, Unreachable, free_port
 from tests.servers.s3 import S3Server, scratch_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from tests.servers.nginx import Nginx
@@ -97,7 +97,7 @@ def topology(
     }
     run_command("migrate", settings, home)
     with Gateway(home / "gateway", settings) as gateway:
-        configuration = write_nginx_configuration(home, gateway.port, public_port)
+        configuration = write_nginx_configuration(home, [gateway.port], public_port)
         with nginx.serving(configuration, public_port):
             objects = BucketObjects(shipped_minio, settings["TUSGATE_S3_BUCKET"])
             yield Topology(Deployment(gateway, objects), f"http://127.0.0.1:{public_port}/files")
@@ -117,13 +117,14 @@ def run_command(command: str, settings: Mapping[str, str], home: Path) -> None:
     )
 
 
-def write_nginx_configuration(directory: Path, gateway_port: int, public_port: int) -> Path:
+def write_nginx_configuration(directory: Path, gateway_ports: Iterable[int], public_port: int) -> Path:
     """Write the shipped nginx.conf with our ports and a directory for its files; return its path."""
+    servers = "\n        ".join(f"server 127.0.0.1:{port};" for port in gateway_ports)
     text = (compose.DEPLOY / "nginx.conf").read_text(encoding="utf-8")
     scratch = directory / "nginx"
     scratch.mkdir(exist_ok=True)
     for shipped, here in (
-        ("server gateway:8080;", f"server 127.0.0.1:{gateway_port};"),
+        ("server gateway:8080;", servers),
         ("listen 8000;", f"listen 127.0.0.1:{public_port};"),
         ("/tmp/", f"{scratch}/"),
     ):

@@ -107,7 +107,7 @@ def test_nginx_does_not_end_requests_that_the_gateway_would_let_live() -> None:
 
 @pytest.mark.servers
 def test_nginx_accepts_the_shipped_configuration(nginx: Nginx, tmp_path: Path) -> None:
-    configuration = write_nginx_configuration(tmp_path, free_port(), free_port())
+    configuration = write_nginx_configuration(tmp_path, [free_port()], free_port())
     assert nginx.complaints(configuration) == ""
 
 

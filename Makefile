@@ -53,7 +53,8 @@ layers: $(VENV)/.development ## check that dependencies point the right way
 	$(BIN)/lint-imports
 
 quick: $(VENV)/.development ## tests that need no server and are fast: rules, contracts on SQLite and a directory, the wire
-	$(PYTEST) -m 'not servers and not clients and not slow' tests/unit tests/contract tests/wire
+	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not servers and not clients and not slow' \
+		tests/unit tests/contract tests/wire
 
 integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
 	$(PYTEST) --require minio,mc,postgres,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy

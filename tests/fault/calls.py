@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
+from xml.etree import ElementTree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,6 +54,7 @@ class Call:
         store_status: what S3 answered; None when it was not asked or did not answer.
         status: what the gateway was answered; None when it got a broken connection.
         fault: name of the fault that was applied, empty for none.
+        document: body of a CompleteMultipartUpload, which says what it lists; other bodies are not kept.
     """
 
     kind: str
@@ -68,6 +70,15 @@ class Call:
     store_status: int | None = None
     status: int | None = None
     fault: str = ""
+    document: bytes = b""
+
+    @property
+    def listed_parts(self) -> list[tuple[int, str]]:
+        """Number and ETag (without quotes) of each part that a CompleteMultipartUpload lists, in its order."""
+        if not self.document:
+            return []
+        parts = ElementTree.fromstring(self.document).findall("{*}Part")
+        return [(int(part.findtext("{*}PartNumber", "0")), part.findtext("{*}ETag", "").strip('"')) for part in parts]
 
     @property
     def finished(self) -> bool:

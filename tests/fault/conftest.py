@@ -1,21 +1,27 @@
-"""The rig of the fault tests."""
+"""The rig of the fault tests, and the audit at the end of each of them."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from tests.audit.audit import audit
+from tests.audit.foreign import plant
+from tests.fault.books import PostgresBooks, SqliteBooks
 from tests.fault.proxy import S3FaultProxy
-from tests.fault.rig import Rig
+from tests.fault.rig import Replica, Rig
+from tests.fault.tcp import TcpFaultProxy
 from tests.gateway import minio_settings
 from tests.wire.client import Client
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
+    from tests.fault.books import Books
     from tests.gateway import Gateway
     from tests.servers.s3 import S3Server
 
@@ -25,24 +31,65 @@ SMALLEST_PARTS_AND_COLD = {"TUSGATE_PART_SIZE": "5MiB", "TUSGATE_WARM_CELL_TTL":
 
 @pytest.fixture
 async def start_rig(
-    minio: S3Server, bucket: str, start_gateway: Callable[..., Gateway]
+    request: pytest.FixtureRequest, minio: S3Server, bucket: str, start_gateway: Callable[..., Gateway]
 ) -> AsyncIterator[Callable[..., Awaitable[Rig]]]:
-    """Start rigs: `await start_rig(settings)` has a ready gateway whose calls so far are forgotten."""
+    """Start rigs: `await start_rig(settings, database="postgres", replicas=2)`.
+
+    Gateways are ready and their calls so far forgotten. When the test ends, all faults are healed, and the auditor
+    must find nothing.
+    """
+    rigs: list[Rig] = []
     async with AsyncExitStack() as stack:
 
-        async def start(settings: dict[str, str]) -> Rig:
-            proxy = await stack.enter_async_context(S3FaultProxy(minio.endpoint))
-            behind = minio_settings(minio, bucket) | {"TUSGATE_S3_ENDPOINT": proxy.url} | settings
-            # In a thread: the gateway is ready once its calls have passed the proxy, which runs on this loop.
-            gateway = await asyncio.to_thread(start_gateway, behind)
-            stack.push_async_callback(asyncio.to_thread, gateway.kill)
-            proxy.history.clear()
-            return Rig(gateway, proxy, Client(gateway.port), minio, bucket)
+        async def start(
+            settings: Mapping[str, str] = SMALLEST_PARTS_AND_COLD,
+            *,
+            database: Literal["sqlite", "postgres"] = "sqlite",
+            replicas: int = 1,
+        ) -> Rig:
+            assert replicas == 1 or database == "postgres"
+            await asyncio.to_thread(plant, minio, bucket)
+            dsn = request.getfixturevalue("database_url") if database == "postgres" else None
+            members = [await _replica(stack, start_gateway, minio, bucket, dsn, settings) for _ in range(replicas)]
+            books: Books = (
+                SqliteBooks(members[0].gateway.home / "data" / "tusgate.sqlite3") if dsn is None else PostgresBooks(dsn)
+            )
+            secrets = [minio.secret_key, *([urlsplit(dsn).password or ""] if dsn else [])]
+            rigs.append(Rig(members, books, minio, bucket, secrets))
+            return rigs[-1]
 
         yield start
+        for rig in (rig for rig in rigs if not rig.spoiled):
+            assert await audit(rig) == []
+
+
+async def _replica(
+    stack: AsyncExitStack,
+    start_gateway: Callable[..., Gateway],
+    minio: S3Server,
+    bucket: str,
+    dsn: str | None,
+    settings: Mapping[str, str],
+) -> Replica:
+    store_link = await stack.enter_async_context(S3FaultProxy(minio.endpoint))
+    own = minio_settings(minio, bucket) | {"TUSGATE_S3_ENDPOINT": store_link.url}
+    database_link = None
+    if dsn is not None:
+        address = urlsplit(dsn)
+        assert address.hostname
+        assert address.port
+        database_link = await stack.enter_async_context(TcpFaultProxy(address.hostname, address.port))
+        there = address.netloc.replace(f":{address.port}", f":{database_link.port}")
+        own |= {"TUSGATE_DATABASE_URL": urlunsplit(address._replace(netloc=there))}
+    # In a thread: the gateway is ready once its calls have passed the proxies, which run on this loop.
+    gateway = await asyncio.to_thread(start_gateway, own | dict(settings))
+    stack.push_async_callback(asyncio.to_thread, gateway.kill)
+    client_link = await stack.enter_async_context(TcpFaultProxy("127.0.0.1", gateway.port))
+    store_link.history.clear()
+    return Replica(gateway, Client(gateway.port), store_link, client_link, database_link)
 
 
 @pytest.fixture
 async def rig(start_rig: Callable[..., Awaitable[Rig]]) -> Rig:
-    """Give a rig with small parts and without warm cells."""
-    return await start_rig(SMALLEST_PARTS_AND_COLD)
+    """Give a rig of one gateway on SQLite, with small parts and without warm cells."""
+    return await start_rig()

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import itertools
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tests.audit.journal import Accepted, Journal, Told
+from tests.fault.rig import id_of
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from tests.fault.rig import Rig
-    from tests.wire.client import Answer
+    from tests.wire.client import Answer, Client
 
 DEADLINE = 60.0
 """Seconds for one upload, faults included."""
@@ -33,8 +37,11 @@ class Upload:
     Attributes:
         path: of the upload.
         data: the file.
+        clients: requests go to one after the other, as a load balancer without sticky sessions sends them. Default:
+            the first gateway.
         acknowledged: the largest offset that the gateway has told so far.
         turned_away: statuses of answers that made the client ask again; 0 stands for no answer.
+        deferred: the length is declared while it is under way, see `fields`.
     """
 
     rig: Rig
@@ -42,7 +49,15 @@ class Upload:
     data: bytes
     acknowledged: int = 0
     turned_away: list[int] = field(default_factory=list)
+    deferred: bool = False
+    clients: Sequence[Client] = ()
+    journal: Journal = field(init=False)
     _proven: bool = False
+
+    def __post_init__(self) -> None:
+        self.journal = Journal(id_of(self.path))
+        self.rig.journals.append(self.journal)
+        self._next_client = itertools.cycle(self.clients or [self.rig.client])
 
     async def run(self, chunk: int | None = None, deadline: float = DEADLINE) -> None:
         """Send the file in PATCHes of `chunk` bytes (default: all in one) until HEAD says that all is there.
@@ -68,19 +83,26 @@ class Upload:
         """HEAD: return the offset, None when the client has to ask again."""
         known = self.acknowledged
         try:
-            answer = await self.rig.client.head(self.path)
+            answer = await next(self._next_client).head(self.path)
         except LOST:
             return None
         assert answer.status in (200, 423), answer  # after anything else tus-js-client starts from nothing
         if answer.status == 423:
             return None
-        assert int(answer.headers["Upload-Length"]) == len(self.data)
+        declared = answer.headers.get("Upload-Length")
+        assert declared == str(len(self.data)) or (self.deferred and declared is None), answer
         return await self._told(answer, known)
+
+    def fields(self, offset: int, end: int) -> dict[str, str]:
+        """Return what a PATCH of `data[offset:end]` says beside what each one must say."""
+        return {}
 
     async def _patch(self, offset: int, end: int) -> int | None:
         known = self.acknowledged
         try:
-            answer = await self.rig.client.patch(self.path, offset, self.data[offset:end])
+            answer = await next(self._next_client).patch(
+                self.path, offset, self.data[offset:end], self.fields(offset, end)
+            )
         except LOST:
             self.turned_away.append(0)
             return None
@@ -88,6 +110,8 @@ class Upload:
         if "Upload-Offset" in answer.headers:
             told = await self._told(answer, known, proof=answer.status == 204)
             assert answer.status != 204 or told == end
+        if answer.status == 204:
+            self.journal.accepted.append(Accepted(self.data, offset, end))
         if answer.status != 204:
             self.turned_away.append(answer.status)
             return None
@@ -95,6 +119,8 @@ class Upload:
 
     async def _told(self, answer: Answer, known: int, *, proof: bool = True) -> int:
         """Hold an offset against the journal. `known`: what had been told before the request was sent."""
+        committed = self.rig.committed(self.path)
+        self.journal.told.append(Told(answer.offset, answer.status, known, committed))
         assert known <= answer.offset <= len(self.data), (known, answer)
         self.acknowledged = max(self.acknowledged, answer.offset)
         if proof and answer.offset == len(self.data) and not self._proven:
@@ -125,9 +151,20 @@ class Upload:
             await asyncio.sleep(PAUSE)
 
 
-async def begin(rig: Rig, data: bytes) -> Upload:
-    """Create an upload for `data`; nothing is sent yet."""
-    return Upload(rig, await rig.client.create(len(data)), data)
+async def heard(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Ask until there is an answer, as a client does that cannot know whether it was the first one to be asked."""
+    while True:
+        with contextlib.suppress(*LOST):
+            return await ask()
+        await asyncio.sleep(PAUSE)
+
+
+async def begin(rig: Rig, data: bytes, clients: Sequence[Client] = ()) -> Upload:
+    """Create an upload for `data`; nothing is sent yet. One whose URL was never heard is left to expire."""
+    client = clients[0] if clients else rig.client
+    answer = await heard(lambda: client.post({"Upload-Length": str(len(data))}))
+    assert answer.status == 201, answer
+    return Upload(rig, answer.upload_path, data, clients=clients)
 
 
 def letters_of(data: bytes, block: int) -> str:

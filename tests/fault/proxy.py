@@ -230,9 +230,7 @@ class S3FaultProxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for rule in self._rules:
-            if isinstance(rule.fault, Gate):
-                rule.fault.open()
+        self._open_gates()
         await self._runner.cleanup()
         for task in self._sending:
             task.cancel()
@@ -266,8 +264,14 @@ class S3FaultProxy:
         return rule
 
     def clear_rules(self) -> None:
-        """Forget all rules: from now on nothing fails."""
+        """Forget all rules: from now on nothing fails, and nothing waits at a gate."""
+        self._open_gates()
         self._rules.clear()
+
+    def _open_gates(self) -> None:
+        for rule in self._rules:
+            if isinstance(rule.fault, Gate):
+                rule.fault.open()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         call = self.history.arrived(request.method, request.raw_path, request.headers)
@@ -404,6 +408,8 @@ class _Exchange:
         async for chunk in self._request.content.iter_any():
             start = self._call.received
             self._call.received += len(chunk)
+            if self._call.kind == "CompleteMultipartUpload":
+                self._call.document += chunk
             if cut is not None and self._call.received > cut:
                 yield chunk[: cut - start]
                 raise _Cut

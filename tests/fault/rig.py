@@ -1,19 +1,25 @@
-"""A real gateway process on SQLite, a fault proxy, MinIO behind it, and an eye on all three that no gateway helps."""
+"""Real gateway processes, fault proxies on all their links, MinIO, and an eye on all of it that no gateway helps."""
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from tests.audit.foreign import FOREIGN_OBJECTS
+from tests.wire.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.audit.journal import Journal
+    from tests.fault.books import Books, Row
     from tests.fault.proxy import S3FaultProxy
+    from tests.fault.tcp import TcpFaultProxy
     from tests.gateway import Gateway
     from tests.servers.s3 import S3Server
-    from tests.wire.client import Client
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -34,39 +40,91 @@ def lettered(letter: str, size: int, start: int = 0) -> bytes:
 
 
 @dataclass
-class Rig:
-    """One gateway with its store.
+class Replica:
+    """One gateway and its links.
 
     Attributes:
-        client: speaks to the gateway.
-        minio, bucket: the store behind the proxy; what is read here did not pass the gateway.
+        gateway: the process.
+        client: speaks to it directly.
+        store_link: between it and the store.
+        client_link: before it, for clients whose network is to break.
+        database_link: between it and PostgreSQL; None with SQLite.
     """
 
     gateway: Gateway
-    proxy: S3FaultProxy
     client: Client
+    store_link: S3FaultProxy
+    client_link: TcpFaultProxy
+    database_link: TcpFaultProxy | None = None
+
+    @property
+    def far_client(self) -> Client:
+        """Speaks to the gateway through `client_link`."""
+        return Client(self.client_link.port)
+
+    async def heal(self) -> None:
+        """End all faults of the links, so that only what they did is left."""
+        self.store_link.clear_rules()
+        for link in (self.client_link, self.database_link):
+            if link is not None:
+                await link.heal()
+
+
+@dataclass
+class Rig:
+    """Gateways with their store and their database.
+
+    Attributes:
+        replicas: at least one; all use the same database and bucket.
+        books: the database; what is read here did not pass a gateway.
+        minio, bucket: the store behind the proxies; likewise.
+        secrets: what must not stand in any log.
+        journals: what clients sent and were told, for the audit at the end of the test.
+        losses: upload ids whose bytes the test itself destroys.
+        spoiled: the test breaks invariants on purpose, and there is no audit at its end.
+    """
+
+    replicas: list[Replica]
+    books: Books
     minio: S3Server
     bucket: str
+    secrets: list[str]
+    journals: list[Journal] = field(default_factory=list)
+    losses: set[str] = field(default_factory=set)
+    spoiled: bool = False
+
+    @property
+    def gateway(self) -> Gateway:
+        """The first gateway: the only one in most tests."""
+        return self.replicas[0].gateway
+
+    @property
+    def proxy(self) -> S3FaultProxy:
+        """The link between the first gateway and the store."""
+        return self.replicas[0].store_link
+
+    @property
+    def client(self) -> Client:
+        """Speaks to the first gateway."""
+        return self.replicas[0].client
 
     @property
     def control(self) -> Gateway:
-        """The gateway, under the name by which the report of a failed test finds its log."""
+        """The first gateway, under the name by which the report of a failed test finds its log."""
         return self.gateway
 
-    def row(self, path: str) -> sqlite3.Row:
+    def row(self, path: str) -> Row:
         """Return the committed row of the upload at `path`."""
         (row,) = self.rows("SELECT * FROM uploads WHERE id = ?", id_of(path))
         return row
 
-    def rows(self, statement: str, *values: object) -> list[sqlite3.Row]:
-        """Read the gateway's database beside it."""
-        file = self.gateway.home / "data" / "tusgate.sqlite3"
-        connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
-        connection.row_factory = sqlite3.Row
-        try:
-            return cast("list[sqlite3.Row]", connection.execute(statement, values).fetchall())
-        finally:
-            connection.close()
+    def rows(self, statement: str, *values: object) -> list[Row]:
+        """Read the database beside the gateways."""
+        return self.books.rows(statement, *values)
+
+    def expect_loss(self, path: str) -> None:
+        """Tell the audit that the test itself destroys stored bytes of this upload."""
+        self.losses.add(id_of(path))
 
     async def stored(self, path: str) -> bytes:
         """Return the finished object of the upload at `path`, straight from the store."""
@@ -77,8 +135,18 @@ class Rig:
         return [key for key in await self.keys() if not key.startswith(INTERNAL)]
 
     async def keys(self) -> list[str]:
-        """Return all keys in the bucket."""
-        return await asyncio.to_thread(self.minio.keys, self.bucket)
+        """Return all keys in the bucket, except those of others."""
+        return await asyncio.to_thread(self._keys)
+
+    def _keys(self) -> list[str]:
+        return [key for key in self.minio.keys(self.bucket) if key not in FOREIGN_OBJECTS]
+
+    def committed(self, path: str) -> int | None:
+        """Return the committed offset; None when the database cannot be read now."""
+        try:
+            return int(self.row(path)["upload_offset"])
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            return None
 
     async def multiparts(self, path: str) -> list[str]:
         """Return the ids of the multipart uploads that the store holds for the upload at `path`."""
@@ -95,27 +163,10 @@ class Rig:
 
     async def abort_behind_its_back(self, path: str) -> None:
         """Throw the multipart upload away, as MinIO itself does 24 hours after it began."""
+        self.expect_loss(path)
         row = self.row(path)
         abort = self.minio.client()._abort_multipart_upload
         await asyncio.to_thread(abort, self.bucket, row["object_key"], row["multipart_id"])
-
-    async def check_books(self) -> None:
-        """Hold the bucket against the database: I3 by size, I4 both ways, I11 as far as rows tell.
-
-        Every complete upload has its object; every other finished-looking object, and every multipart upload that
-        is not live, is named by a garbage row, so that it will go.
-        """
-        complete = self.rows("SELECT * FROM uploads WHERE state = 'complete'")
-        doomed = {row["object_key"] for row in self.rows("SELECT object_key FROM garbage")}
-        finished = await self.finished_keys()
-        assert {row["object_key"] for row in complete} <= {*finished}
-        assert {*finished} - doomed <= {row["object_key"] for row in complete}
-        for row in complete:
-            assert row["upload_offset"] == row["upload_length"]
-        for row in self.rows("SELECT * FROM uploads"):
-            live = {row["multipart_id"]} if row["state"] in ("uploading", "sealed") else set()
-            if row["object_key"] not in doomed:
-                assert {*await self.multiparts(row["id"])} <= live
 
     async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         """Wait for something that can only be seen from outside. TimeoutError after `seconds`."""
@@ -133,7 +184,7 @@ class Rig:
 
     async def until_empty(self) -> None:
         """Wait until the bucket has no objects."""
-        await self.until(lambda: not self.minio.keys(self.bucket))
+        await self.until(lambda: not self._keys())
 
     async def until_no_garbage(self) -> None:
         """Wait until the gateway has cleaned up all that it knows it must."""

@@ -77,6 +77,7 @@ class TcpFaultProxy:
             limits the rate.
         bandwidth: bytes per second and direction of one connection; None is unlimited.
         slow_close: seconds between one side's end and the other side hearing of it.
+        slices: bytes that go on at once, each slice in a packet of its own; None passes chunks as they come.
         links: connections that are open now, oldest first.
         accepted: how many connections there have been.
         passed: bytes forwarded over all connections, by direction.
@@ -88,6 +89,7 @@ class TcpFaultProxy:
         self.latency = 0.0
         self.bandwidth: int | None = None
         self.slow_close = 0.0
+        self.slices: int | None = None
         self.links: list[Link] = []
         self.accepted = 0
         self.passed: dict[Direction, int] = {"up": 0, "down": 0}
@@ -115,6 +117,19 @@ class TcpFaultProxy:
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, self.host, self.port)
             self.port = self._server.sockets[0].getsockname()[1]
+
+    async def retarget(self, host: str, port: int) -> None:
+        """Lead to another address from now on: the one name moves, and connections to the old one end."""
+        self._target = (host, port)
+        self.end_all()
+
+    async def heal(self) -> None:
+        """End all faults; connections that live go on."""
+        self.latency = self.slow_close = 0.0
+        self.bandwidth = self.slices = None
+        self._cuts.clear()
+        self.thaw()
+        await self.up()
 
     async def down(self, how: How = "reset") -> None:
         """End all connections and refuse new ones until `up`."""
@@ -198,7 +213,11 @@ class TcpFaultProxy:
         return False
 
     async def _pass(self, link: Link, direction: Direction, chunk: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(chunk)
-        await writer.drain()
+        size = self.slices or max(len(chunk), 1)
+        for start in range(0, len(chunk), size):
+            writer.write(chunk[start : start + size])
+            await writer.drain()
+            if self.slices:
+                await asyncio.sleep(0)  # lets the packet leave before the next one joins it
         link.passed[direction] += len(chunk)
         self.passed[direction] += len(chunk)

@@ -198,7 +198,6 @@ async def test_a_small_file_of_the_taken_over_patch_that_arrives_late_changes_no
 
         assert answer is None or answer.status == 409
     assert await rig.stored(upload.path) == B[:size]
-    await rig.check_books()
 
 
 async def test_looking_does_not_disturb_a_running_patch(rig: Rig) -> None:
@@ -286,7 +285,6 @@ async def test_what_was_acknowledged_survives_a_kill_in_the_middle_of_a_patch(ri
         assert await running.end() is None
     assert await upload.ask() == 2 * PART
     await upload.run()
-    await rig.check_books()
 
 
 @pytest.mark.parametrize("before", ["request", "answer"])
@@ -307,7 +305,6 @@ async def test_a_kill_around_a_call_to_the_store_loses_nothing(rig: Rig, kind: s
     await uploading
     gate.open()
     await upload.check_object()
-    await rig.check_books()
 
 
 async def test_uploads_whose_completion_a_kill_cut_off_are_completed_without_their_clients(rig: Rig) -> None:
@@ -334,4 +331,3 @@ async def test_uploads_whose_completion_a_kill_cut_off_are_completed_without_the
             await rig.until_state(upload.path, "complete")
     for upload in uploads:
         assert await upload.ask() == LENGTH
-    await rig.check_books()

@@ -1,0 +1,6 @@
+"""The auditor: reads what clients were told, the database, the bucket and the history of S3 calls, and names each
+invariant that does not hold.
+
+I12 (events), I14 (quotas), I17 and I18 (downloads) have rules as soon as there is something to look at.
+I15 (memory and descriptors) is a matter of time and load: the soak test watches it.
+"""

@@ -1,0 +1,248 @@
+"""One function for each invariant: facts in, violations out. Nothing is asked or changed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from awscrt.checksums import crc64nvme
+
+from tests.audit.foreign import FOREIGN_MULTIPART, FOREIGN_OBJECTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.audit.facts import Facts
+    from tests.audit.journal import Journal
+    from tests.fault.books import Row
+
+INTERNAL: Final = ".tusgate/"
+LIVE: Final = ("uploading", "sealed")
+GONE: Final = ("failed", "expired", "terminated")
+
+
+@dataclass(frozen=True)
+class Violation:
+    """An invariant that does not hold.
+
+    Attributes:
+        invariant: its id, such as I1.
+        what: whose, and how it shows.
+    """
+
+    invariant: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.invariant}: {self.what}"
+
+
+def violations(facts: Facts) -> list[Violation]:
+    """Return every broken invariant."""
+    return [Violation(name, what) for name, rule in RULES.items() for what in rule(facts)]
+
+
+def offsets_never_go_back(facts: Facts) -> Iterator[str]:
+    """I1: no answer shows less than one that came before its request, nor more than what is there in the end."""
+    for journal in facts.journals:
+        row = facts.uploads.get(journal.upload_id)
+        for told in journal.told:
+            if told.offset < told.known:
+                yield f"{journal.upload_id} was told {told.offset} after {told.known}"
+        told_most = max((told.offset for told in journal.told), default=0)
+        if row is None:
+            yield f"{journal.upload_id} has no row any more"
+        elif row["state"] not in GONE and row["upload_offset"] < told_most:
+            yield f"{journal.upload_id} was told {told_most} and is at {row['upload_offset']}"
+
+
+def told_bytes_are_stored(facts: Facts) -> Iterator[str]:
+    """I2: parts and pieces cover every committed byte of a live upload once, and the store has each of them."""
+    for upload_id, row in facts.uploads.items():
+        if row["state"] not in LIVE or upload_id in facts.losses:
+            continue
+        spans = sorted(
+            (each["start_offset"], each["start_offset"] + each["size"])
+            for each in (*facts.parts.get(upload_id, ()), *facts.pieces.get(upload_id, ()))
+        )
+        ends = [0, *(end for _, end in spans)]
+        if [start for start, _ in spans] != ends[:-1] or ends[-1] != row["upload_offset"]:
+            yield f"{upload_id} is at {row['upload_offset']} with {spans}"
+        yield from _missing_pieces(facts, upload_id)
+        yield from _missing_parts(facts, row)
+
+
+def _missing_pieces(facts: Facts, upload_id: str) -> Iterator[str]:
+    for piece in facts.pieces.get(upload_id, ()):
+        stored = facts.objects.get(piece["object_key"] or "")
+        content: bytes | None = piece["data"] if stored is None else stored.content
+        if content is None or len(content) != piece["size"] or crc64nvme(content) != _crc(piece):
+            yield f"the piece at {piece['start_offset']} of {upload_id} is not in the store as committed"
+
+
+def _missing_parts(facts: Facts, row: Row) -> Iterator[str]:
+    held = facts.stored_parts.get(row["multipart_id"] or "", {})
+    for part in facts.parts.get(row["id"], ()):
+        stored = held.get(part["number"])
+        if stored is None or (stored.size, stored.etag) != (part["size"], part["etag"]):
+            yield f"part {part['number']} of {row['id']} is not in the store as committed"
+
+
+def objects_are_what_was_sent(facts: Facts) -> Iterator[str]:
+    """I3: size and checksum as committed, and every acknowledged range as its client sent it."""
+    for upload_id, row in facts.uploads.items():
+        stored = facts.objects.get(row["object_key"])
+        if row["state"] != "complete" or stored is None or stored.content is None:
+            continue
+        if stored.size != row["upload_length"] or crc64nvme(stored.content) != _crc(row):
+            yield f"the object of {upload_id} has {stored.size} bytes, or others than committed"
+    for journal in facts.journals:
+        content = _content(facts, journal)
+        if content is None:
+            continue
+        for accepted in journal.accepted:
+            if content[accepted.start : accepted.end] != accepted.body[accepted.start : accepted.end]:
+                yield f"bytes {accepted.start} to {accepted.end} of {journal.upload_id} are not those of their sender"
+
+
+def _content(facts: Facts, journal: Journal) -> bytes | None:
+    row = facts.uploads.get(journal.upload_id)
+    stored = facts.objects.get(row["object_key"]) if row is not None and row["state"] == "complete" else None
+    return None if stored is None else stored.content
+
+
+def complete_means_one_object(facts: Facts) -> Iterator[str]:
+    """I4: an object at its key if and only if the upload is complete; what is not needed any more is named garbage."""
+    keys = {row["object_key"] for row in facts.uploads.values() if row["state"] == "complete"}
+    for upload_id, row in facts.uploads.items():
+        if row["state"] == "complete" and row["object_key"] not in facts.objects:
+            yield f"{upload_id} is complete without an object"
+        if row["state"] == "complete" and row["upload_offset"] != row["upload_length"]:
+            yield f"{upload_id} is complete at {row['upload_offset']} of {row['upload_length']}"
+    for key in facts.objects:
+        if not key.startswith(INTERNAL) and key not in keys | _doomed(facts):
+            yield f"the object {key} belongs to no complete upload"
+
+
+def finishing_ends(facts: Facts) -> Iterator[str]:
+    """I5: nothing stays sealed; offset equal to length was told of complete uploads only."""
+    for upload_id, row in facts.uploads.items():
+        if row["state"] == "sealed":
+            yield f"{upload_id} is still sealed"
+    for journal in facts.journals:
+        known = facts.uploads.get(journal.upload_id)
+        looked = max((told.offset for told in journal.told if told.status == 200), default=None)
+        if known and looked == known["upload_length"] and known["state"] not in ("complete", "terminated"):
+            yield f"{journal.upload_id} was shown as finished and is {known['state']}"
+
+
+def one_writer(facts: Facts) -> Iterator[str]:
+    """I6: no byte was acknowledged to two writers with different bytes."""
+    for journal in facts.journals:
+        ranges = sorted(journal.accepted, key=lambda each: each.start)
+        for first, second in pairwise(ranges):
+            common = slice(second.start, min(first.end, second.end))
+            if second.start < first.end and first.body[common] != second.body[common]:
+                yield f"bytes from {second.start} of {journal.upload_id} were taken from two writers"
+
+
+def complete_lists_committed_parts(facts: Facts) -> Iterator[str]:
+    """I7: every Complete lists exactly the parts that the database has, in order."""
+    owners = {row["multipart_id"]: row["id"] for row in facts.uploads.values() if row["multipart_id"]}
+    for call in facts.calls:
+        upload_id = owners.get(call.query.get("uploadId", ""))
+        if call.kind != "CompleteMultipartUpload" or upload_id is None or not call.document:
+            continue
+        committed = [(part["number"], part["etag"]) for part in facts.parts.get(upload_id, ())]
+        if committed and call.listed_parts != committed:
+            yield f"Complete of {upload_id} listed {call.listed_parts}, committed are {committed}"
+
+
+def success_is_committed(facts: Facts) -> Iterator[str]:
+    """I8: when an answer showed an offset, the database held it."""
+    for journal in facts.journals:
+        for told in journal.told:
+            if told.committed is not None and told.offset > told.committed:
+                yield f"{journal.upload_id} was told {told.offset} when {told.committed} was committed"
+
+
+def what_has_ended_stays_so(facts: Facts) -> Iterator[str]:
+    """I9: a deleted upload is terminated, and one that was said to be gone is not there again."""
+    for journal in facts.journals:
+        row = facts.uploads.get(journal.upload_id)
+        state = "gone" if row is None else row["state"]
+        if journal.deleted and state != "terminated":
+            yield f"{journal.upload_id} was deleted and is {state}"
+        if journal.gone and state not in (*GONE, "gone"):
+            yield f"{journal.upload_id} was said to be gone and is {state}"
+
+
+def others_are_left_alone(facts: Facts) -> Iterator[str]:
+    """I10: what others keep in the bucket is there, unchanged."""
+    for key in {*FOREIGN_OBJECTS, FOREIGN_MULTIPART} - facts.foreign:
+        yield f"{key} of somebody else is gone or changed"
+
+
+def nothing_is_leaked(facts: Facts) -> Iterator[str]:
+    """I11: every piece and multipart upload in the bucket is in use, or named as garbage."""
+    pieces = {piece["object_key"] for found in facts.pieces.values() for piece in found}
+    for key in facts.objects:
+        if key.startswith(INTERNAL) and key not in pieces | _doomed(facts):
+            yield f"nothing names {key}"
+    live = {row["multipart_id"] for row in facts.uploads.values() if row["state"] in LIVE}
+    doomed = {row["multipart_id"] for row in facts.garbage if row["multipart"]}
+    intended = {row["object_key"] for row in facts.garbage if row["multipart"] and row["multipart_id"] is None}
+    for key, multipart_ids in facts.multiparts.items():
+        for multipart_id in multipart_ids:
+            if key not in intended and multipart_id not in live | doomed:
+                yield f"nothing names the multipart upload {multipart_id[-12:]} of {key}"
+
+
+def metadata_is_kept(facts: Facts) -> Iterator[str]:
+    """I16: Upload-Metadata is stored as it was sent."""
+    for journal in facts.journals:
+        row = facts.uploads.get(journal.upload_id)
+        kept = row["metadata"] if row is not None else None
+        if row is not None and (None if kept is None else bytes(kept)) != journal.metadata:
+            yield f"{journal.upload_id} was created with {journal.metadata!r} and has {kept!r}"
+
+
+def no_secret_is_written(facts: Facts) -> Iterator[str]:
+    """I19: neither keys nor passwords stand in a log."""
+    for secret in facts.secrets:
+        if secret in facts.logs:
+            yield f"a secret of {len(secret)} characters stands in a log"
+
+
+def service_goes_on(facts: Facts) -> Iterator[str]:
+    """I20: with all faults ended, every gateway serves."""
+    for number, ready in enumerate(facts.ready):
+        if not ready:
+            yield f"gateway {number} is not ready"
+
+
+RULES: Final[dict[str, Callable[[Facts], Iterator[str]]]] = {
+    "I1": offsets_never_go_back,
+    "I2": told_bytes_are_stored,
+    "I3": objects_are_what_was_sent,
+    "I4": complete_means_one_object,
+    "I5": finishing_ends,
+    "I6": one_writer,
+    "I7": complete_lists_committed_parts,
+    "I8": success_is_committed,
+    "I9": what_has_ended_stays_so,
+    "I10": others_are_left_alone,
+    "I11": nothing_is_leaked,
+    "I16": metadata_is_kept,
+    "I19": no_secret_is_written,
+    "I20": service_goes_on,
+}
+
+
+def _doomed(facts: Facts) -> set[str]:
+    return {row["object_key"] for row in facts.garbage if not row["multipart"]}
+
+
+def _crc(row: Row) -> int:
+    return int.from_bytes(row["crc64"], "big")

@@ -1,0 +1,176 @@
+"""The auditor finds what it is there for: one violation of each kind, planted into a real rig, and nothing else."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.audit.facts import gather
+from tests.audit.foreign import FOREIGN_OBJECTS
+from tests.audit.journal import Accepted, Told
+from tests.audit.rules import RULES, violations
+from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
+from tests.fault.honest import begin
+from tests.fault.rig import KIB, PART, Rig, id_of, pieces_of
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from tests.fault.honest import Upload
+
+    Plant = Callable[["Scene"], None]
+
+DATA = random.Random(5).randbytes(2 * PART + 200 * KIB)
+
+
+class Scene:
+    """A rig after an ordinary day: one upload complete, one half done, one deleted."""
+
+    def __init__(self, rig: Rig, done: Upload, half: Upload) -> None:
+        self.rig = rig
+        self.done = done
+        self.half = half
+
+    def change(self, statement: str, upload: Upload) -> None:
+        self.rig.books.change(statement, id_of(upload.path))
+
+    def put(self, key: str, content: bytes) -> None:
+        client = self.rig.minio.client()
+        client.put_object(bucket_name=self.rig.bucket, object_name=key, data=io.BytesIO(content), length=len(content))
+
+    def delete(self, key: str) -> None:
+        self.rig.minio.client().remove_object(bucket_name=self.rig.bucket, object_name=key)
+
+
+async def scene_in(rig: Rig) -> Scene:
+    done, half, deleted = [await begin(rig, DATA) for _ in range(3)]
+    await done.run()
+    await half.send(PART + 100 * KIB)
+    await half.send(PART + 150 * KIB)
+    await deleted.send(PART)
+    assert (await rig.client.delete(deleted.path)).status == 204
+    deleted.journal.deleted = True
+    return Scene(rig, done, half)
+
+
+def a_committed_piece_is_forgotten(scene: Scene) -> None:
+    scene.change("DELETE FROM pieces WHERE data IS NOT NULL AND upload_id = ?", scene.half)
+    offset = PART + 100 * KIB
+    scene.change(f"UPDATE uploads SET upload_offset = {offset} WHERE id = ?", scene.half)
+
+
+def an_answer_shows_less_than_an_earlier_one(scene: Scene) -> None:
+    scene.half.journal.told.append(Told(offset=1, status=409, known=2))
+
+
+def a_stored_piece_vanishes(scene: Scene) -> None:
+    scene.delete(f"{pieces_of(scene.half.path)}1-0")
+
+
+def a_stored_part_vanishes(scene: Scene) -> None:
+    row = scene.rig.row(scene.half.path)
+    scene.rig.minio.client()._abort_multipart_upload(scene.rig.bucket, row["object_key"], row["multipart_id"])
+
+
+def an_object_has_other_bytes(scene: Scene) -> None:
+    scene.put(id_of(scene.done.path), DATA[:-1] + b"?")
+
+
+def an_acknowledged_range_is_from_somebody_else(scene: Scene) -> None:
+    scene.done.journal.accepted[:] = [Accepted(DATA[::-1], 0, 100)]
+
+
+def an_object_vanishes(scene: Scene) -> None:
+    scene.delete(id_of(scene.done.path))
+
+
+def an_object_belongs_to_nobody(scene: Scene) -> None:
+    scene.put("no-upload-has-this-key", b"x")
+
+
+def a_seal_is_never_lifted(scene: Scene) -> None:
+    never = 10**14
+    scene.change(f"UPDATE uploads SET state = 'sealed', finisher_until = {never} WHERE id = ?", scene.half)
+
+
+def two_writers_are_believed(scene: Scene) -> None:
+    scene.half.journal.accepted.append(Accepted(DATA[::-1], 10, 20))
+
+
+def a_part_was_not_listed_as_committed(scene: Scene) -> None:
+    scene.change("UPDATE parts SET etag = 'another' WHERE number = 1 AND upload_id = ?", scene.done)
+
+
+def an_answer_comes_before_its_commit(scene: Scene) -> None:
+    scene.half.journal.told.append(Told(offset=PART, status=204, known=PART, committed=0))
+
+
+def a_deleted_upload_is_there_again(scene: Scene) -> None:
+    scene.half.journal.deleted = True
+
+
+def a_foreign_object_is_collected(scene: Scene) -> None:
+    scene.delete(next(iter(FOREIGN_OBJECTS)))
+
+
+def a_piece_is_leaked(scene: Scene) -> None:
+    scene.put(f"{pieces_of(scene.half.path)}99-0", b"x")
+
+
+def a_multipart_upload_is_leaked(scene: Scene) -> None:
+    scene.rig.minio.client()._create_multipart_upload(scene.rig.bucket, id_of(scene.half.path), {})
+
+
+def metadata_is_changed(scene: Scene) -> None:
+    scene.change("UPDATE uploads SET metadata = CAST('filename eA==' AS BLOB) WHERE id = ?", scene.half)
+
+
+def a_secret_is_logged(scene: Scene) -> None:
+    with scene.rig.gateway.log_path.open("a") as log:
+        log.write(f"signing with {scene.rig.secrets[0]}\n")
+
+
+def a_gateway_stays_down(scene: Scene) -> None:
+    scene.rig.gateway.kill()
+
+
+PLANTS: list[tuple[str, Plant]] = [
+    ("I1", a_committed_piece_is_forgotten),
+    ("I1", an_answer_shows_less_than_an_earlier_one),
+    ("I2", a_stored_piece_vanishes),
+    ("I2", a_stored_part_vanishes),
+    ("I3", an_object_has_other_bytes),
+    ("I3", an_acknowledged_range_is_from_somebody_else),
+    ("I4", an_object_vanishes),
+    ("I4", an_object_belongs_to_nobody),
+    ("I5", a_seal_is_never_lifted),
+    ("I6", two_writers_are_believed),
+    ("I7", a_part_was_not_listed_as_committed),
+    ("I8", an_answer_comes_before_its_commit),
+    ("I9", a_deleted_upload_is_there_again),
+    ("I10", a_foreign_object_is_collected),
+    ("I11", a_piece_is_leaked),
+    ("I11", a_multipart_upload_is_leaked),
+    ("I16", metadata_is_changed),
+    ("I19", a_secret_is_logged),
+    ("I20", a_gateway_stays_down),
+]
+
+
+def test_a_violation_of_every_kind_is_planted() -> None:
+    assert {invariant for invariant, _ in PLANTS} == {*RULES}
+
+
+@pytest.mark.parametrize(("invariant", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
+async def test_a_planted_violation_is_reported(
+    start_rig: Callable[..., Awaitable[Rig]], invariant: str, plant: Plant
+) -> None:
+    rig = await start_rig(SMALLEST_PARTS_AND_COLD | {"TUSGATE_PIECE_INLINE_MAX": "64KiB"})
+    rig.spoiled = True
+    scene = await scene_in(rig)
+    assert violations(await gather(rig)) == []
+    plant(scene)
+    assert {violation.invariant for violation in violations(await gather(rig))} == {invariant}

@@ -159,9 +159,10 @@ class Database(Protocol):
         """Return how many uploads of all tenants are in each state."""
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
-        """Call `taken_over(upload_id, epoch)` soon after one holder claims the upload of another. An accelerator.
+        """Call `taken_over(upload_id, epoch)` soon after a writer has lost its upload. An accelerator.
 
-        Returns at once; calls come until `close`.
+        That is: another holder has claimed it with `epoch`, or it was terminated, expired or failed (`epoch` is one
+        above its last). Returns at once; calls come until `close`.
 
         Calls may be missing or late; a database without notifications never calls.
         """

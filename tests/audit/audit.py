@@ -29,7 +29,8 @@ async def bring_to_rest(rig: Rig) -> None:
         await replica.heal()
     await asyncio.to_thread(rig.minio.heal)
     for replica in rig.replicas:
-        await asyncio.to_thread(replica.gateway.resume)
+        if replica.gateway.running:
+            await asyncio.to_thread(replica.gateway.resume)
         await asyncio.to_thread(replica.gateway.start)
         await rig.until(replica.gateway.answers_ready)
     await rig.until(lambda: not rig.rows("SELECT 1 FROM uploads WHERE state = 'sealed'"))

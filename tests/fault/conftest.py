@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tests.fault.books import Books
     from tests.gateway import Gateway
+    from tests.servers.postgres import Postgres
     from tests.servers.s3 import S3Server
 
 SMALLEST_PARTS_AND_COLD = {"TUSGATE_PART_SIZE": "5MiB", "TUSGATE_WARM_CELL_TTL": "0"}
@@ -49,7 +50,7 @@ async def start_rig(
         ) -> Rig:
             assert replicas == 1 or database == "postgres"
             await asyncio.to_thread(plant, minio, bucket)
-            dsn = request.getfixturevalue("database_url") if database == "postgres" else None
+            dsn = await _new_database(stack, request) if database == "postgres" else None
             members = [await _replica(stack, start_gateway, minio, bucket, dsn, settings) for _ in range(replicas)]
             books: Books = (
                 SqliteBooks(members[0].gateway.home / "data" / "tusgate.sqlite3") if dsn is None else PostgresBooks(dsn)
@@ -61,6 +62,15 @@ async def start_rig(
         yield start
         for rig in (rig for rig in rigs if not rig.spoiled):
             assert await audit(rig) == []
+
+
+async def _new_database(stack: AsyncExitStack, request: pytest.FixtureRequest) -> str:
+    """Create a database that outlives the gateways: `database_url`, asked for as late as this, would go before them."""
+    server: Postgres = request.getfixturevalue("postgres_server")
+    dsn = await asyncio.to_thread(server.new_database)
+    stack.push_async_callback(asyncio.to_thread, server.drop_database, dsn)
+    stack.push_async_callback(asyncio.to_thread, server.heal)
+    return dsn
 
 
 async def _replica(

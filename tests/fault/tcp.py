@@ -191,7 +191,7 @@ class TcpFaultProxy:
                 await self._pass(link, direction, chunk, writer)
             await self._flowing[direction].wait()
             await asyncio.sleep(self.slow_close)
-            if writer.can_write_eof():
+            if not writer.is_closing() and writer.can_write_eof():
                 writer.write_eof()
         except OSError:
             await self._flowing[direction].wait()

@@ -6,75 +6,17 @@ Writer A sends A's and writer B sends B's, each with its place, so that no mix o
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.fault.honest import LOST, begin
+from tests.fault.honest import begin
 from tests.fault.proxy import Gate
 from tests.fault.rig import KIB, MIB, PART, PATIENCE, Rig, id_of, lettered, pieces_of
-from tests.wire.client import CT, V
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from tests.wire.client import Answer, Connection
+from tests.fault.running import patch_running
 
 LENGTH = 3 * PART + 100 * KIB + 7
 A = lettered("A", LENGTH)
 B = lettered("B", LENGTH)
-
-
-@dataclass
-class RunningPatch:
-    """A PATCH that is the writer of its upload and whose body the test sends bit by bit."""
-
-    rig: Rig
-    path: str
-    connection: Connection
-
-    async def send(self, data: bytes) -> None:
-        """Send bytes, and wait until the gateway's process has taken every one from its socket."""
-        self.connection.up.write(data)
-        await self.connection.up.drain()
-        await self.rig.until(lambda: not queued(self._ports))
-
-    @property
-    def _ports(self) -> tuple[int, int]:
-        mine = self.connection.up.get_extra_info("sockname")[1]
-        return mine, self.rig.gateway.port
-
-    async def end(self) -> Answer | None:
-        """Return the answer; None when the gateway closes without one."""
-        try:
-            return await self.connection.answer()
-        except LOST:
-            return None
-
-
-@asynccontextmanager
-async def patch_running(rig: Rig, path: str, offset: int, size: int) -> AsyncIterator[RunningPatch]:
-    """Begin a PATCH. `100 Continue` comes with the first read of the body, so the request is the writer by then."""
-    async with rig.client.connect() as connection:
-        fields = {"Upload-Offset": str(offset), "Content-Length": str(size), "Expect": "100-continue"}
-        connection.send_head("PATCH", path, {**V, **CT, **fields})
-        assert (await connection._read_head()).status == 100
-        yield RunningPatch(rig, path, connection)
-
-
-def queued(ports: tuple[int, int]) -> int:
-    """Return how many bytes wait in the kernel between two loopback ports, sent and not read yet."""
-    table = _tcp_table()
-    return table[ports][0] + table[ports[::-1]][1]
-
-
-def _tcp_table() -> dict[tuple[int, int], tuple[int, int]]:
-    """Read the kernel's connections: (local port, remote port) → (bytes not acknowledged, bytes not read)."""
-    with open("/proc/net/tcp") as file:
-        rows = [line.split() for line in file][1:]
-    return {(int(row[1][-4:], 16), int(row[2][-4:], 16)): (int(row[4][:8], 16), int(row[4][9:], 16)) for row in rows}
 
 
 async def test_a_patch_at_the_committed_offset_takes_over_from_a_stalled_one(rig: Rig) -> None:

@@ -72,7 +72,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CHANNEL: Final = "tusgate_writer"
-"""Where a claim announces `<upload id> <epoch>`; the statement `claim` has the same name in it."""
+"""Where a claim or an end announces `<upload id> <epoch>`; the statements have the same name in them."""
 CONNECT_TIMEOUT: Final = 5.0
 MIGRATION_TIMEOUT: Final = 3600.0
 RELISTEN_DELAY: Final = 1.0
@@ -327,7 +327,7 @@ class PostgresDatabase:
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Returns at once; the listening ends with `close`.
 
-        A process is told of claims by other holders only, and when its own claim was the one before.
+        A process is told of claims by other holders, when its own claim was the one before, and of all ends.
         """
         if self._listener is None and not self._transaction_pooling:
             self._listener = asyncio.create_task(self._listen_for_ever(taken_over))

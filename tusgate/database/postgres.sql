@@ -190,7 +190,7 @@ SELECT * FROM sealed;
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner FOR UPDATE;
 
 -- name: end_upload^
--- Runs after lock_upload, in its transaction.
+-- Runs after lock_upload, in its transaction. Its writer, wherever it runs, is told as if it were taken over.
 WITH ended AS (
     UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL
     WHERE id = :id AND tenant = :tenant AND owner = :owner
@@ -207,7 +207,7 @@ WITH ended AS (
     SELECT id, tenant, owner, object_key, true, multipart_id FROM ended
     WHERE :discard_multipart AND multipart_id IS NOT NULL
 )
-SELECT * FROM ended;
+SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
 
 -- name: lease_sealed^
 UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)
@@ -255,7 +255,7 @@ WITH ended AS (
     UNION ALL
     SELECT id, tenant, owner, object_key, true, multipart_id FROM ended WHERE multipart_id IS NOT NULL
 )
-SELECT * FROM ended;
+SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
 
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.

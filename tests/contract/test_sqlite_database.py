@@ -51,6 +51,14 @@ async def test_every_commit_is_flushed_to_disk(database: SqliteDatabase) -> None
     assert await database._writer.run(settings) == ["wal", full, 1]
 
 
+async def test_many_that_open_a_new_file_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    """SQLite itself does not wait when two turn the journal of a new file into a WAL at the same moment."""
+    for number in range(60):
+        databases = [SqliteDatabase(tmp_path / f"{number}.sqlite3") for _ in range(6)]
+        await asyncio.gather(*(database.migrate() for database in databases))
+        await asyncio.gather(*(database.close() for database in databases))
+
+
 async def test_steps_that_wait_together_are_one_transaction(database: SqliteDatabase) -> None:
     statements: list[str] = []
     await database._writer.run(lambda connection: connection.set_trace_callback(statements.append))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -24,8 +25,8 @@ T = TypeVar("T")
 
 BUSY_TIMEOUT: Final = 5.0
 """Seconds to wait for another process that writes, such as `tusgate migrate`."""
+_LOCKED_PAUSE: Final = 0.01
 _CONFIGURATION: Final = (
-    "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # NORMAL may lose the last commits when the power fails
     "PRAGMA fullfsync = 1",  # macOS: a plain fsync does not reach the disk; no effect elsewhere
 )
@@ -90,6 +91,7 @@ class ReadingThread:
         connection.create_function("now_ms", 0, lambda: _milliseconds(self._clock()))
         connection.create_function("ms", 1, _milliseconds, deterministic=True)
         connection.create_function("earliest", 2, _earliest, deterministic=True)
+        _use_wal(connection)
         for pragma in _CONFIGURATION:
             connection.execute(pragma)
 
@@ -97,6 +99,20 @@ class ReadingThread:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Keep a write-ahead log. SQLite does not wait by itself while another process does so on a new file."""
+    deadline = time.monotonic() + BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_LOCKED_PAUSE)
+        else:
+            return
 
 
 class WritingThread(ReadingThread):

@@ -104,6 +104,7 @@ class History:
     """All calls in the order of their arrival. Tests read it; only the proxy writes it."""
 
     calls: list[Call] = field(default_factory=list)
+    _arrived: int = 0
     _finished: int = 0
 
     def of(self, *kinds: str) -> list[Call]:
@@ -123,9 +124,14 @@ class History:
         """Forget the calls so far; counting for rules goes on."""
         self.calls.clear()
 
+    def forget_finished(self) -> None:
+        """Forget the calls that are over, except what the audit needs: a long run makes too many to keep."""
+        self.calls[:] = [call for call in self.calls if call.document or not call.finished]
+
     def arrived(self, method: str, raw_path: str, headers: Mapping[str, str]) -> Call:
         """Note a new call."""
-        call = read_call(method, raw_path, headers, len(self.calls) + 1)
+        self._arrived += 1
+        call = read_call(method, raw_path, headers, self._arrived)
         self.calls.append(call)
         return call
 

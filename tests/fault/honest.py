@@ -162,7 +162,8 @@ async def heard(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 async def begin(rig: Rig, data: bytes, clients: Sequence[Client] = ()) -> Upload:
     """Create an upload for `data`; nothing is sent yet. One whose URL was never heard is left to expire."""
     client = clients[0] if clients else rig.client
-    answer = await heard(lambda: client.post({"Upload-Length": str(len(data))}))
+    while (answer := await heard(lambda: client.post({"Upload-Length": str(len(data))}))).status == 503:
+        await asyncio.sleep(PAUSE)
     assert answer.status == 201, answer
     return Upload(rig, answer.upload_path, data, clients=clients)
 

@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check ci bench fmt lint types layers quick integration clients fault servers spec wheel lock clean
+.PHONY: help setup run test check ci bench fmt lint types layers quick integration clients fault soak servers spec wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -62,8 +62,11 @@ integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL an
 clients: $(VENV)/.development tests/clients/node_modules ## real upload clients: tus-js-client, tuspy, aiotus, curl, Chromium
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
 
-fault: $(VENV)/.development ## broken links, killed processes, stores that lie
-	$(PYTEST) --require minio,postgres tests/fault
+fault: $(VENV)/.development ## broken links, killed processes, stores that lie, hostile clients
+	$(PYTEST) --require minio,postgres,nginx tests/fault tests/abuse
+
+soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (TUSGATE_TEST_SOAK: seconds)
+	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py
 
 servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO and Versity (minutes, once), apt-get as root
 	$(BIN)/python -m tests.servers.acquire minio mc versity postgres nginx caddy chromium node

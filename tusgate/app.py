@@ -11,14 +11,17 @@ import os
 import secrets
 import signal
 import socket
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import uvloop
 
 from tusgate.core.errors import SettingsError, Unavailable
+from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
@@ -26,25 +29,40 @@ from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.store import S3Store
 from tusgate.service.budget import Budget
+from tusgate.service.cleanup import clean_up as run_clean_up
+from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
+from tusgate.service.expirer import OwnClocks
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
+from tusgate.service.reconcile import Reconciler
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.telemetry import LogEvent
 from tusgate.web.config import WebConfig
+from tusgate.web.connections import connections_allowed
+from tusgate.web.last_words import watch_answers
 from tusgate.web.page import add_page
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from datetime import timedelta
 
-    from tusgate.ports import Database, ObjectStore
+    from aiohttp.web import Application
+
+    from tusgate.core.clockwatch import Verdict
+    from tusgate.ports import Database, ObjectStore, SurveyedDatabase, SurveyedStore
+    from tusgate.service.cleanup import Outcome
+    from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
 
 log = structlog.get_logger(__name__)
+
+DRY_RUN_LIMIT = 1000
+"""Rows of each kind that a dry run looks at: it locks them for as long."""
 
 
 def run(settings: Settings, *, reuse_port: bool = False) -> None:
@@ -70,6 +88,76 @@ def migrate(settings: Settings) -> list[str]:
     return asyncio.run(apply())
 
 
+def clean_up(settings: Settings, tell: Callable[[Outcome], None], *, dry_run: bool, release: bool) -> Verdict:
+    """Run the clean-up jobs once and report all that they do; return whether uploads may be expired at present.
+
+    Args:
+        settings: of the gateway.
+        tell: gets each outcome as it happens.
+        dry_run: report what would be done, at most `DRY_RUN_LIMIT` of each kind.
+        release: first let uploads expire again, whatever has stopped that.
+
+    Raises:
+        SettingsError: the database is not migrated.
+        Unavailable: what was done until then was told.
+    """
+
+    async def work() -> Verdict:
+        async with _opened(settings) as (database, store):
+            rules = JobRules()
+            if release and not dry_run:
+                await database.release_expiry()
+            expirer = rules.expirer(database, _own_clocks())
+            if dry_run:
+                outcomes = foresee_clean_up(database, expirer, DRY_RUN_LIMIT, rules.intent_grace)
+            else:
+                outcomes = run_clean_up(expirer, rules.collector(database, store))
+            async for outcome in outcomes:
+                tell(outcome)
+            return expirer.verdict
+
+    return asyncio.run(work())
+
+
+def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mending, grace: timedelta) -> Looked:
+    """Compare the database with the store, report what does not agree, and mend what may be mended.
+
+    Raises:
+        SettingsError: the database is not migrated.
+        Unavailable: what was found until then was told.
+    """
+
+    async def work() -> Looked:
+        async with _opened(settings) as (database, store):
+            reconciler = Reconciler(database=database, store=store, mending=mending, now=datetime.now(UTC), grace=grace)
+            async for finding in reconciler.run():
+                tell(finding)
+            return reconciler.looked
+
+    return asyncio.run(work())
+
+
+@asynccontextmanager
+async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, SurveyedStore]]:
+    """Give both for a command of an operator: nothing is migrated."""
+    async with _opened_database(settings) as database:
+        await database.check()
+        store = _store(settings)
+        try:
+            yield database, store
+        finally:
+            await store.close()
+
+
+def _own_clocks() -> OwnClocks:
+    return OwnClocks(steady=_uptime, wall=lambda: datetime.now(UTC))
+
+
+def _uptime() -> float:
+    """Return seconds by a clock that nobody sets and that, where there is such a one, counts sleep too."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
 async def _serve(settings: Settings, reuse_port: bool) -> None:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(_opened_database(settings))
@@ -81,11 +169,20 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         completion = Completion(database, store, holder)
         stack.push_async_callback(completion.stop)
         uploads = _uploads(settings, database, store, writers, completion, holder)
-        jobs = Jobs(database, store, completion, JobRules())
+        jobs = Jobs(database, store, completion, JobRules(), _own_clocks())
         stack.push_async_callback(jobs.stop)
         app = make_app(_web_config(settings), uploads)
         add_page(app, endpoint=settings.base_path.lstrip("/"))
-        server = WebServer(app, listen(settings.host, settings.port, shared=reuse_port))
+        if settings.crash is not None:
+            _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
+            log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
+        server = WebServer(
+            app,
+            listen(settings.host, settings.port, shared=reuse_port),
+            max_connections=connections_allowed(settings.max_connections),
+            keepalive=settings.keepalive_timeout,
+            answer_patience=settings.idle_timeout,
+        )
         stack.push_async_callback(server.close)
         await database.listen(writers.taken_over)
         jobs.start()
@@ -96,6 +193,10 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         log.info(LogEvent.SERVER_DRAINING)
         await _drain(server, writers, settings.drain_timeout)
     log.info(LogEvent.SERVER_STOPPED)
+
+
+def _crash_at_an_answer(app: Application, base_path: str, crash: Crash) -> None:
+    watch_answers(app, base_path, partial(crash.passing, BEFORE_ANSWER), partial(crash.passing, AFTER_ANSWER))
 
 
 async def _drain(server: WebServer, writers: Writers, timeout: float) -> None:
@@ -119,8 +220,8 @@ async def _until_told_to_stop() -> None:
 
 
 @asynccontextmanager
-async def _opened_database(settings: Settings) -> AsyncIterator[Database]:
-    database: Database
+async def _opened_database(settings: Settings) -> AsyncIterator[SurveyedDatabase]:
+    database: SurveyedDatabase
     if settings.sqlite_path is not None:
         settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(settings.sqlite_path)
@@ -129,11 +230,11 @@ async def _opened_database(settings: Settings) -> AsyncIterator[Database]:
         database = PostgresDatabase(
             settings.database_url.get_secret_value(),
             pool_size=settings.database_connections,
-            command_timeout=10.0,
+            command_timeout=8.0,
             transaction_pooling=settings.database_pooling == "transaction",
         )
     try:
-        yield database
+        yield database if settings.crash is None else Crash(settings.crash).in_database(database)
     finally:
         await database.close()
 
@@ -149,7 +250,12 @@ async def _prepare(database: Database, *, embedded: bool) -> None:
         log.warning(LogEvent.DATABASE_UNAVAILABLE, error=str(error))
 
 
-def _store(settings: Settings) -> ObjectStore:
+def _store(settings: Settings) -> SurveyedStore:
+    store = _real_store(settings)
+    return store if settings.crash is None else Crash(settings.crash).in_store(store)
+
+
+def _real_store(settings: Settings) -> SurveyedStore:
     if settings.store_dir is not None:
         return DirectoryStore(settings.store_dir)
     if not (settings.s3_endpoint and settings.s3_bucket and settings.s3_access_key and settings.s3_secret_key):
@@ -203,5 +309,6 @@ def _web_config(settings: Settings) -> WebConfig:
         expires=settings.upload_expiry is not None or settings.lifetime_limit is not None,
         idle_timeout=settings.idle_timeout,
         min_rate=settings.min_rate,
+        rate_window=settings.rate_window,
         gone_status=settings.gone_status,
     )

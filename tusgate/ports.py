@@ -10,13 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from tusgate.core.clockwatch import go_on
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
+    from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import PartLimits
     from tusgate.core.model import (
         Garbage,
         Intent,
+        ListedObject,
         MultipartId,
         NewUpload,
         ObjectKey,
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
         State,
         Step,
         StoredObject,
+        StoreName,
         Upload,
         UploadId,
     )
@@ -137,8 +142,14 @@ class Database(Protocol):
     async def release_sealed(self, upload: Upload, holder: str, retry_in: float) -> None:
         """Give the finishing lease back; others may take it after `retry_in` seconds."""
 
-    async def expire(self, limit: int) -> list[Upload]:
-        """Move up to `limit` UPLOADING uploads past their expiry to EXPIRED; what they stored becomes garbage."""
+    async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
+        """Move up to `limit` UPLOADING uploads past their expiry to EXPIRED; what they stored becomes garbage.
+
+        First `judge` sees the clock, within the step: unless it says to go on, its verdict is kept for all processes
+        and nothing is expired. The object at an upload's own key is not made garbage: unless an intent names it, no
+        writer can have put it there, and then it is the work of a future that this database has forgotten (it was
+        restored from a backup).
+        """
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """Return up to `limit` garbage rows whose time has come, and postpone them by a minute.
@@ -146,17 +157,19 @@ class Database(Protocol):
         An intent is due `grace` seconds (the longest time that a request of a fenced writer may still be on its way)
         after its upload ended or got its latest epoch. What a live or complete upload refers to is never returned:
         those rows are dropped instead. What a live upload may still come to use (its own object key; multipart
-        uploads of unknown id while it has none of its own to spare) waits.
+        uploads of unknown id while it has none of its own to spare) waits. So does an object while a multipart upload
+        that could still make it is not gone.
         """
 
-    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
-        """Forget garbage that the store has confirmed gone."""
+    async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:
+        """Note that the store has confirmed these gone; forget those of which it did so `grace` seconds ago or earlier.
+
+        The others are due once more after `grace` seconds: a request that was on its way when they were removed
+        may have brought them back.
+        """
 
     async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
         """Try these again after `seconds`, counting the failed try."""
-
-    async def count_by_state(self) -> dict[State, int]:
-        """Return how many uploads of all tenants are in each state."""
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """Call `taken_over(upload_id, epoch)` soon after a writer has lost its upload. An accelerator.
@@ -166,6 +179,29 @@ class Database(Protocol):
 
         Calls may be missing or late; a database without notifications never calls.
         """
+
+
+class SurveyedDatabase(Database, Protocol):
+    """A database with what operators need beside the service: looks at everything, of all tenants."""
+
+    async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
+        """Return what `expire` and then `due_garbage` would return now. Nothing is changed."""
+
+    async def release_expiry(self) -> None:
+        """Let uploads expire again at once, whatever a verdict of a judge has said so far."""
+
+    async def survey(self, after: str, limit: int) -> list[Upload]:
+        """Return up to `limit` uploads in any state, in the order of their ids, from the first id above `after`."""
+
+    async def names(self, upload_ids: Sequence[UploadId]) -> set[StoreName]:
+        """Return what the rows of these uploads name in the store, all as committed at one moment.
+
+        That is: the objects of live and complete uploads, the multipart uploads of live ones, pieces, garbage and
+        intents. Unknown ids name nothing.
+        """
+
+    async def count_by_state(self) -> dict[State, int]:
+        """Return how many uploads are in each state. Reads all rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,15 +230,17 @@ class Attributes:
     Attributes:
         upload_id: kept as marker metadata; proves whose object it is when an answer was lost.
         content_type: sanitised, or None.
+        content_coding: Content-Encoding, sanitised, or None.
     """
 
     upload_id: UploadId
     content_type: str | None = None
+    content_coding: str | None = None
 
     @classmethod
     def of(cls, upload: Upload) -> Attributes:
         """Return what the finished object of `upload` is stored with; pieces carry the upload id only."""
-        return cls(upload.id, upload.content_type)
+        return cls(upload.id, upload.content_type, upload.content_coding)
 
 
 class ObjectStore(Protocol):
@@ -223,7 +261,7 @@ class ObjectStore(Protocol):
         """Release all connections. Idempotent."""
 
     async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
-        """Store a whole object; it appears at `key` at once or not at all. Raises StoreRefused."""
+        """Store a whole object; it appears at `key` at once or not at all. Raises StoreRefused, PieceLost."""
 
     async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
         """Begin a multipart upload of `key`. Not idempotent, so tried once: each call may make another one."""
@@ -233,6 +271,7 @@ class ObjectStore(Protocol):
 
         Raises:
             MultipartLost: the store no longer has the multipart upload.
+            PieceLost: the store says that a piece of `body` is not there, or gives back other bytes, three times.
             StoreRefused: the bytes did not arrive intact in three tries.
         """
 
@@ -271,6 +310,19 @@ class ObjectStore(Protocol):
 
         Raises StoreUnavailable also in the middle: the iterator never ends early without an error.
         """
+
+
+class SurveyedStore(ObjectStore, Protocol):
+    """A store with what operators need beside the service. The service itself never lists objects."""
+
+    def list_objects(self, prefix: str = "") -> AsyncIterator[ListedObject]:
+        """Yield the objects whose keys begin with `prefix`, in no particular order; never one outside of our prefix.
+
+        What appears or goes meanwhile may be missing. Raises StoreUnavailable also in the middle.
+        """
+
+    async def owner_of(self, key: ObjectKey) -> UploadId | None:
+        """Return whose marker the object at `key` carries; None when it carries none, or is surely not there."""
 
 
 class ByteSource(Protocol):

@@ -11,8 +11,9 @@ import logging
 import random
 import re
 import sys
+from contextlib import suppress
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import structlog
 
@@ -44,6 +45,7 @@ class LogEvent(StrEnum):
     SERVER_DRAIN_INCOMPLETE = "server.drain_incomplete"
     SERVER_STOPPED = "server.stopped"
     SERVER_OPEN = "server.open"
+    SERVER_FULL = "server.full"
     WORKER_STARTED = "worker.started"
     WORKER_ENDED = "worker.ended"
     WORKER_RESTARTING = "worker.restarting"
@@ -66,15 +68,20 @@ class LogEvent(StrEnum):
     STORE_UNAVAILABLE = "store.unavailable"
     STORE_REFUSED = "store.refused"
     STORE_REJECTS_US = "store.rejects_us"
+    EXPIRY_DELAYED = "expiry.delayed"
+    EXPIRY_HELD = "expiry.held"
     GARBAGE_COLLECTED = "garbage.collected"
     GARBAGE_POSTPONED = "garbage.postponed"
     JOB_POSTPONED = "job.postponed"
     JOB_FAILED = "job.failed"
+    CRASH_AWAITED = "crash.awaited"
+    CRASHING = "crash.now"
 
 
 def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     """Send all logs of this process, those of libraries too, to `stream` (stderr). Idempotent."""
     out = stream or sys.stderr
+    unfailing = cast("TextIO", _Unfailing(out))
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -85,10 +92,10 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(unfailing),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(out)
+    handler = logging.StreamHandler(unfailing)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
@@ -97,6 +104,21 @@ def configure_logging(settings: Settings, stream: TextIO | None = None) -> None:
     )
     # Libraries speak up from warning on: botocore and aiohttp write headers and bodies at debug level.
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+
+
+class _Unfailing:
+    """The part of a text stream that loggers use. What cannot be written is lost: a full disk must not end uploads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 def _is_console(settings: Settings, out: TextIO) -> bool:

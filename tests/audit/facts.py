@@ -73,11 +73,20 @@ class Facts:
 
 
 async def gather(rig: Rig) -> Facts:
-    """Read everything. The gateways should be at rest: what moves between two reads looks broken."""
-    return await asyncio.to_thread(_gather, rig)
+    """Read everything. Gateways stand still meanwhile: what a clean-up moves between two reads would look broken."""
+    ready = [await asyncio.to_thread(replica.gateway.answers_ready) for replica in rig.replicas]
+    running = [replica for replica in rig.replicas if replica.gateway.running]
+    try:
+        for replica in running:
+            await asyncio.to_thread(replica.gateway.pause)
+        await rig.until(lambda: all(call.finished for replica in running for call in replica.store_link.history.calls))
+        return await asyncio.to_thread(_gather, rig, ready)
+    finally:
+        for replica in running:
+            await asyncio.to_thread(replica.gateway.resume)
 
 
-def _gather(rig: Rig) -> Facts:
+def _gather(rig: Rig, ready: Sequence[bool]) -> Facts:
     uploads = {row["id"]: row for row in rig.rows("SELECT * FROM uploads")}
     garbage = rig.rows("SELECT * FROM garbage")
     client = rig.minio.client()
@@ -105,7 +114,7 @@ def _gather(rig: Rig) -> Facts:
         losses=frozenset(rig.losses),
         logs="\n".join(replica.gateway.log_path.read_text(errors="replace") for replica in rig.replicas),
         secrets=rig.secrets,
-        ready=[replica.gateway.answers_ready() for replica in rig.replicas],
+        ready=ready,
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import socket
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
@@ -20,11 +21,16 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Answer:
-    """Status, headers and body of one answer."""
+    """Status, headers and body of one answer.
+
+    Attributes:
+        early: the interim answers (1xx) that were read together with it.
+    """
 
     status: int
     headers: Message
     body: bytes
+    early: list[Answer] = field(default_factory=list)
 
     @property
     def offset(self) -> int:
@@ -82,19 +88,27 @@ class RawConnection:
 
     def wait_for_continue(self) -> int:
         """Read `HTTP/1.1 100 Continue` without a byte of what follows, and return the status."""
-        line = b""
-        while not line.endswith(b"\r\n\r\n"):
+        return self.interim().status
+
+    def interim(self) -> Answer:
+        """Read one interim answer without a byte of what follows."""
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
             byte = self._socket.recv(1)
             if not byte:
-                raise ConnectionError(f"closed instead of 100 Continue: {line!r}")
-            line += byte
-        return int(line.split(b" ", 2)[1])
+                raise ConnectionError(f"closed instead of an interim answer: {head!r}")
+            head += byte
+        status_line, _, lines = head.partition(b"\r\n")
+        return Answer(int(status_line.split(b" ", 2)[1]), http.client.parse_headers(BytesIO(lines)), b"")
 
     def answer(self, method: str) -> Answer:
-        """Read the answer to the request that was sent."""
+        """Read the answer to the request that was sent, and the interim ones before it."""
+        early = []
+        while self._socket.recv(len(b"HTTP/1.1 1"), socket.MSG_PEEK | socket.MSG_WAITALL).endswith(b" 1"):
+            early.append(self.interim())
         response = http.client.HTTPResponse(self._socket, method=method)
         response.begin()
-        return Answer(response.status, response.headers, response.read())
+        return Answer(response.status, response.headers, response.read(), early)
 
     def reset(self) -> None:
         """Break the connection with a TCP reset; what the peer has not read yet is lost."""

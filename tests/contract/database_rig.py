@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from tusgate.ports import Database
+    from tusgate.ports import Database, SurveyedDatabase
 
 ALICE = Scope("acme", "alice")
 STRANGERS = (Scope("acme", "bob"), Scope("other", "alice"), Scope("other", "bob"))
@@ -50,9 +50,9 @@ class Rig(Protocol):
         database: migrated, and closed after the test.
     """
 
-    database: Database
+    database: SurveyedDatabase
 
-    def another(self) -> Database:
+    def another(self) -> SurveyedDatabase:
         """Return one more client of the same database, as another process would have it."""
 
     async def plant_garbage(self, upload: Upload, key: str, multipart_id: str | None) -> None:
@@ -95,7 +95,7 @@ class MemoryRig:
     def __init__(self) -> None:
         self._now = 1_800_000_000.0
         self._memory = MemoryDatabase(lambda: self._now)
-        self.database: Database = self._memory
+        self.database: SurveyedDatabase = self._memory
 
     def another(self) -> MemoryDatabase:
         return self._memory.another()
@@ -120,7 +120,7 @@ class SqliteRig(SqlRig):
         self._path = directory / "tusgate.db"
         self._now = 1_800_000_000.0
         self._clients: list[SqliteDatabase] = []
-        self.database: Database = self.another()
+        self.database: SurveyedDatabase = self.another()
 
     def another(self) -> SqliteDatabase:
         client = SqliteDatabase(self._path, lambda: self._now)
@@ -158,13 +158,14 @@ class PostgresRig(SqlRig):
 
     TIMES = (
         ("uploads", ("created_at", "updated_at", "held_since", "completed_at", "expires_at", "finisher_until")),
-        ("garbage", ("created_at", "due_at")),
+        ("garbage", ("created_at", "due_at", "removed_at")),
+        ("expiry_brake", ("last_run", "waits_until")),
     )
 
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._clients: list[PostgresDatabase] = []
-        self.database: Database = self.another()
+        self.database: SurveyedDatabase = self.another()
 
     def another(self, **options: Any) -> PostgresDatabase:
         client = PostgresDatabase(self.dsn, **{"pool_size": 5, "command_timeout": 10.0, **options})

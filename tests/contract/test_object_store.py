@@ -1,20 +1,24 @@
-"""What every object store does: one suite over the directory, MinIO and Versity, and the service tests' double."""
+"""What every object store does: one suite over the directory, MinIO, Versity and the doubles that stand in for them."""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from awscrt.checksums import crc64nvme
 
+from tests.doubles.s3.behaviour import BEHAVIOURS
+from tests.doubles.s3.server import S3Double
 from tests.doubles.store import MemoryStore
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, Part, Piece, StoredObject, UploadId
 from tusgate.filesystem import DirectoryStore
-from tusgate.ports import Attributes, Body, ObjectStore
+from tusgate.ports import Attributes, Body, SurveyedStore
 from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.store import S3Store
@@ -37,25 +41,33 @@ SMALL = 100_003
     params=[
         "memory",
         "directory",
+        pytest.param("double of aws", marks=pytest.mark.slow),
+        "double of minio",
         pytest.param("minio", marks=pytest.mark.servers),
         pytest.param("versity", marks=pytest.mark.servers),
     ]
 )
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    made: ObjectStore
-    match request.param:
-        case "memory":
-            made = MemoryStore()
-        case "directory":
-            made = DirectoryStore(tmp_path)
-        case "minio":
-            server, bucket = request.getfixturevalue("minio"), request.getfixturevalue("bucket")
-            made = s3_store(server, bucket, "minio")
-        case _:
-            server, bucket = request.getfixturevalue("versity"), request.getfixturevalue("versity_bucket")
-            made = s3_store(server, bucket, "versity")
-    yield made
-    await made.close()
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SurveyedStore]:
+    async with AsyncExitStack() as stack:
+        made: SurveyedStore
+        match request.param:
+            case "memory":
+                made = MemoryStore()
+            case "directory":
+                made = DirectoryStore(tmp_path)
+            case "minio":
+                server, bucket = request.getfixturevalue("minio"), request.getfixturevalue("bucket")
+                made = s3_store(server, bucket, "minio")
+            case "versity":
+                server, bucket = request.getfixturevalue("versity"), request.getfixturevalue("versity_bucket")
+                made = s3_store(server, bucket, "versity")
+            case _:
+                profile = request.param.rpartition(" ")[2]
+                double = await stack.enter_async_context(S3Double(BEHAVIOURS[profile]))
+                double.make_bucket("bucket")
+                made = s3_store(double.as_server(), "bucket", profile)
+        stack.push_async_callback(made.close)
+        yield made
 
 
 def s3_store(server: S3Server, bucket: str, profile: str) -> S3Store:
@@ -67,7 +79,7 @@ def s3_store(server: S3Server, bucket: str, profile: str) -> S3Store:
             prefix="uploads/",
             access_key=server.access_key,
             secret_key=server.secret_key,
-            profile=PROFILES[profile],
+            profile=dataclasses.replace(PROFILES[profile], path_style=True),  # a port has no names below it
         )
     )
 
@@ -83,16 +95,16 @@ def body_of(data: bytes, block: int = 65_536) -> Body:
     return Body(len(data), crc64nvme(data), buffers=buffers)
 
 
-def part_size(store: ObjectStore) -> int:
+def part_size(store: SurveyedStore) -> int:
     return max(store.limits.min_part_size, SMALL)
 
 
-async def content(store: ObjectStore, key: ObjectKey, start: int = 0, size: int | None = None) -> bytes:
+async def content(store: SurveyedStore, key: ObjectKey, start: int = 0, size: int | None = None) -> bytes:
     return b"".join([chunk async for chunk in store.read(key, start, size)])
 
 
 async def upload_parts(
-    store: ObjectStore, key: ObjectKey, multipart_id: MultipartId, chunks: Sequence[bytes]
+    store: SurveyedStore, key: ObjectKey, multipart_id: MultipartId, chunks: Sequence[bytes]
 ) -> list[Part]:
     """Upload all at once, so that they finish in any order."""
     etags = await asyncio.gather(
@@ -105,20 +117,20 @@ async def upload_parts(
     return parts
 
 
-async def store_piece(store: ObjectStore, data: bytes, start: int, key: str = "pieces/1") -> Piece:
+async def store_piece(store: SurveyedStore, data: bytes, start: int, key: str = "pieces/1") -> Piece:
     piece = Piece(start, len(data), crc64nvme(data), ObjectKey(key))
     await store.put_object(ObjectKey(key), body_of(data), OURS)
     return piece
 
 
-async def test_a_store_that_works_passes_its_check_and_shows_nothing_of_it(store: ObjectStore) -> None:
+async def test_a_store_that_works_passes_its_check_and_shows_nothing_of_it(store: SurveyedStore) -> None:
     await store.check()
 
     assert await store.find(ObjectKey(".tusgate-check"), OURS.upload_id) is None
     assert await store.list_multiparts(ObjectKey(".tusgate-check")) == []
 
 
-async def test_it_may_be_closed_twice(store: ObjectStore) -> None:
+async def test_it_may_be_closed_twice(store: SurveyedStore) -> None:
     await store.put_object(KEY, body_of(b"x"), OURS)
 
     await store.close()
@@ -126,7 +138,7 @@ async def test_it_may_be_closed_twice(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, SMALL, 3 * MIB + 1])
-async def test_an_object_is_found_by_its_upload_and_reads_back(store: ObjectStore, size: int) -> None:
+async def test_an_object_is_found_by_its_upload_and_reads_back(store: SurveyedStore, size: int) -> None:
     data = some_bytes(size)
 
     stored = await store.put_object(KEY, body_of(data), OURS)
@@ -140,7 +152,7 @@ async def test_an_object_is_found_by_its_upload_and_reads_back(store: ObjectStor
 @pytest.mark.parametrize(
     "key", ["a b/c+d/ü€😀.bin", "100%/a%20b", "x/!$&'()*,;=:@~^|.bin", "q?a=b&c#d", "trailing.dot./..."]
 )
-async def test_any_key_that_is_a_path_works(store: ObjectStore, key: str) -> None:
+async def test_any_key_that_is_a_path_works(store: SurveyedStore, key: str) -> None:
     data = some_bytes(10)
 
     await store.put_object(ObjectKey(key), body_of(data), OURS)
@@ -154,7 +166,7 @@ async def test_any_key_that_is_a_path_works(store: ObjectStore, key: str) -> Non
     assert await store.find(ObjectKey(key), OURS.upload_id) is None
 
 
-async def test_an_object_with_the_wrong_checksum_is_refused_and_does_not_appear(store: ObjectStore) -> None:
+async def test_an_object_with_the_wrong_checksum_is_refused_and_does_not_appear(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     wrong = Body(SMALL, crc64nvme(data) ^ 1, buffers=[data])
 
@@ -164,7 +176,7 @@ async def test_an_object_with_the_wrong_checksum_is_refused_and_does_not_appear(
     assert await store.find(KEY, OURS.upload_id) is None
 
 
-async def test_a_refused_object_leaves_the_one_that_was_there(store: ObjectStore) -> None:
+async def test_a_refused_object_leaves_the_one_that_was_there(store: SurveyedStore) -> None:
     before = await store.put_object(KEY, body_of(b"before"), OURS)
 
     with pytest.raises(StoreRefused):
@@ -174,7 +186,7 @@ async def test_a_refused_object_leaves_the_one_that_was_there(store: ObjectStore
     assert await content(store, KEY) == b"before"
 
 
-async def test_an_object_may_be_stored_again(store: ObjectStore) -> None:
+async def test_an_object_may_be_stored_again(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     first = await store.put_object(KEY, body_of(data), OURS)
 
@@ -184,7 +196,7 @@ async def test_an_object_may_be_stored_again(store: ObjectStore) -> None:
     assert await store.find(KEY, OURS.upload_id) == first
 
 
-async def test_an_object_replaces_the_one_of_another_upload(store: ObjectStore) -> None:
+async def test_an_object_replaces_the_one_of_another_upload(store: SurveyedStore) -> None:
     await store.put_object(KEY, body_of(b"theirs"), THEIRS)
 
     await store.put_object(KEY, body_of(b"ours"), OURS)
@@ -194,13 +206,13 @@ async def test_an_object_replaces_the_one_of_another_upload(store: ObjectStore) 
     assert await content(store, KEY) == b"ours"
 
 
-async def test_an_object_of_another_upload_is_not_ours(store: ObjectStore) -> None:
+async def test_an_object_of_another_upload_is_not_ours(store: SurveyedStore) -> None:
     await store.put_object(KEY, body_of(b"theirs"), THEIRS)
 
     assert await store.find(KEY, OURS.upload_id) is None
 
 
-async def test_an_object_that_is_not_there_is_not_found(store: ObjectStore) -> None:
+async def test_an_object_that_is_not_there_is_not_found(store: SurveyedStore) -> None:
     await store.put_object(ObjectKey(f"{KEY}/below"), body_of(b"x"), OURS)
 
     assert await store.find(KEY, OURS.upload_id) is None
@@ -210,7 +222,7 @@ async def test_an_object_that_is_not_there_is_not_found(store: ObjectStore) -> N
     ("start", "size"),
     [(0, None), (0, 1), (1, SMALL - 1), (SMALL - 1, 1), (SMALL - 1, None), (70_000, 20_000), (5, 0)],
 )
-async def test_a_range_is_read(store: ObjectStore, start: int, size: int | None) -> None:
+async def test_a_range_is_read(store: SurveyedStore, start: int, size: int | None) -> None:
     data = some_bytes(SMALL)
     await store.put_object(KEY, body_of(data), OURS)
 
@@ -219,19 +231,19 @@ async def test_a_range_is_read(store: ObjectStore, start: int, size: int | None)
 
 
 @pytest.mark.parametrize(("start", "size"), [(0, SMALL + 1), (SMALL - 1, 2), (SMALL, 1), (SMALL + 1, None)])
-async def test_a_read_beyond_the_end_is_an_error(store: ObjectStore, start: int, size: int | None) -> None:
+async def test_a_read_beyond_the_end_is_an_error(store: SurveyedStore, start: int, size: int | None) -> None:
     await store.put_object(KEY, body_of(some_bytes(SMALL)), OURS)
 
     with pytest.raises(StoreUnavailable):
         await content(store, KEY, start, size)
 
 
-async def test_a_read_of_a_missing_object_is_an_error(store: ObjectStore) -> None:
+async def test_a_read_of_a_missing_object_is_an_error(store: SurveyedStore) -> None:
     with pytest.raises(StoreUnavailable):
         await content(store, KEY)
 
 
-async def test_a_read_may_be_given_up_in_the_middle(store: ObjectStore) -> None:
+async def test_a_read_may_be_given_up_in_the_middle(store: SurveyedStore) -> None:
     data = some_bytes(8 * MIB)
     await store.put_object(KEY, body_of(data), OURS)
     reading = store.read(KEY)
@@ -243,7 +255,7 @@ async def test_a_read_may_be_given_up_in_the_middle(store: ObjectStore) -> None:
     assert await content(store, KEY, 0, 10) == data[:10]
 
 
-async def test_parts_become_one_object_in_their_order(store: ObjectStore) -> None:
+async def test_parts_become_one_object_in_their_order(store: SurveyedStore) -> None:
     size = part_size(store)
     chunks = [some_bytes(size, 1), some_bytes(size, 2), some_bytes(7, 3)]
     data = b"".join(chunks)
@@ -261,7 +273,7 @@ async def test_parts_become_one_object_in_their_order(store: ObjectStore) -> Non
     assert await store.find(KEY, THEIRS.upload_id) is None
 
 
-async def test_a_second_complete_changes_nothing_and_the_object_proves_the_first(store: ObjectStore) -> None:
+async def test_a_second_complete_changes_nothing_and_the_object_proves_the_first(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
     parts = await upload_parts(store, KEY, multipart_id, [data])
@@ -275,7 +287,7 @@ async def test_a_second_complete_changes_nothing_and_the_object_proves_the_first
     assert await store.find(KEY, OURS.upload_id) == before
 
 
-async def test_of_many_completes_at_once_none_is_refused_and_the_object_is_right(store: ObjectStore) -> None:
+async def test_of_many_completes_at_once_none_is_refused_and_the_object_is_right(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
     parts = await upload_parts(store, KEY, multipart_id, [data])
@@ -290,7 +302,7 @@ async def test_of_many_completes_at_once_none_is_refused_and_the_object_is_right
     assert await store.find(KEY, OURS.upload_id) is not None
 
 
-async def test_a_part_that_is_sent_again_replaces_the_first(store: ObjectStore) -> None:
+async def test_a_part_that_is_sent_again_replaces_the_first(store: SurveyedStore) -> None:
     first, second = some_bytes(SMALL, 1), some_bytes(SMALL, 2)
     multipart_id = await store.create_multipart(KEY, OURS)
     outdated = await upload_parts(store, KEY, multipart_id, [first])
@@ -303,7 +315,7 @@ async def test_a_part_that_is_sent_again_replaces_the_first(store: ObjectStore) 
     assert await content(store, KEY) == second
 
 
-async def test_a_part_that_is_sent_again_with_the_same_bytes_keeps_its_etag(store: ObjectStore) -> None:
+async def test_a_part_that_is_sent_again_with_the_same_bytes_keeps_its_etag(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
 
@@ -313,7 +325,7 @@ async def test_a_part_that_is_sent_again_with_the_same_bytes_keeps_its_etag(stor
     assert '"' not in etags.pop()
 
 
-async def test_a_part_with_the_wrong_checksum_is_refused_and_not_stored(store: ObjectStore) -> None:
+async def test_a_part_with_the_wrong_checksum_is_refused_and_not_stored(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
 
@@ -326,7 +338,7 @@ async def test_a_part_with_the_wrong_checksum_is_refused_and_not_stored(store: O
         await store.complete_multipart(KEY, multipart_id, [guessed], crc64nvme(data))
 
 
-async def test_a_complete_with_the_wrong_checksum_of_the_whole_is_refused(store: ObjectStore) -> None:
+async def test_a_complete_with_the_wrong_checksum_of_the_whole_is_refused(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
     parts = await upload_parts(store, KEY, multipart_id, [data])
@@ -340,7 +352,7 @@ async def test_a_complete_with_the_wrong_checksum_of_the_whole_is_refused(store:
 
 
 @pytest.mark.parametrize("fault", ["etag", "checksum", "missing", "order", "none"])
-async def test_a_complete_with_the_wrong_parts_is_refused_for_good(store: ObjectStore, fault: str) -> None:
+async def test_a_complete_with_the_wrong_parts_is_refused_for_good(store: SurveyedStore, fault: str) -> None:
     size = part_size(store)
     chunks = [some_bytes(size, 1), some_bytes(size, 2)]
     whole = crc64nvme(b"".join(chunks))
@@ -361,7 +373,7 @@ async def test_a_complete_with_the_wrong_parts_is_refused_for_good(store: Object
     assert await store.find(KEY, OURS.upload_id) is None
 
 
-async def test_a_complete_takes_exactly_the_listed_parts(store: ObjectStore) -> None:
+async def test_a_complete_takes_exactly_the_listed_parts(store: SurveyedStore) -> None:
     chunks = [some_bytes(part_size(store), 1), some_bytes(11, 2), some_bytes(13, 3)]
     multipart_id = await store.create_multipart(KEY, OURS)
     one, two, _ = await upload_parts(store, KEY, multipart_id, chunks)
@@ -373,7 +385,7 @@ async def test_a_complete_takes_exactly_the_listed_parts(store: ObjectStore) -> 
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_a_multipart_upload_that_is_gone_is_lost(store: ObjectStore, known: bool) -> None:
+async def test_a_multipart_upload_that_is_gone_is_lost(store: SurveyedStore, known: bool) -> None:
     data = some_bytes(8 * MIB)
     multipart_id = await store.create_multipart(KEY, OURS)
     parts = await upload_parts(store, KEY, multipart_id, [data[:SMALL]])
@@ -389,7 +401,7 @@ async def test_a_multipart_upload_that_is_gone_is_lost(store: ObjectStore, known
     assert not await store.multipart_exists(KEY, multipart_id)
 
 
-async def test_an_abort_may_be_repeated(store: ObjectStore) -> None:
+async def test_an_abort_may_be_repeated(store: SurveyedStore) -> None:
     multipart_id = await store.create_multipart(KEY, OURS)
     await upload_parts(store, KEY, multipart_id, [b"part"])
     assert await store.multipart_exists(KEY, multipart_id)
@@ -401,7 +413,7 @@ async def test_an_abort_may_be_repeated(store: ObjectStore) -> None:
     assert await store.list_multiparts(KEY) == []
 
 
-async def test_an_abort_after_complete_leaves_the_object(store: ObjectStore) -> None:
+async def test_an_abort_after_complete_leaves_the_object(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     multipart_id = await store.create_multipart(KEY, OURS)
     parts = await upload_parts(store, KEY, multipart_id, [data])
@@ -412,7 +424,7 @@ async def test_an_abort_after_complete_leaves_the_object(store: ObjectStore) -> 
     assert await content(store, KEY) == data
 
 
-async def test_multipart_uploads_are_listed_for_exactly_their_key(store: ObjectStore) -> None:
+async def test_multipart_uploads_are_listed_for_exactly_their_key(store: SurveyedStore) -> None:
     mine = {await store.create_multipart(KEY, OURS), await store.create_multipart(KEY, OURS)}
     other = {
         key: await store.create_multipart(key, OURS)
@@ -428,7 +440,7 @@ async def test_multipart_uploads_are_listed_for_exactly_their_key(store: ObjectS
         await store.abort_multipart(KEY, multipart_id)
 
 
-async def test_deleting_removes_the_named_objects_only(store: ObjectStore) -> None:
+async def test_deleting_removes_the_named_objects_only(store: SurveyedStore) -> None:
     keys = [ObjectKey(f"pieces/{number}") for number in range(5)]
     for key in keys:
         await store.put_object(key, body_of(b"x"), OURS)
@@ -442,7 +454,7 @@ async def test_deleting_removes_the_named_objects_only(store: ObjectStore) -> No
 
 
 @pytest.mark.parametrize("block", [1 << 16, 3 * MIB])
-async def test_pieces_and_buffers_together_become_a_part(store: ObjectStore, block: int) -> None:
+async def test_pieces_and_buffers_together_become_a_part(store: SurveyedStore, block: int) -> None:
     data = some_bytes(3 * MIB + SMALL)
     one = await store_piece(store, data[: 2 * MIB + 1], 0, "pieces/1")
     two = await store_piece(store, data[one.end : one.end + 3], one.end, "pieces/2")
@@ -457,7 +469,7 @@ async def test_pieces_and_buffers_together_become_a_part(store: ObjectStore, blo
     assert await content(store, KEY) == data
 
 
-async def test_pieces_alone_become_an_object(store: ObjectStore) -> None:
+async def test_pieces_alone_become_an_object(store: SurveyedStore) -> None:
     data = some_bytes(SMALL)
     piece = await store_piece(store, data, 0)
 
@@ -468,7 +480,7 @@ async def test_pieces_alone_become_an_object(store: ObjectStore) -> None:
 
 
 @pytest.mark.parametrize("damage", ["other bytes", "shorter", "missing"])
-async def test_a_piece_that_does_not_come_back_as_it_was_stops_the_part(store: ObjectStore, damage: str) -> None:
+async def test_a_piece_that_does_not_come_back_as_it_was_stops_the_part(store: SurveyedStore, damage: str) -> None:
     data = some_bytes(SMALL)
     piece = await store_piece(store, data, 0)
     assert piece.key is not None
@@ -481,21 +493,21 @@ async def test_a_piece_that_does_not_come_back_as_it_was_stops_the_part(store: O
             await store.delete_objects([piece.key])
     multipart_id = await store.create_multipart(KEY, OURS)
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(StoreUnavailable if damage == "shorter" else PieceLost):
         await store.put_part(KEY, multipart_id, 1, Body(SMALL + 1, crc64nvme(data + b"x"), (piece,), buffers=[b"x"]))
 
     assert await store.multipart_exists(KEY, multipart_id)
 
 
 @pytest.mark.parametrize("announced", [2, 4])
-async def test_a_body_that_lies_about_its_size_is_a_programming_error(store: ObjectStore, announced: int) -> None:
+async def test_a_body_that_lies_about_its_size_is_a_programming_error(store: SurveyedStore, announced: int) -> None:
     with pytest.raises(ValueError, match="3"):
         await store.put_object(KEY, Body(announced, crc64nvme(b"abc"), buffers=[b"abc"]), OURS)
 
     assert await store.find(KEY, OURS.upload_id) is None
 
 
-async def test_a_cancelled_part_can_be_sent_again(store: ObjectStore) -> None:
+async def test_a_cancelled_part_can_be_sent_again(store: SurveyedStore) -> None:
     data = some_bytes(8 * MIB)
     multipart_id = await store.create_multipart(KEY, OURS)
     sending = asyncio.create_task(store.put_part(KEY, multipart_id, 1, body_of(data)))
@@ -508,3 +520,49 @@ async def test_a_cancelled_part_can_be_sent_again(store: ObjectStore) -> None:
     await store.complete_multipart(KEY, multipart_id, parts, crc64nvme(data))
 
     assert await content(store, KEY) == data
+
+
+async def test_objects_are_listed_with_size_and_time(store: SurveyedStore) -> None:
+    keys = ["a", "tenant/b c/ü.bin", ".tusgate/pieces/x/1-0", ".tusgate/pieces/x/1-1", ".tusgate-notes"]
+    for size, key in enumerate(keys):
+        await store.put_object(ObjectKey(key), body_of(some_bytes(size)), OURS)
+    await store.create_multipart(KEY, OURS)
+
+    listed = [found async for found in store.list_objects()]
+
+    assert {found.key: found.size for found in listed} == {key: size for size, key in enumerate(keys)}
+    assert max(found.modified for found in listed) - min(found.modified for found in listed) < timedelta(minutes=5)
+    assert all(found.modified.tzinfo for found in listed)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        (".tusgate/pieces/", [".tusgate/pieces/x/1-0", ".tusgate/pieces/y"]),
+        (".tusgate/pieces/x", [".tusgate/pieces/x/1-0"]),
+        (".tus", [".tusgate-notes", ".tusgate/pieces/x/1-0", ".tusgate/pieces/y"]),
+        ("nothing/", []),
+    ],
+)
+async def test_objects_are_listed_by_the_beginning_of_their_keys(
+    store: SurveyedStore, prefix: str, expected: list[str]
+) -> None:
+    for key in (".tusgate/pieces/x/1-0", ".tusgate/pieces/y", ".tusgate-notes", "tusgate/pieces/x/1-0"):
+        await store.put_object(ObjectKey(key), body_of(b"x"), OURS)
+
+    assert sorted([found.key async for found in store.list_objects(prefix)]) == expected
+
+
+async def test_more_objects_than_fit_one_page_are_all_listed(store: SurveyedStore) -> None:
+    keys = [ObjectKey(f"many/{number:04}") for number in range(1_001)]
+    for first in range(0, len(keys), 50):
+        await asyncio.gather(*(store.put_object(key, body_of(b""), OURS) for key in keys[first : first + 50]))
+
+    assert sorted([found.key async for found in store.list_objects("many/")]) == keys
+
+
+async def test_an_object_tells_whose_it_is(store: SurveyedStore) -> None:
+    await store.put_object(KEY, body_of(b"x"), THEIRS)
+
+    assert await store.owner_of(KEY) == THEIRS.upload_id
+    assert await store.owner_of(ObjectKey("nothing")) is None

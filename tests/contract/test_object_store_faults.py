@@ -1,4 +1,4 @@
-"""The S3 store when calls fail: on MinIO behind a fault proxy, and on answers that no store gave."""
+"""The S3 store when calls fail: on MinIO and its double behind a fault proxy, and on answers that no store gave."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from tests.contract.test_object_store import (
     store_piece,
     upload_parts,
 )
+from tests.doubles.s3.behaviour import MINIO
+from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Drop, DropAnswer, FlipByte, Gate, ReplaceAnswer, Reply, S3FaultProxy, s3_error
 from tests.servers.process import free_port
 from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
@@ -54,8 +56,8 @@ class Rig:
 
 
 @asynccontextmanager
-async def behind_proxy(target: str, config: S3Config) -> AsyncIterator[Rig]:
-    async with S3FaultProxy(target) as proxy:
+async def behind_proxy(config: S3Config) -> AsyncIterator[Rig]:
+    async with S3FaultProxy(config.endpoint) as proxy:
         store = S3Store(dataclasses.replace(config, endpoint=proxy.url))
         try:
             yield Rig(store, proxy)
@@ -63,28 +65,51 @@ async def behind_proxy(target: str, config: S3Config) -> AsyncIterator[Rig]:
             await store.close()
 
 
-def config_for(server: S3Server, bucket: str, profile: Profile = PROFILES["minio"]) -> S3Config:
-    return S3Config(server.endpoint, server.region, bucket, "p/", server.access_key, server.secret_key, profile=profile)
+@dataclasses.dataclass
+class Place:
+    """An empty bucket of a server. The server's methods block: they belong in a thread."""
+
+    server: S3Server
+    bucket: str
+
+    def config(self, profile: Profile = PROFILES["minio"]) -> S3Config:
+        server = self.server
+        return S3Config(
+            server.endpoint, server.region, self.bucket, "p/", server.access_key, server.secret_key, profile=profile
+        )
+
+    async def keys(self) -> list[str]:
+        return await asyncio.to_thread(self.server.keys, self.bucket)
+
+
+@pytest.fixture(
+    params=[pytest.param("double", marks=pytest.mark.slow), pytest.param("minio", marks=pytest.mark.servers)]
+)
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Place]:
+    if request.param == "minio":
+        yield Place(request.getfixturevalue("minio"), request.getfixturevalue("bucket"))
+        return
+    async with S3Double(MINIO) as double:
+        double.make_bucket("bucket")
+        yield Place(double.as_server(), "bucket")
 
 
 @pytest.fixture
-async def rig(minio: S3Server, bucket: str) -> AsyncIterator[Rig]:
-    async with behind_proxy(minio.endpoint, config_for(minio, bucket)) as made:
+async def rig(place: Place) -> AsyncIterator[Rig]:
+    async with behind_proxy(place.config()) as made:
         yield made
 
 
 @pytest.fixture
 async def alone() -> AsyncIterator[Rig]:
     """A proxy without any store behind it: every answer is the test's."""
-    config = S3Config("http://x", "us-east-1", "bucket", "", "key", "secret", profile=PROFILES["minio"])
-    async with behind_proxy(f"http://127.0.0.1:{free_port()}", config) as made:
+    nobody = f"http://127.0.0.1:{free_port()}"
+    async with behind_proxy(
+        S3Config(nobody, "us-east-1", "bucket", "", "key", "secret", profile=PROFILES["minio"])
+    ) as made:
         yield made
 
 
-servers = pytest.mark.servers
-
-
-@servers
 @pytest.mark.parametrize("fault", [AT_ONCE, BROKEN, Drop(), Drop(after=MIB), DropAnswer(), FlipByte(at=MIB)])
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_part_that_fails_on_its_way_is_sent_again(rig: Rig, fault: Reply | Drop, times: int) -> None:
@@ -99,7 +124,6 @@ async def test_a_part_that_fails_on_its_way_is_sent_again(rig: Rig, fault: Reply
     assert await content(rig.store, KEY) == DATA
 
 
-@servers
 @pytest.mark.parametrize("fault", [AT_ONCE, Drop(), DropAnswer(), FlipByte(at=MIB)])
 async def test_an_object_that_fails_on_its_way_is_sent_again(rig: Rig, fault: Reply | Drop) -> None:
     rule = rig.proxy.on("PutObject", fault, times=1)
@@ -111,7 +135,6 @@ async def test_an_object_that_fails_on_its_way_is_sent_again(rig: Rig, fault: Re
     assert await content(rig.store, KEY) == DATA
 
 
-@servers
 async def test_pieces_are_read_again_when_a_part_is_sent_again(rig: Rig) -> None:
     piece = await store_piece(rig.store, DATA[: 2 * MIB], 0)
     body = Body(len(DATA), BODY.crc64, (piece,), buffers=[DATA[2 * MIB :]])
@@ -126,7 +149,6 @@ async def test_pieces_are_read_again_when_a_part_is_sent_again(rig: Rig) -> None
     assert await content(rig.store, KEY) == DATA
 
 
-@servers
 async def test_a_piece_that_is_damaged_on_the_way_back_is_read_again(rig: Rig) -> None:
     piece = await store_piece(rig.store, DATA, 0)
     rule = rig.proxy.on("GetObject", FlipByte(at=MIB, of="answer"), times=1)
@@ -137,13 +159,12 @@ async def test_a_piece_that_is_damaged_on_the_way_back_is_read_again(rig: Rig) -
     assert await rig.store.find(KEY, OURS.upload_id) == stored
 
 
-@servers
 @pytest.mark.parametrize("at", [0, len(DATA) - 1])
 async def test_a_piece_that_always_comes_back_damaged_is_never_stored_even_where_nothing_is_checked(
-    minio: S3Server, bucket: str, at: int
+    place: Place, at: int
 ) -> None:
     profile = dataclasses.replace(PROFILES["minio"], checksum=ChecksumMode.NONE)
-    async with behind_proxy(minio.endpoint, config_for(minio, bucket, profile)) as rig:
+    async with behind_proxy(place.config(profile)) as rig:
         piece = await store_piece(rig.store, DATA, 0)
         rule = rig.proxy.on("GetObject", FlipByte(at=at, of="answer"))
 
@@ -151,10 +172,9 @@ async def test_a_piece_that_always_comes_back_damaged_is_never_stored_even_where
             await rig.store.put_object(KEY, Body(len(DATA), BODY.crc64, (piece,)), OURS)
 
         assert rule.fired == TRIES
-    assert minio.keys(bucket) == ["p/pieces/1"]
+    assert await place.keys() == ["p/pieces/1"]
 
 
-@servers
 async def test_bytes_that_are_damaged_every_time_are_refused(rig: Rig) -> None:
     rule = rig.proxy.on("PutObject", FlipByte(at=0))
 
@@ -165,10 +185,9 @@ async def test_bytes_that_are_damaged_every_time_are_refused(rig: Rig) -> None:
     assert await rig.store.find(KEY, OURS.upload_id) is None
 
 
-@servers
-async def test_content_md5_finds_damage_where_the_store_knows_no_better(minio: S3Server, bucket: str) -> None:
+async def test_content_md5_finds_damage_where_the_store_knows_no_better(place: Place) -> None:
     profile = dataclasses.replace(PROFILES["minio"], checksum=ChecksumMode.CONTENT_MD5)
-    async with behind_proxy(minio.endpoint, config_for(minio, bucket, profile)) as rig:
+    async with behind_proxy(place.config(profile)) as rig:
         piece = await store_piece(rig.store, DATA, 0)
         rule = rig.proxy.on("UploadPart", FlipByte(at=MIB), times=1)
         body = Body(2 * len(DATA), crc64nvme(DATA + DATA), (piece,), BODY.buffers)
@@ -182,7 +201,6 @@ async def test_content_md5_finds_damage_where_the_store_knows_no_better(minio: S
         assert await content(rig.store, KEY) == DATA + DATA
 
 
-@servers
 async def test_a_part_of_an_upload_that_vanished_under_broken_connections_is_lost(rig: Rig) -> None:
     multipart_id = await rig.store.create_multipart(KEY, OURS)
     await rig.store.abort_multipart(KEY, multipart_id)
@@ -194,7 +212,6 @@ async def test_a_part_of_an_upload_that_vanished_under_broken_connections_is_los
     assert rule.fired == TRIES
 
 
-@servers
 async def test_a_complete_whose_answer_is_lost_is_not_sent_again_and_proven_by_the_object(rig: Rig) -> None:
     multipart_id = await rig.store.create_multipart(KEY, OURS)
     parts = await upload_parts(rig.store, KEY, multipart_id, [DATA])
@@ -212,7 +229,6 @@ async def test_a_complete_whose_answer_is_lost_is_not_sent_again_and_proven_by_t
     assert await rig.store.find(KEY, OURS.upload_id) == found
 
 
-@servers
 @pytest.mark.parametrize(
     "answer",
     [
@@ -235,7 +251,6 @@ async def test_a_complete_without_a_clear_answer_has_an_unknown_outcome(rig: Rig
     assert await rig.store.find(KEY, OURS.upload_id) is not None
 
 
-@servers
 async def test_an_abort_is_repeated_until_the_store_says_that_the_upload_is_gone(rig: Rig) -> None:
     multipart_id = await rig.store.create_multipart(KEY, OURS)
     await rig.store.put_part(KEY, multipart_id, 1, BODY)
@@ -247,7 +262,6 @@ async def test_an_abort_is_repeated_until_the_store_says_that_the_upload_is_gone
     assert not await rig.store.multipart_exists(KEY, multipart_id)
 
 
-@servers
 async def test_an_upload_that_survives_every_abort_is_reported(rig: Rig) -> None:
     multipart_id = await rig.store.create_multipart(KEY, OURS)
     rig.proxy.on("AbortMultipartUpload", Reply(204))
@@ -258,7 +272,6 @@ async def test_an_upload_that_survives_every_abort_is_reported(rig: Rig) -> None
     assert await rig.store.multipart_exists(KEY, multipart_id)
 
 
-@servers
 async def test_a_head_404_for_an_object_that_is_there_is_not_believed(rig: Rig) -> None:
     stored = await rig.store.put_object(KEY, BODY, OURS)
     rule = rig.proxy.on("HeadObject", PAGE, times=1)
@@ -271,7 +284,6 @@ async def test_a_head_404_for_an_object_that_is_there_is_not_believed(rig: Rig) 
         await rig.store.find(KEY, OURS.upload_id)
 
 
-@servers
 async def test_a_read_that_is_cut_goes_on_where_it_broke(rig: Rig) -> None:
     await rig.store.put_object(KEY, BODY, OURS)
     rule = rig.proxy.on("GetObject", DropAnswer(after=2 * MIB), times=2)
@@ -283,7 +295,6 @@ async def test_a_read_that_is_cut_goes_on_where_it_broke(rig: Rig) -> None:
     assert await content(rig.store, KEY, MIB, 100) == DATA[MIB : MIB + 100]
 
 
-@servers
 async def test_a_read_that_is_always_cut_never_ends_quietly(rig: Rig) -> None:
     await rig.store.put_object(KEY, BODY, OURS)
     rule = rig.proxy.on("GetObject", DropAnswer(after=0))
@@ -294,7 +305,6 @@ async def test_a_read_that_is_always_cut_never_ends_quietly(rig: Rig) -> None:
     assert rule.fired == TRIES
 
 
-@servers
 async def test_a_read_does_not_mix_two_objects(rig: Rig) -> None:
     await rig.store.put_object(KEY, BODY, OURS)
     rig.proxy.on("GetObject", DropAnswer(after=2 * MIB), nth=1)
@@ -310,11 +320,10 @@ async def test_a_read_does_not_mix_two_objects(rig: Rig) -> None:
         await reading
 
 
-@servers
-async def test_objects_are_deleted_one_by_one_where_the_store_cannot_do_better(minio: S3Server, bucket: str) -> None:
+async def test_objects_are_deleted_one_by_one_where_the_store_cannot_do_better(place: Place) -> None:
     profile = dataclasses.replace(PROFILES["minio"], bulk_delete=False)
     keys = [ObjectKey(f"pieces/{number}") for number in range(20)]
-    async with behind_proxy(minio.endpoint, config_for(minio, bucket, profile)) as rig:
+    async with behind_proxy(place.config(profile)) as rig:
         for key in keys:
             await rig.store.put_object(key, body_of(b"x"), OURS)
         rule = rig.proxy.on("DeleteObject", BROKEN, nth=3)
@@ -323,12 +332,11 @@ async def test_objects_are_deleted_one_by_one_where_the_store_cannot_do_better(m
 
         assert rule.fired == 1
         assert rig.proxy.history.count("DeleteObjects") == 0
-    assert minio.keys(bucket) == []
+    assert await place.keys() == []
 
 
-@servers
-async def test_objects_keep_their_content_type_and_stay_under_the_prefix(minio: S3Server, bucket: str) -> None:
-    store = S3Store(config_for(minio, bucket))
+async def test_objects_keep_their_content_type_and_stay_under_the_prefix(place: Place) -> None:
+    store = S3Store(place.config())
     other = ObjectKey("other")
     await store.put_object(other, body_of(b"x"), OURS)
     multipart_id = await store.create_multipart(KEY, OURS)
@@ -336,35 +344,32 @@ async def test_objects_keep_their_content_type_and_stay_under_the_prefix(minio: 
     await store.complete_multipart(KEY, multipart_id, parts, BODY.crc64)
     await store.close()
 
-    assert minio.keys(bucket) == ["p/other", f"p/{KEY}"]
+    assert await place.keys() == ["p/other", f"p/{KEY}"]
     for key in (KEY, other):
-        found = minio.client().stat_object(bucket_name=bucket, object_name=f"p/{key}")
+        look = place.server.client().stat_object
+        found = await asyncio.to_thread(look, bucket_name=place.bucket, object_name=f"p/{key}")
         assert found.content_type == OURS.content_type
 
 
-@servers
-async def test_the_store_is_found_again_after_a_restart(minio: S3Server, bucket: str) -> None:
-    store = S3Store(config_for(minio, bucket))
+async def test_the_store_is_found_again_after_a_restart(place: Place) -> None:
+    store = S3Store(place.config())
     multipart_id = await store.create_multipart(KEY, OURS)
     before = await upload_parts(store, KEY, multipart_id, [DATA])
 
-    await asyncio.to_thread(minio.stop)
+    await asyncio.to_thread(place.server.stop)
     with pytest.raises(StoreUnavailable):
         await store.put_part(KEY, multipart_id, 1, BODY)
     with pytest.raises(StoreUnavailable):
         await store.find(KEY, OURS.upload_id)
-    await asyncio.to_thread(minio.start)
+    await asyncio.to_thread(place.server.start)
 
     assert await upload_parts(store, KEY, multipart_id, [DATA]) == before
     await store.close()
 
 
-@servers
 @pytest.mark.parametrize("wrong", ["secret key", "access key", "bucket"])
-async def test_a_store_that_rejects_us_is_unavailable_and_logged_without_secrets(
-    minio: S3Server, bucket: str, wrong: str
-) -> None:
-    config = config_for(minio, bucket)
+async def test_a_store_that_rejects_us_is_unavailable_and_logged_without_secrets(place: Place, wrong: str) -> None:
+    config = place.config()
     match wrong:
         case "secret key":
             config = dataclasses.replace(config, secret_key="not-the-secret")

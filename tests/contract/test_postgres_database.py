@@ -6,6 +6,7 @@ import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 import structlog.testing
@@ -21,10 +22,11 @@ from tests.contract.database_rig import (
     an_inline_piece,
     garbage_of,
 )
+from tests.fault.tcp import TcpFaultProxy
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, SettingsError
 from tusgate.core.model import State
 from tusgate.database import postgres as adapter
-from tusgate.database.postgres import PostgresDatabase
+from tusgate.database.postgres import CONNECT_TIMEOUT, PostgresDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -54,14 +56,26 @@ def database(rig: PostgresRig) -> Database:
     return rig.database
 
 
-async def first_success(database: Database) -> dict[State, int]:
-    """Return the first answer after an outage, as a client would get it that tries again."""
+async def first_success(database: Database) -> None:
+    """Wait for the first answer after an outage, as a client would that tries again."""
     async with asyncio.timeout(PATIENCE):
         while True:
             try:
-                return await database.count_by_state()
+                await database.due_garbage(1, 0.0)
             except DatabaseUnavailable:
                 continue
+            return
+
+
+@asynccontextmanager
+async def silent_link(rig: PostgresRig) -> AsyncIterator[tuple[str, TcpFaultProxy]]:
+    """Give a way to the server that can be frozen."""
+    address = urlsplit(rig.dsn)
+    assert address.hostname
+    assert address.port
+    async with TcpFaultProxy(address.hostname, address.port) as link:
+        there = address.netloc.replace(f":{address.port}", f":{link.port}")
+        yield urlunsplit(address._replace(netloc=there)), link
 
 
 @asynccontextmanager
@@ -172,6 +186,38 @@ class TestOutages:
         assert found.offset in {0, CELL}
         assert len(await impatient.parts(found)) == found.offset // CELL
 
+    async def test_a_silent_link_keeps_nobody_longer_than_a_step_may_take(self, rig: PostgresRig) -> None:
+        """DF-24: not those who wait for a connection, not those in a transaction, and not the next ones."""
+        writer = await a_writer(rig.database)
+        async with silent_link(rig) as (dsn, link):
+            database = PostgresDatabase(dsn, pool_size=3, command_timeout=4.0)
+            await asyncio.gather(*(database.get(writer.scope, writer.id) for _ in range(20)))
+            link.freeze()
+            async with asyncio.timeout(1.9 * 4.0):  # once would do, were the machine not busy
+                outcomes = await asyncio.gather(
+                    *(database.get(writer.scope, writer.id) for _ in range(6)),
+                    *(database.terminate(writer.scope, writer.id) for _ in range(6)),
+                    return_exceptions=True,
+                )
+            assert {type(outcome) for outcome in outcomes} == {DatabaseUnavailable}
+            link.thaw()
+            await first_success(database)
+            assert await database.get(writer.scope, writer.id) == writer
+            await database.close()
+
+    async def test_of_several_hosts_one_that_says_nothing_is_not_waited_for(self, rig: PostgresRig) -> None:
+        """A host that is switched off answers nothing at all: the primary beside it serves all the same."""
+        async with silent_link(rig) as (dsn, link):
+            link.freeze()
+            address = urlsplit(rig.dsn)
+            both = urlsplit(dsn).netloc + "," + address.netloc.rpartition("@")[2]
+            database = PostgresDatabase(
+                urlunsplit(address._replace(netloc=both)), pool_size=5, command_timeout=CONNECT_TIMEOUT / 2
+            )
+            created = await database.create(a_new_upload())
+            assert await database.get(created.scope, created.id) == created
+            await database.close()
+
     async def test_more_callers_than_connections_wait_their_turn(self, rig: PostgresRig) -> None:
         narrow = rig.another(pool_size=1)
         created = await asyncio.gather(*[narrow.create(a_new_upload()) for _ in range(20)])
@@ -212,8 +258,10 @@ class TestSettings:
     async def test_synchronous_commit_off_is_warned_of(self, rig: PostgresRig) -> None:
         name = rig.dsn.rpartition("/")[2]
         await rig.query(f'ALTER DATABASE "{name}" SET synchronous_commit = off')
+        database = rig.another()
         with structlog.testing.capture_logs() as logs:
-            await rig.another().check()
+            await database.check()
+            await database.check()  # as often as somebody asks whether we are ready
         assert [(entry["event"], entry["log_level"]) for entry in logs] == [("database.unsafe", "warning")]
 
     async def test_a_standby_is_never_used(self, rig: PostgresRig, postgres: Postgres) -> None:
@@ -225,9 +273,40 @@ class TestSettings:
                 await rig.database.get(writer.scope, writer.id)
             with pytest.raises(DatabaseUnavailable):
                 await rig.database.check()
+            with pytest.raises(DatabaseUnavailable):  # a pooler may lead anywhere without connecting anew
+                await rig.another(transaction_pooling=True).get(writer.scope, writer.id)
         finally:
             await asyncio.to_thread(become_primary, postgres, Path(directory))
         assert await rig.database.get(writer.scope, writer.id) == writer
+
+    async def test_a_server_that_takes_no_changes_is_not_ready(self, rig: PostgresRig, postgres: Postgres) -> None:
+        name = rig.dsn.rpartition("/")[2]
+        read_only = f'ALTER DATABASE "{name}" SET default_transaction_read_only'
+        await asyncio.to_thread(postgres.execute, f"{read_only} = on")
+        database = rig.another()
+        with pytest.raises(DatabaseUnavailable, match="read-only"):
+            await database.check()
+        await asyncio.to_thread(postgres.execute, f"{read_only} = off")
+        await database.check()
+
+    async def test_tables_that_are_away_for_a_while_are_no_lost_uploads(self, rig: PostgresRig) -> None:
+        """A restore replaces them, or a role is being changed: whoever asks has to come again."""
+        writer = await a_writer(rig.database)
+        await rig.query("ALTER TABLE uploads RENAME TO being_restored")
+        with pytest.raises(DatabaseUnavailable, match="migrate"):
+            await rig.database.get(writer.scope, writer.id)
+        await rig.query("ALTER TABLE being_restored RENAME TO uploads")
+        assert await rig.database.get(writer.scope, writer.id) == writer
+
+    async def test_a_database_that_was_never_prepared_is_a_wrong_setting(
+        self, rig: PostgresRig, postgres: Postgres
+    ) -> None:
+        empty = await asyncio.to_thread(postgres.new_database)
+        database = PostgresDatabase(empty, pool_size=1, command_timeout=5.0)
+        with pytest.raises(SettingsError, match="tusgate migrate"):
+            await database.check()
+        await database.close()
+        await asyncio.to_thread(postgres.drop_database, empty)
 
     async def test_a_url_that_makes_no_sense_is_a_wrong_setting(self) -> None:
         database = await PostgresDatabase.connect("mysql://host/name")
@@ -299,6 +378,19 @@ class TestNotifications:
         await rig.another().claim(own, "replica-2")
         assert await asyncio.wait_for(told.get(), PATIENCE) == (first.id, 3)
         assert told.empty()
+
+    async def test_a_process_learns_that_an_upload_has_ended(self, rig: PostgresRig) -> None:
+        """CC-05: the epoch that it is told is one that no writer of the upload has."""
+        told: asyncio.Queue[tuple[UploadId, int]] = asyncio.Queue()
+        await rig.database.listen(lambda upload_id, epoch: told.put_nowait((upload_id, epoch)))
+        await listening(rig)
+        other = rig.another()
+        terminated, failed, expired = [await a_writer(rig.database, lifetime=-1.0) for _ in range(3)]
+        await other.terminate(terminated.scope, terminated.id)
+        await other.fail(failed, "broken")
+        await other.expire(10)
+        heard = [await asyncio.wait_for(told.get(), PATIENCE) for _ in range(3)]
+        assert heard == [(upload.id, upload.epoch + 1) for upload in (terminated, failed, expired)]
 
     async def test_a_claim_that_was_fenced_tells_nobody(self, rig: PostgresRig) -> None:
         told: asyncio.Queue[tuple[UploadId, int]] = asyncio.Queue()

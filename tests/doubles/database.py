@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, UploadGone, UploadNotFound
 from tusgate.core.lifecycle import check_present, sources_of
-from tusgate.core.model import Garbage, State, Upload
+from tusgate.core.model import Garbage, State, StoreName, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from tusgate.core.clockwatch import Judge
     from tusgate.core.model import (
         Intent,
         MultipartId,
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
         StoredObject,
         UploadId,
     )
-    from tusgate.ports import Database
+    from tusgate.ports import SurveyedDatabase
 
 GARBAGE_PAUSE = 60.0
 LIVE = frozenset({State.UPLOADING, State.SEALED})
@@ -39,6 +42,7 @@ class _Waste:
     created: float
     due: float
     intent_epoch: int | None
+    removed: float | None = None
 
 
 @dataclass
@@ -57,6 +61,8 @@ class _Row:
 class _Tables:
     rows: dict[UploadId, _Row] = field(default_factory=dict)
     next_waste: int = 1
+    last_run: datetime | None = None
+    verdict: Verdict = GO_ON
 
 
 class MemoryDatabase:
@@ -99,6 +105,7 @@ class MemoryDatabase:
             metadata=new.metadata,
             filename=new.filename,
             content_type=new.content_type,
+            content_coding=new.content_coding,
             object_key=new.object_key,
             put_attempts=0,
             multipart_id=None,
@@ -230,8 +237,13 @@ class MemoryDatabase:
         if row.upload.state is State.SEALED and row.finisher == holder:
             row.finisher, row.finish_until = None, self._clock() + retry_in
 
-    async def expire(self, limit: int) -> list[Upload]:
+    async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
         now = self._now()
+        verdict = judge(self._reading())
+        if verdict.doubt is None:
+            self._tables.last_run, self._tables.verdict = now, verdict
+        if not verdict.goes_on:
+            return []
         due = [
             (row.upload.expires_at, row)
             for row in self._rows.values()
@@ -239,7 +251,7 @@ class MemoryDatabase:
         ]
         expired = [row for _, row in sorted(due, key=lambda entry: entry[0])[:limit]]
         for row in expired:
-            self._discard_contents(row, with_object=True)
+            self._discard_contents(row, with_object=False)
             self._change(row, state=State.EXPIRED)
         return [row.upload for row in expired]
 
@@ -249,7 +261,7 @@ class MemoryDatabase:
             (waste.due, waste_id, row)
             for row in self._rows.values()
             for waste_id, waste in row.waste.items()
-            if waste.due <= now and _is_decided(row, waste, now - grace)
+            if waste.due <= now and _is_decided(row, waste, now - grace) and not _may_be_made(row, waste.garbage)
         ]
         found = []
         for _, waste_id, row in sorted(due, key=lambda entry: entry[:2])[:limit]:
@@ -261,9 +273,18 @@ class MemoryDatabase:
                 found.append(replace(waste.garbage, spare=row.upload.multipart_id))
         return found
 
-    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+    async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:
+        now = self._clock()
         for row in rows:
-            self._rows[row.upload_id].waste.pop(row.id, None)
+            wastes = self._rows[row.upload_id].waste
+            waste = wastes.get(row.id)
+            if waste is None:
+                continue
+            if waste.removed is None:
+                waste.removed, waste.due = now, now + grace
+                waste.garbage = replace(waste.garbage, tries=0)
+            elif waste.removed <= now - grace:
+                del wastes[row.id]
 
     async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
         for row in rows:
@@ -271,6 +292,20 @@ class MemoryDatabase:
             if waste is not None:
                 waste.due = self._clock() + seconds
                 waste.garbage = replace(waste.garbage, tries=waste.garbage.tries + 1)
+
+    async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
+        copied = MemoryDatabase(self._clock, copy.deepcopy(self._tables))
+        return await copied.expire(limit, judge), await copied.due_garbage(limit, grace)
+
+    async def release_expiry(self) -> None:
+        self._tables.last_run, self._tables.verdict = self._now(), GO_ON
+
+    async def survey(self, after: str, limit: int) -> list[Upload]:
+        return [row.upload for upload_id, row in sorted(self._rows.items()) if upload_id > after][:limit]
+
+    async def names(self, upload_ids: Sequence[UploadId]) -> set[StoreName]:
+        rows = [self._rows[upload_id] for upload_id in upload_ids if upload_id in self._rows]
+        return {name for row in rows for name in _names_of(row)}
 
     async def count_by_state(self) -> dict[State, int]:
         states = [row.upload.state for row in self._rows.values()]
@@ -292,6 +327,17 @@ class MemoryDatabase:
         if self._closed:
             raise DatabaseUnavailable("closed")
         return self._tables.rows
+
+    def _reading(self) -> ClockReading:
+        states = [row.upload for row in self._rows.values()]
+        verdict = self._tables.verdict
+        return ClockReading(
+            now=self._now(),
+            last_run=self._tables.last_run,
+            waits_until=verdict.waits_until,
+            held=verdict.held,
+            at_stake=any(upload.state is State.UPLOADING and upload.expires_at for upload in states),
+        )
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -414,6 +460,28 @@ def _is_referred_to(row: _Row, garbage: Garbage) -> bool:
     return is_object or any(piece.key == garbage.key for piece in row.pieces.values())
 
 
+def _may_be_made(row: _Row, garbage: Garbage) -> bool:
+    """Return whether an object may yet be made by a multipart upload that is not gone."""
+    return not garbage.multipart and any(
+        waste.garbage.key == garbage.key and waste.garbage.multipart_id is not None and waste.removed is None
+        for waste in row.waste.values()
+    )
+
+
+def _names_of(row: _Row) -> set[StoreName]:
+    upload = row.upload
+    names = {
+        StoreName(waste.garbage.key, waste.garbage.multipart, waste.garbage.multipart_id)
+        for waste in row.waste.values()
+    }
+    names |= {StoreName(piece.key) for piece in row.pieces.values() if piece.key is not None}
+    if upload.state in {*LIVE, State.COMPLETE}:
+        names.add(StoreName(upload.object_key))
+    if upload.state in LIVE and upload.multipart_id is not None:
+        names.add(StoreName(upload.object_key, multipart=True, multipart_id=upload.multipart_id))
+    return names
+
+
 def _may_still_be_used(upload: Upload, garbage: Garbage) -> bool:
     """Return whether a live upload may yet come to use it, or has no multipart upload of its own to be spared."""
     if upload.state not in LIVE:
@@ -424,4 +492,4 @@ def _may_still_be_used(upload: Upload, garbage: Garbage) -> bool:
 
 
 if TYPE_CHECKING:
-    _: type[Database] = MemoryDatabase
+    _: type[SurveyedDatabase] = MemoryDatabase

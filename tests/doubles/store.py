@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
-from tusgate.core.model import MultipartId, ObjectKey, StoredObject
+from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject
 from tusgate.core.naming import PIECES
 from tusgate.service.digest import combined_crc64, crc64_of
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from tusgate.core.model import Part, UploadId
-    from tusgate.ports import Attributes, Body, ObjectStore
+    from tusgate.ports import Attributes, Body, SurveyedStore
 
 READ_BLOCK = 64 * 1024
 
@@ -39,6 +40,7 @@ class _Object:
     stored: StoredObject
     data: bytes
     attributes: Attributes
+    modified: datetime = field(default_factory=lambda: _now())
 
 
 @dataclass
@@ -140,6 +142,15 @@ class MemoryStore:
         for key in keys:
             self.objects.pop(key, None)
 
+    async def list_objects(self, prefix: str = "") -> AsyncIterator[ListedObject]:
+        for key, found in list(self.objects.items()):
+            if key.startswith(prefix):
+                yield ListedObject(key, found.stored.size, found.modified)
+
+    async def owner_of(self, key: ObjectKey) -> UploadId | None:
+        found = self.objects.get(key)
+        return None if found is None else found.attributes.upload_id
+
     async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
         data = self._data(key)
         end = len(data) if size is None else start + size
@@ -196,9 +207,10 @@ class MemoryStore:
         for piece in body.pieces:
             if piece.key is None:
                 raise ValueError("a piece in a body must be an object of the store")
-            data = self._data(piece.key)
-            if (len(data), crc64_of([data])) != (piece.size, piece.crc64):
-                raise StoreUnavailable(f"{piece.key} is not what was stored")
+            found = self.objects.get(piece.key)
+            data = b"" if found is None else found.data
+            if found is None or (len(data), crc64_of([data])) != (piece.size, piece.crc64):
+                raise PieceLost(f"{piece.key} is not what was stored")
             self.bytes_read += len(data)
             stored.append(data)
         return stored
@@ -211,5 +223,9 @@ class MemoryStore:
         await asyncio.sleep(self._delay() if self._delay is not None else 0)
 
 
+def _now() -> datetime:
+    return datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
+
+
 if TYPE_CHECKING:
-    _: type[ObjectStore] = MemoryStore
+    _: type[SurveyedStore] = MemoryStore

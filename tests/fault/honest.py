@@ -162,7 +162,10 @@ async def heard(ask: Callable[[], Awaitable[Answer]]) -> Answer:
 async def begin(rig: Rig, data: bytes, clients: Sequence[Client] = ()) -> Upload:
     """Create an upload for `data`; nothing is sent yet. One whose URL was never heard is left to expire."""
     client = clients[0] if clients else rig.client
-    while (answer := await heard(lambda: client.post({"Upload-Length": str(len(data))}))).status == 503:
+    while True:
+        answer = await heard(lambda: client.post({"Upload-Length": str(len(data))}))
+        if answer.status != 503:
+            break
         await asyncio.sleep(PAUSE)
     assert answer.status == 201, answer
     return Upload(rig, answer.upload_path, data, clients=clients)

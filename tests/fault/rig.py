@@ -145,7 +145,7 @@ class Rig:
         """Return the committed offset; None when the database cannot be read now."""
         try:
             return int(self.row(path)["upload_offset"])
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return None
 
     async def multiparts(self, path: str) -> list[str]:
@@ -187,8 +187,8 @@ class Rig:
         await self.until(lambda: not self._keys())
 
     async def until_no_garbage(self) -> None:
-        """Wait until the gateway has cleaned up all that it knows it must."""
-        await self.until(lambda: not self.rows("SELECT 1 FROM garbage"))
+        """Wait until the gateway has removed all that it knows it must; it looks again half an hour later."""
+        await self.until(lambda: not self.rows("SELECT 1 FROM garbage WHERE removed_at IS NULL"))
 
 
 def id_of(path: str) -> str:

@@ -26,7 +26,7 @@ def reset(transport: asyncio.WriteTransport) -> None:
     """End a TCP connection with a reset, as a crashed peer or an impatient firewall does."""
     connection = transport.get_extra_info("socket")
     if connection is not None:
-        with contextlib.suppress(OSError):  # already closed by the peer
+        with contextlib.suppress(OSError, ValueError):  # already closed: uvloop gives the socket the descriptor -1
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     transport.abort()
 
@@ -81,6 +81,7 @@ class TcpFaultProxy:
         links: connections that are open now, oldest first.
         accepted: how many connections there have been.
         passed: bytes forwarded over all connections, by direction.
+        held: what `freeze` keeps back now, over all connections, by direction.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -93,6 +94,7 @@ class TcpFaultProxy:
         self.links: list[Link] = []
         self.accepted = 0
         self.passed: dict[Direction, int] = {"up": 0, "down": 0}
+        self.held: dict[Direction, list[bytes]] = {"up": [], "down": []}
         self._target = (host, port)
         self._cuts: list[Cut] = []
         self._flowing: dict[Direction, asyncio.Event] = {"up": asyncio.Event(), "down": asyncio.Event()}
@@ -188,7 +190,7 @@ class TcpFaultProxy:
     ) -> None:
         try:
             while chunk := await reader.read(CHUNK_BYTES):
-                await self._hinder(direction, len(chunk))
+                await self._hinder(direction, chunk)
                 if await self._cut_inside(link, direction, chunk, writer):
                     return
                 await self._pass(link, direction, chunk, writer)
@@ -200,10 +202,14 @@ class TcpFaultProxy:
             await self._flowing[direction].wait()
             link.end("reset")
 
-    async def _hinder(self, direction: Direction, size: int) -> None:
+    async def _hinder(self, direction: Direction, chunk: bytes) -> None:
         if self.latency or self.bandwidth:
-            await asyncio.sleep(self.latency + (size / self.bandwidth if self.bandwidth else 0))
-        await self._flowing[direction].wait()
+            await asyncio.sleep(self.latency + (len(chunk) / self.bandwidth if self.bandwidth else 0))
+        self.held[direction].append(chunk)
+        try:
+            await self._flowing[direction].wait()
+        finally:
+            self.held[direction].remove(chunk)
 
     async def _cut_inside(self, link: Link, direction: Direction, chunk: bytes, writer: asyncio.StreamWriter) -> bool:
         for cut in self._cuts:
@@ -218,6 +224,8 @@ class TcpFaultProxy:
     async def _pass(self, link: Link, direction: Direction, chunk: bytes, writer: asyncio.StreamWriter) -> None:
         size = self.slices or max(len(chunk), 1)
         for start in range(0, len(chunk), size):
+            if writer.is_closing():
+                raise ConnectionResetError  # which asyncio says by itself, uvloop by a RuntimeError
             writer.write(chunk[start : start + size])
             await writer.drain()
             if self.slices:

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 
 from tests.servers import acquire
-from tests.servers.process import Control, ServerProcess, Unreachable, free_port
+from tests.servers.process import Control, ServerProcess, Unreachable, free_port, wait_until
 from tests.servers.s3 import scratch_directory
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 IMAGE = "postgres:17-alpine"
 PORT_IN_CONTAINER = 5432
 USER = "tusgate"
+STANDBY = "standby"
+"""By which name the primary of a pair knows the other one."""
 
 StopMode = Literal["smart", "fast", "immediate"]
 STOP_SIGNALS: dict[StopMode, signal.Signals] = {
@@ -70,16 +72,20 @@ class Postgres:
 
     def execute(self, sql: str, dsn: str | None = None) -> None:
         """Run one statement, in the database `postgres` unless `dsn` names another."""
+        self.value(sql, dsn)
 
-        async def run() -> None:
+    def value(self, sql: str, dsn: str | None = None) -> object:
+        """Run one statement like `execute`, and return the first column of its first row; None without one."""
+
+        async def run() -> object:
             connection = await asyncpg.connect(dsn or self.dsn, timeout=5)
             try:
-                await connection.execute(sql)
+                return await connection.fetchval(sql)
             finally:
                 await connection.close()
 
         with ThreadPoolExecutor(1) as thread:  # callers may already be inside an event loop
-            thread.submit(asyncio.run, run()).result()
+            return thread.submit(asyncio.run, run()).result()
 
     def answers(self) -> bool:
         """Tell whether it runs statements now."""
@@ -133,33 +139,93 @@ def running() -> Iterator[Postgres]:
 
 
 def _as_process(programs: Path) -> Iterator[Postgres]:
+    with _workplace(programs) as place:
+        _make_cluster(place)
+        with _served(place, place.directory / "data") as server:
+            yield server
+
+
+@dataclass
+class Pair:
+    """A primary and its hot standby, replicated synchronously: a commit is answered once both have it on disk.
+
+    Attributes:
+        primary, standby: either answers; `promote` changes what they are, not how they are called.
+    """
+
+    primary: Postgres
+    standby: Postgres
+    _settings: Path
+
+    def promote(self) -> None:
+        """End the primary as a power cut would, and make the standby take its place.
+
+        Whoever starts the old one again finds it alone: it does not wait for a standby any more.
+        """
+        self.primary.kill()
+        self._settings.unlink()
+        self.standby.execute("SELECT pg_promote(true)")
+
+
+@contextmanager
+def pair() -> Iterator[Pair]:
+    """Run a new pair of servers, for one test to ruin. Raises acquire.MissingError."""
+    with _workplace(acquire.find_postgres()) as place:
+        _make_cluster(place)
+        with _served(place, place.directory / "data") as primary:
+            copy = place.directory / "standby"
+            _copy_cluster(place, primary, copy)
+            with _served(place, copy) as standby:
+                primary.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
+                primary.execute("SELECT pg_reload_conf()")
+                wait_until(lambda: _is_synchronous(primary), "synchronous replication")
+                yield Pair(primary, standby, place.directory / "data" / "postgresql.auto.conf")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where clusters lie, what serves them, and as whom."""
+
+    directory: Path
+    programs: Path
+    user: int | None
+    password: str
+
+    def dsn(self, port: int) -> str:
+        return f"postgresql://{USER}:{self.password}@127.0.0.1:{port}/postgres"
+
+
+@contextmanager
+def _workplace(programs: Path) -> Iterator[_Place]:
     with scratch_directory("postgres", in_memory=False) as directory:
         user = _unprivileged_user()
         if user is not None:
             os.chown(directory, user, user)
             programs = _reachable_by(user, programs, directory)
-        password = secrets.token_hex(16)
-        _make_cluster(programs, directory, password, user)
-        port = free_port()
-        dsn = f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
-        command = [str(programs / "postgres"), "-D", str(directory / "data"), "-p", str(port)]
-        command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
-        process = ServerProcess(
-            "postgres",
-            command,
-            Postgres(dsn, Unreachable()).answers,
-            directory / "postgres.log",
-            environment={"PATH": os.environ["PATH"], "LC_ALL": "C"},
-            user=user,
-            last_signal=signal.SIGQUIT,
-        )
-        server = Postgres(dsn, process)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.resume()
-            server.stop("immediate")
+        yield _Place(directory, programs, user, secrets.token_hex(16))
+
+
+@contextmanager
+def _served(place: _Place, data: Path) -> Iterator[Postgres]:
+    port = free_port()
+    dsn = place.dsn(port)
+    command = [str(place.programs / "postgres"), "-D", str(data), "-p", str(port)]
+    command += ["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]
+    process = ServerProcess(
+        "postgres",
+        command,
+        Postgres(dsn, Unreachable()).answers,
+        data.with_suffix(".log"),
+        environment={"PATH": os.environ["PATH"], "LC_ALL": "C"},
+        user=place.user,
+        last_signal=signal.SIGQUIT,
+    )
+    server = Postgres(dsn, process)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop("immediate")
 
 
 def _unprivileged_user() -> int | None:
@@ -190,25 +256,31 @@ def _reachable_by(user: int, programs: Path, directory: Path) -> Path:
     return copy / package.name / "pginstall" / "bin"
 
 
-def _make_cluster(programs: Path, directory: Path, password: str, user: int | None) -> None:
-    password_file = directory / "password"
-    password_file.write_text(password)
+def _make_cluster(place: _Place) -> None:
+    password_file = place.directory / "password"
+    password_file.write_text(place.password)
     password_file.chmod(0o600)
-    if user is not None:
-        os.chown(password_file, user, user)
-    command = [
-        str(programs / "initdb"),
-        "-D",
-        str(directory / "data"),
-        "-U",
-        USER,
-        "--pwfile",
-        str(password_file),
-    ]
+    if place.user is not None:
+        os.chown(password_file, place.user, place.user)
+    command = ["-D", str(place.directory / "data"), "-U", USER, "--pwfile", str(password_file)]
     command += ["-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync"]
-    result = _run_as(user, command, directory)
+    _run_program(place, "initdb", command)
+
+
+def _copy_cluster(place: _Place, primary: Postgres, target: Path) -> None:
+    source = f"{primary.dsn}?application_name={STANDBY}"
+    command = ["-D", str(target), "-d", source, "-R", "-X", "stream", "--checkpoint=fast", "--no-sync"]
+    _run_program(place, "pg_basebackup", command)
+
+
+def _is_synchronous(primary: Postgres) -> bool:
+    return primary.value("SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'") == 1
+
+
+def _run_program(place: _Place, name: str, arguments: Sequence[str]) -> None:
+    result = _run_as(place.user, [str(place.programs / name), *arguments], place.directory)
     if result.returncode != 0:
-        raise RuntimeError(f"initdb failed:\n{result.stdout}")
+        raise RuntimeError(f"{name} failed:\n{result.stdout}")
 
 
 def _run_as(user: int | None, command: Sequence[str], directory: Path) -> subprocess.CompletedProcess[str]:

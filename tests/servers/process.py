@@ -49,7 +49,7 @@ class Control(Protocol):
         """Freeze it: connections stay open, nothing answers."""
 
     def resume(self) -> None:
-        """Undo `pause`. No-op when it was not paused."""
+        """Undo `pause`. No-op when it was not paused, or does not run."""
 
     def log(self) -> str:
         """Return the end of its log."""
@@ -197,6 +197,8 @@ class ServerProcess:
                 process.suspend()
 
     def resume(self) -> None:
+        if self._process is None:
+            return
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()

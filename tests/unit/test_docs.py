@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.audit.rules import RULES
 from tusgate.core.lifecycle import TRANSITIONS
 from tusgate.core.model import State
 from tusgate.settings import Settings
@@ -21,9 +22,11 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+RELIABILITY = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"[a-z]+:")
+NAMED_FILE = re.compile(r"`((?:fault|unit|wire|contract|deploy|clients|abuse|model)/[\w/]+\.py)")
 NAMED_TEST = re.compile(r"`([\w/]+\.py)::([\w:]+)`")
 SETTING = re.compile(rf"\b{ENV_PREFIX}(?!TEST_)([A-Z0-9_]*[A-Z0-9])\b")
 NOT_SETTINGS = {"config", "cache"}
@@ -78,10 +81,12 @@ def test_the_lifecycle_in_the_architecture_is_the_one_in_force() -> None:
     assert told == TRANSITIONS
 
 
-def test_every_test_that_the_architecture_names_exists() -> None:
-    named = NAMED_TEST.findall(ARCHITECTURE)
+@pytest.mark.parametrize("text", [ARCHITECTURE, RELIABILITY], ids=["ARCHITECTURE.md", "reliability.md"])
+def test_every_test_that_a_document_names_exists(text: str) -> None:
+    named = NAMED_TEST.findall(text)
     assert named
     missing = [f"{path}::{name}" for path, name in named if name not in names_in(ROOT / "tests" / path)]
+    missing += [path for path in NAMED_FILE.findall(text) if not (ROOT / "tests" / path).is_file()]
     assert missing == []
 
 
@@ -89,6 +94,15 @@ def test_every_invariant_in_the_architecture_names_a_test() -> None:
     rows = re.findall(r"^\| I\d+ \|.*$", section_of(ARCHITECTURE, "Invariants"), re.MULTILINE)
     assert rows
     assert [row for row in rows if not NAMED_TEST.search(row)] == []
+
+
+def test_the_same_invariants_stand_in_both_documents() -> None:
+    told = [
+        re.findall(r"^\| (I\d+) \|", section_of(text, "Invariants"), re.MULTILINE)
+        for text in (ARCHITECTURE, RELIABILITY)
+    ]
+    assert {*told[1]} <= {*told[0]}
+    assert {*RULES} <= {*told[1]}
 
 
 def test_the_architecture_explains_every_dependency_and_no_other() -> None:

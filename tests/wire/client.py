@@ -24,13 +24,18 @@ class Answer:
 
     Attributes:
         interim: statuses of the 1xx answers that came before.
+        early: those answers themselves.
     """
 
     status: int
     reason: str
     headers: CIMultiDict[str]
     body: bytes = b""
-    interim: list[int] = field(default_factory=list)
+    early: list[Answer] = field(default_factory=list)
+
+    @property
+    def interim(self) -> list[int]:
+        return [answer.status for answer in self.early]
 
     @property
     def offset(self) -> int:
@@ -61,15 +66,18 @@ class Connection:
 
     async def answer(self, *, to_head: bool = False) -> Answer:
         """Read one answer. ConnectionError when the server closed without one."""
-        interim: list[int] = []
-        while True:
-            answer = await self._read_head()
-            if not 100 <= answer.status < 200:
-                break
-            interim.append(answer.status)
-        answer.interim = interim
+        early: list[Answer] = []
+        while 100 <= (answer := await self._read_head()).status < 200:
+            early.append(answer)
+        answer.early = early
         if not to_head and answer.status not in (204, 304):
             answer.body = await self._down.readexactly(int(answer.headers["Content-Length"]))
+        return answer
+
+    async def interim(self) -> Answer:
+        """Read one interim answer."""
+        answer = await self._read_head()
+        assert 100 <= answer.status < 200, answer
         return answer
 
     async def _read_head(self) -> Answer:

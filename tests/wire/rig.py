@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tusgate.ports import Database, ObjectStore
+    from tusgate.ports import ObjectStore, SurveyedDatabase
 
 MIB = 1 << 20
 PART_SIZE = 5 * MIB
@@ -49,7 +49,7 @@ class Rig:
     """A running gateway and what lies behind it."""
 
     client: Client
-    database: Database
+    database: SurveyedDatabase
     store: ObjectStore
     writers: Writers
     budget: Budget
@@ -77,6 +77,14 @@ class Rig:
             return self.budget.used >= size
 
         await until(held)
+
+    async def until_row_taken_in(self, path: str, size: int) -> None:
+        """Wait until the upload has `size` bytes: those that are committed, and those that its request holds."""
+
+        async def there() -> bool:
+            return (await self.row(path)).offset + self.budget.used >= size
+
+        await until(there)
 
     async def expire(self) -> None:
         """Let more than a lifetime pass."""

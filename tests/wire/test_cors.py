@@ -15,7 +15,7 @@ LISTED = WebConfig(cors_origins=(PAGE,), cors_headers=("X-Team",))
 async def test_a_preflight_is_answered_without_credentials(start, path):
     answer = await (await start(LISTED)).client.request("OPTIONS", path, PREFLIGHT)
     assert answer.status == 200
-    assert answer.headers["Access-Control-Allow-Methods"] == "POST, HEAD, PATCH, DELETE, OPTIONS, GET"
+    assert answer.headers["Access-Control-Allow-Methods"] == "POST, PUT, HEAD, PATCH, DELETE, OPTIONS, GET"
     assert answer.headers["Access-Control-Max-Age"] == "86400"
     allowed = set(answer.headers["Access-Control-Allow-Headers"].split(", "))
     assert allowed >= {

@@ -13,7 +13,9 @@ import tusgate
 from tusgate.cli.config import config
 from tusgate.cli.exits import exit_code_of
 from tusgate.cli.flags import with_settings
+from tusgate.cli.gc import gc
 from tusgate.cli.migrate import migrate
+from tusgate.cli.reconcile import reconcile
 from tusgate.cli.serve import serve
 from tusgate.cli.upload import upload
 
@@ -27,6 +29,8 @@ app = typer.Typer(
 app.command()(with_settings(serve))
 app.command()(with_settings(migrate))
 app.command()(with_settings(config))
+app.command()(with_settings(gc))
+app.command()(with_settings(reconcile))
 app.command()(upload)
 
 

@@ -6,17 +6,14 @@ import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from tusgate.cli.report import stdout_console
 from tusgate.settings import Loaded, Settings
 from tusgate.settings.model import ENV_PREFIX, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_PIPE_WIDTH = 200
-"""Columns when stdout is no terminal: no value is worth wrapping in a file."""
 
 
 def config(
@@ -32,8 +29,7 @@ def config(
     table = Table("Setting", "Value", "From", box=None, pad_edge=False)
     for name, value, origin in rows:
         table.add_row(name, value, origin, style="dim" if origin == "default" else None)
-    console = Console()
-    console.width = console.width if console.is_terminal else _PIPE_WIDTH
+    console = stdout_console()
     console.print(table)
     console.print(f"\nUploads are created at {loaded.settings.endpoint_url}", highlight=False)
     console.print(f"Offsets are kept in {database_of(loaded.settings)}", highlight=False)

@@ -12,7 +12,9 @@ TusgateError
 ├── UploadGone                expired, terminated or failed, and still remembered
 ├── OffsetMismatch            the request continues at another place than the upload does
 ├── WrongProtocol             appends are pinned to the protocol that created the upload
+├── AlreadyComplete           an append to an upload whose end has been declared and reached
 ├── TooLarge                  more bytes than declared, allowed, or than the part grid can address
+│   ├── Overrun               more bytes than declared, where that spoils the upload for good
 │   └── MetadataTooLarge      Upload-Metadata or the header block over the limit
 ├── ChecksumMismatch          the bytes of one request do not have the digest it announced
 ├── Fenced                    another request became the writer; this one may not change anything
@@ -20,10 +22,13 @@ TusgateError
 ├── Interrupted               the request body ended before its end
 │   ├── ClientGone            connection closed or reset
 │   ├── ClientStalled         no bytes for too long, or too few
+│   ├── Superseded            a later request of the client asked where the upload stands
 │   └── Draining              this process is shutting down
 ├── Unavailable               a dependency cannot be used now; trying again later helps
 │   ├── DatabaseUnavailable
-│   └── StoreUnavailable
+│   ├── StoreUnavailable
+│   │   └── PieceLost         the store no longer has bytes that wait for their part, or has other ones
+│   └── Overloaded            this process serves as many connections as it may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
 └── SettingsError             a setting is wrong; start-up stops
@@ -138,10 +143,22 @@ class WrongProtocol(TusgateError):
     code = "wrong_protocol"
 
 
+class AlreadyComplete(TusgateError):
+    """The upload is complete; nothing can be added."""
+
+    code = "already_complete"
+
+
 class TooLarge(TusgateError):
     """The upload would become larger than declared or allowed."""
 
     code = "too_large"
+
+
+class Overrun(TooLarge):
+    """More bytes than the declared length: the upload is invalid."""
+
+    code = "overrun"
 
 
 class MetadataTooLarge(TooLarge):
@@ -186,6 +203,12 @@ class ClientStalled(Interrupted):
     code = "client_stalled"
 
 
+class Superseded(Interrupted):
+    """A later request about this upload has ended this one."""
+
+    code = "superseded"
+
+
 class Draining(Interrupted):
     """This server is shutting down; resume at the given offset."""
 
@@ -208,6 +231,18 @@ class StoreUnavailable(Unavailable):
     """The object store cannot be reached; try again."""
 
     code = "store_unavailable"
+
+
+class PieceLost(StoreUnavailable):
+    """The object store no longer has bytes that it had confirmed, or has damaged them."""
+
+    code = "piece_lost"
+
+
+class Overloaded(Unavailable):
+    """This server has as many connections as it can serve; try again."""
+
+    code = "overloaded"
 
 
 class StoreRefused(TusgateError):

@@ -8,7 +8,8 @@
 
 Rule 1: a state changes only along `TRANSITIONS`.
 Rule 2: `offset` only rises, and only while uploading.
-Rule 3: an upload is sealed by the same commit that brings its last byte.
+Rule 3: an upload is sealed by the same commit that brings its last byte, or, where requests end uploads, by the one
+        that brings the end.
 """
 
 from __future__ import annotations
@@ -16,8 +17,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.errors import InconsistentLength, OffsetMismatch, TooLarge, UploadGone
-from tusgate.core.model import State, Step
+from tusgate.core.errors import (
+    AlreadyComplete,
+    InconsistentLength,
+    OffsetMismatch,
+    Overrun,
+    TooLarge,
+    UploadGone,
+    WrongProtocol,
+)
+from tusgate.core.model import CreatedVia, State, Step
 
 if TYPE_CHECKING:
     from tusgate.core.model import Part, Piece, StoredObject, Upload
@@ -54,34 +63,76 @@ class Append:
         offset: where the client believes the upload stands.
         size: bytes of the body when announced (Content-Length); None for a chunked body.
         length: the upload length when the request declares it.
+        ends: whether the request says that the upload ends with its body.
+        via: the protocol of the request.
     """
 
     offset: int
     size: int | None
     length: int | None
+    ends: bool = False
+    via: CreatedVia = CreatedVia.TUS
 
 
 def check_append(upload: Upload, append: Append, max_size: int | None) -> int | None:
     """Decide whether `append` may write to `upload`; return the upload length from now on.
 
-    The order of the checks is part of the contract with clients: gone, offset, length, size. The returned length is
-    not recorded yet: it is committed with the first step (DEF-09).
+    The order of the checks is part of the contract with clients: gone, protocol, complete, offset, length, size. The
+    returned length is not recorded yet: it is committed with the first step (DEF-09).
 
     Raises:
         UploadGone: expired, terminated, failed.
+        WrongProtocol: created with another protocol, whose idea of the end is another one (SH-02).
+        AlreadyComplete: its end has been declared and reached; only where requests end uploads.
         OffsetMismatch: other offset (tus 1.0 PATCH: MUST respond with 409).
         InconsistentLength: a second, different length, or one below the offset (DEF-06, DEF-07).
         TooLarge: the body passes the length, or the length passes `max_size`.
+        Overrun: the body passes the length, and the upload must not go on (R-APP-08).
     """
     check_present(upload)
+    if append.via is not upload.created_via:
+        raise WrongProtocol
+    if upload.ends_by_request and upload.state is State.COMPLETE:
+        raise AlreadyComplete
     if append.offset != upload.offset:
         raise OffsetMismatch(upload.offset, append.offset)
-    length = _agreed_length(upload, append.length, max_size)
-    if append.size is not None and length is not None and append.offset + append.size > length:
-        raise TooLarge(f"{append.offset} + {append.size} bytes is more than Upload-Length {length}")
+    if upload.ends_by_request:
+        _check_end(upload, append, upload.length)  # an overrun outweighs that the lengths do not agree
+    declared = declared_length(append.offset, append.size, append.length, ends=append.ends)
+    length = _agreed_length(upload, declared, max_size)
+    _check_end(upload, append, length)
     if append.size is not None and max_size is not None and append.offset + append.size > max_size:
         raise TooLarge(f"more than the largest upload allowed, {max_size} bytes")
     return length
+
+
+def declared_length(offset: int, size: int | None, length: int | None, *, ends: bool) -> int | None:
+    """Return the upload length that a request declares, None when it does not.
+
+    Args:
+        offset: where its body begins.
+        size: bytes of the body when announced.
+        length: as stated by the request.
+        ends: whether the upload ends with the body, which declares its length too.
+
+    Raises:
+        InconsistentLength: both are given and differ (R-CRE-06).
+    """
+    if not ends or size is None:
+        return length
+    if length not in (None, offset + size):
+        raise InconsistentLength("Upload-Length", f"{offset + size}, where this request ends")
+    return offset + size
+
+
+def overrun(via: CreatedVia, message: str) -> TooLarge:
+    """Return the error for a body that passes the declared length."""
+    return Overrun(message) if via.ends_by_request else TooLarge(message)
+
+
+def _check_end(upload: Upload, append: Append, length: int | None) -> None:
+    if append.size is not None and length is not None and append.offset + append.size > length:
+        raise overrun(upload.created_via, f"{append.offset} + {append.size} bytes is more than Upload-Length {length}")
 
 
 def _agreed_length(upload: Upload, declared: int | None, max_size: int | None) -> int | None:
@@ -105,13 +156,27 @@ def advance(
     pieces: tuple[Piece, ...] = (),
     absorb: tuple[int, int] | None = None,
     stored: StoredObject | None = None,
+    ends: bool = False,
     lifetime: float | None = None,
     max_age: float | None = None,
 ) -> Step:
-    """Return the step that brings `upload` to offset `end`; it seals the upload when that is the last byte."""
+    """Return the step that brings `upload` to offset `end`; it seals the upload when that is the last byte.
+
+    Args:
+        upload: as committed.
+        end: the new offset.
+        length: the upload length from now on.
+        parts: new ones.
+        pieces: new ones.
+        absorb: see `Step`.
+        stored: the finished object, when it is there already.
+        ends: the request has said that the upload ends at `length`; where requests end uploads nothing else does.
+        lifetime: see `Step`.
+        max_age: see `Step`.
+    """
     if stored is not None:
         state = State.COMPLETE
-    elif length is not None and end == length:
+    elif length is not None and end == length and (ends or not upload.ends_by_request):
         state = State.SEALED
     else:
         state = State.UPLOADING

@@ -36,7 +36,13 @@ class CreatedVia(StrEnum):
 
     TUS = "tus"
     RUFH = "rufh"
+    PLAIN = "plain"
     DIRECT = "direct"
+
+    @property
+    def ends_by_request(self) -> bool:
+        """Whether a request has to say that it is the last one: reaching the length alone ends nothing then."""
+        return self in {CreatedVia.RUFH, CreatedVia.PLAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Upload:
     """One upload as committed in the database.
 
     Attributes:
-        length: declared bytes, None while deferred.
+        length: declared bytes, None while deferred. See `final_length`.
         offset: committed bytes. Nothing else is ever told to a client.
         epoch: rises each time a request becomes the writer; fences every write.
         metadata: the raw Upload-Metadata header, echoed byte for byte; None when not given.
@@ -63,6 +69,7 @@ class Upload:
         put_attempts: how many PutObject attempts have been announced; each has a key of its own.
         multipart_id: the S3 multipart upload, None until the first whole cell.
         etag, crc64: of the finished object.
+        content_coding: such as `gzip`, when the client coded the file before it sent it; the bytes are never touched.
         reason: why the upload failed.
         expires_at: None when the upload does not expire (finished, or expiry switched off).
     """
@@ -88,6 +95,20 @@ class Upload:
     updated_at: datetime
     completed_at: datetime | None
     expires_at: datetime | None
+    content_coding: str | None = None
+
+    @property
+    def ends_by_request(self) -> bool:
+        """Whether a request has to say that it is the last one; see `CreatedVia`."""
+        return self.created_via.ends_by_request
+
+    @property
+    def final_length(self) -> int | None:
+        """Bytes of the finished object; None while that is open.
+
+        While an upload that ends by a request takes bytes, its `length` is what the client expects, and a bound.
+        """
+        return None if self.ends_by_request and self.state is State.UPLOADING else self.length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +133,7 @@ class NewUpload:
     epoch: int
     lifetime: float | None
     max_age: float | None = None
+    content_coding: str | None = None
 
     @property
     def offset(self) -> int:
@@ -221,7 +243,7 @@ class Garbage:
         multipart: the row is about multipart uploads of `key`, not about the object.
         multipart_id: the one to abort; None with `multipart`: every one of `key` but `spare`.
         tries: how often collecting it has failed so far.
-        spare: the upload's own multipart upload, which must stay.
+        spare: the upload's own multipart upload, which a search for those of `key` must leave alone.
     """
 
     id: int
@@ -231,3 +253,32 @@ class Garbage:
     multipart_id: MultipartId | None
     tries: int
     spare: MultipartId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreName:
+    """Something in the store as a row of the database names it.
+
+    Attributes:
+        key: object key.
+        multipart: it is a multipart upload of `key`, not the object.
+        multipart_id: which one; None with `multipart`: any.
+    """
+
+    key: ObjectKey
+    multipart: bool = False
+    multipart_id: MultipartId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedObject:
+    """An object as a listing of the store shows it.
+
+    Attributes:
+        size: bytes.
+        modified: when it appeared or was last replaced, by the store's clock.
+    """
+
+    key: ObjectKey
+    size: int
+    modified: datetime

@@ -3,6 +3,8 @@
 Rule 1: a step is one statement, so one round trip; no connection is held between steps.
 Rule 2: whatever says that the server has gone or is no longer the primary makes the whole pool reconnect: the next
 call asks the address again and finds the new primary, without a restart.
+Rule 3: a step has one deadline, the wait for a connection included. What has not ended by then loses its connection:
+asking a silent server to cancel, or to roll back, would only take as long again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import aiosql
 import asyncpg
 import structlog
 
+from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -45,6 +48,8 @@ from tusgate.database.rows import (
     part_from,
     piece_columns,
     piece_from,
+    reading_from,
+    store_name_from,
     upload_from,
 )
 
@@ -53,6 +58,7 @@ if TYPE_CHECKING:
 
     from asyncpg.pool import PoolConnectionProxy
 
+    from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -63,18 +69,23 @@ if TYPE_CHECKING:
         Scope,
         Step,
         StoredObject,
+        StoreName,
         Upload,
     )
-    from tusgate.ports import Database
+    from tusgate.ports import SurveyedDatabase
 
     Connection = PoolConnectionProxy[asyncpg.Record]
+    Session = asyncpg.Connection[asyncpg.Record]
 
 log = structlog.get_logger(__name__)
 
 CHANNEL: Final = "tusgate_writer"
 """Where a claim or an end announces `<upload id> <epoch>`; the statements have the same name in them."""
-CONNECT_TIMEOUT: Final = 5.0
+CONNECT_TIMEOUT: Final = 4.0
 MIGRATION_TIMEOUT: Final = 3600.0
+SERVERS_SHARE: Final = 0.75
+"""Of the time that a step may take: after so much the server itself gives a statement up, so that one which merely
+waited for a lock does not cost its connection."""
 RELISTEN_DELAY: Final = 1.0
 LISTENER_CHECK_INTERVAL: Final = 30.0
 """Seconds between looks whether the listening connection is still there: a lost peer says nothing by itself."""
@@ -90,10 +101,9 @@ class PostgresDatabase:
     """The port `Database` on a PostgreSQL server. Connects on first use, and again after every loss.
 
     Args:
-        dsn: libpq URL; several hosts are tried until one is the primary.
+        dsn: libpq URL; of several hosts, the one that is the primary is used.
         pool_size: most connections at once; one more listens when `listen` was called.
-        command_timeout: seconds that one step may take, the wait for a free connection not included (it may take
-            as long again).
+        command_timeout: seconds that one step may take, the wait for a free connection included.
         transaction_pooling: True behind a pooler that gives each transaction another server connection (pgbouncer
             in transaction mode): nothing is prepared or set per connection, and notifications do not arrive.
     """
@@ -106,6 +116,7 @@ class PostgresDatabase:
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._closed = False
+        self._warned = False
 
     @classmethod
     async def connect(cls, dsn: str, *, pool_size: int = 10, command_timeout: float = 10.0) -> Self:
@@ -125,7 +136,7 @@ class PostgresDatabase:
 
     async def migrate(self) -> list[str]:
         """See `ports.Database.migrate`. All missing migrations are one transaction."""
-        async with self._transaction() as connection:
+        async with self._transaction(MIGRATION_TIMEOUT) as connection:
             await connection.execute("SET LOCAL statement_timeout = 0", timeout=MIGRATION_TIMEOUT)
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK, timeout=MIGRATION_TIMEOUT)
             await connection.execute(
@@ -145,9 +156,15 @@ class PostgresDatabase:
             server = await _queries.durability(connection)
             if server["fsync"] == "off":
                 raise SettingsError("PostgreSQL runs with fsync=off: a power cut would lose acknowledged bytes")
-            if server["synchronous_commit"] == "off":
+            if server["read_only"] == "on":
+                raise asyncpg.ReadOnlySQLTransactionError("the server is read-only")
+            if server["synchronous_commit"] == "off" and not self._warned:
+                self._warned = True
                 log.warning("database.unsafe", setting="synchronous_commit", value="off")
-            applied = [row["name"] async for row in _queries.applied_migrations(connection)]
+            try:
+                applied = [row["name"] async for row in _queries.applied_migrations(connection)]
+            except asyncpg.UndefinedTableError:
+                applied = []
         check_complete("postgres", applied)
 
     async def close(self) -> None:
@@ -297,31 +314,53 @@ class PostgresDatabase:
         if row is None:
             await self.get(upload.scope, upload.id)
 
-    async def expire(self, limit: int) -> list[Upload]:
+    async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
         """See `ports.Database.expire`. Uploads that are being changed right now are left for the next run."""
         async with self._transaction() as connection:
-            ids = [row["id"] async for row in _queries.system_lock_expired(connection, limit=limit)]
-            if not ids:
-                return []
-            return [upload_from(row) async for row in _queries.system_expire(connection, ids=ids)]
+            return await _expire(connection, limit, judge)
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
         found = await self._all(_queries.system_due_garbage, limit=limit, grace=grace)
         return [garbage_from(row) for row in found]
 
-    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+    async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:
         """See `ports.Database.drop_garbage`."""
         async with self._statement() as connection:
-            await _queries.system_drop_garbage(connection, ids=[row.id for row in rows])
+            await _queries.system_drop_garbage(connection, ids=[row.id for row in rows], grace=grace)
 
     async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
         """See `ports.Database.postpone_garbage`."""
         async with self._statement() as connection:
             await _queries.system_postpone_garbage(connection, ids=[row.id for row in rows], seconds=seconds)
 
+    async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
+        """See `ports.SurveyedDatabase.preview`: the real statements, in a transaction that is rolled back."""
+        async with self._lent() as connection:
+            transaction = connection.transaction()
+            await transaction.start()
+            try:
+                expired = await _expire(connection, limit, judge)
+                due = [row async for row in _queries.system_due_garbage(connection, limit=limit, grace=grace)]
+            finally:
+                await transaction.rollback()
+        return expired, [garbage_from(row) for row in due]
+
+    async def release_expiry(self) -> None:
+        """See `ports.SurveyedDatabase.release_expiry`."""
+        async with self._statement() as connection:
+            await _keep(connection, GO_ON)
+
+    async def survey(self, after: str, limit: int) -> list[Upload]:
+        """See `ports.SurveyedDatabase.survey`."""
+        return [upload_from(row) for row in await self._all(_queries.system_survey, after=after, limit=limit)]
+
+    async def names(self, upload_ids: Sequence[UploadId]) -> set[StoreName]:
+        """See `ports.SurveyedDatabase.names`."""
+        return {store_name_from(row) for row in await self._all(_queries.system_names, ids=list(upload_ids))}
+
     async def count_by_state(self) -> dict[State, int]:
-        """See `ports.Database.count_by_state`."""
+        """See `ports.SurveyedDatabase.count_by_state`."""
         return counts_from(await self._all(_queries.system_count_by_state))
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
@@ -346,7 +385,7 @@ class PostgresDatabase:
             if epoch.isdecimal():
                 taken_over(UploadId(upload_id), int(epoch))
 
-        connection = await asyncpg.connect(self._dsn, **self._connection_options())
+        connection = await connect_to_primary(self._dsn, **self._connection_options())
         try:
             await connection.add_listener(CHANNEL, receive)
             while True:
@@ -390,20 +429,35 @@ class PostgresDatabase:
             yield connection
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Connection]:
+    async def _transaction(self, seconds: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection for a step of several statements; rolled back when the block raises."""
-        async with self._lent() as connection, connection.transaction():
+        async with self._lent(seconds) as connection, connection.transaction():
+            if self._transaction_pooling:
+                await connection.execute("SET TRANSACTION READ WRITE")  # refused by a standby
             yield connection
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Connection]:
-        """Lend a connection; errors of asyncpg leave the block as ours, and doubtful connections are replaced."""
+    async def _lent(self, seconds: float | None = None) -> AsyncIterator[Connection]:
+        """Lend a connection; errors of asyncpg leave the block as ours, and doubtful connections are replaced.
+
+        Args:
+            seconds: for the whole step, instead of `command_timeout`.
+        """
         pool = await self._opened()
+        seconds = seconds or self._command_timeout
+        deadline = asyncio.get_running_loop().time() + seconds
         waiting = True
         try:
-            async with pool.acquire(timeout=self._command_timeout) as connection:
-                waiting = False
+            connection = await pool.acquire(timeout=seconds)
+            waiting = False
+            watchdog = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+            try:
                 yield connection
+            finally:
+                try:
+                    await pool.release(connection)
+                finally:
+                    watchdog.cancel()
         except TECHNOLOGY_ERRORS as error:
             crowded = waiting and isinstance(error, TimeoutError)
             if means_reconnect(error) and not crowded:
@@ -411,6 +465,8 @@ class PostgresDatabase:
             ours = translated(error)
             if ours is None:
                 raise
+            if asyncio.get_running_loop().time() >= deadline:
+                ours = DatabaseUnavailable(f"the database did not answer within {seconds:g} s")
             raise ours from error
 
     async def _opened(self) -> asyncpg.Pool[asyncpg.Record]:
@@ -422,26 +478,75 @@ class PostgresDatabase:
                 self._dsn,
                 min_size=0,
                 max_size=self._pool_size,
+                connect=connect_to_primary,
                 reset=_keep_session,
                 **self._connection_options(),
             )
         return self._pool
 
     def _connection_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {
-            "timeout": CONNECT_TIMEOUT,
-            "command_timeout": self._command_timeout,
-            "target_session_attrs": "primary",  # a standby would show offsets of the past
-        }
+        options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT, "command_timeout": self._command_timeout}
         if self._transaction_pooling:
             return {**options, "statement_cache_size": 0}
-        limit = str(int(self._command_timeout * 1000))
+        limit = str(int(self._command_timeout * 1000 * SERVERS_SHARE))
         settings = {
             "application_name": "tusgate",
             "statement_timeout": limit,
             "idle_in_transaction_session_timeout": limit,
         }
-        return {**options, "server_settings": settings}
+        # A standby would show offsets of the past.
+        return {**options, "target_session_attrs": "primary", "server_settings": settings}
+
+
+async def _expire(connection: Connection, limit: int, judge: Judge) -> list[Upload]:
+    reading = reading_from(await _queries.system_clock(connection))
+    verdict = judge(reading)
+    if verdict.doubt is not None:
+        return []
+    await _keep(connection, verdict)
+    if not verdict.goes_on:
+        return []
+    # now() is the time at which the transaction began: uploads are judged by the clock that was.
+    ids = [row["id"] async for row in _queries.system_lock_expired(connection, limit=limit)]
+    return [upload_from(row) async for row in _queries.system_expire(connection, ids=ids)] if ids else []
+
+
+async def _keep(connection: Connection, verdict: Verdict) -> None:
+    await _queries.system_keep_verdict(connection, waits_until=verdict.waits_until, held=verdict.held)
+
+
+async def connect_to_primary(dsn: str | None = None, **options: Any) -> Session:
+    """Connect to all hosts of `dsn` at once, and return the first connection that is as `options` demand.
+
+    asyncpg asks one after the other within one time-out: a host that is switched off would use all of it up.
+    """
+    attempts: list[asyncio.Task[Session]] = [
+        asyncio.create_task(asyncpg.connect(each, **options)) for each in one_host_each(dsn or "")
+    ]
+    try:
+        waiting = set(attempts)
+        while True:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            chosen = min(done, key=lambda attempt: attempt.exception() is not None)
+            if chosen.exception() is None or not waiting:
+                attempts.remove(chosen)
+                return chosen.result()
+    finally:
+        for attempt in attempts:
+            attempt.cancel()
+            attempt.add_done_callback(_hang_up)
+
+
+def one_host_each(dsn: str) -> list[str]:
+    """Return the URL of each host in `dsn`."""
+    parts = urlsplit(dsn)
+    user, at, hosts = parts.netloc.rpartition("@")
+    return [urlunsplit(parts._replace(netloc=user + at + host)) for host in hosts.split(",")]
+
+
+def _hang_up(attempt: asyncio.Task[Session]) -> None:
+    if not attempt.cancelled() and attempt.exception() is None:
+        attempt.result().terminate()
 
 
 async def _keep_session(_connection: object) -> None:
@@ -455,4 +560,4 @@ def _present(row: asyncpg.Record | None) -> asyncpg.Record:
 
 
 if TYPE_CHECKING:
-    _: type[Database] = PostgresDatabase
+    _: type[SurveyedDatabase] = PostgresDatabase

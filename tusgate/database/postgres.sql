@@ -9,12 +9,12 @@
 WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
-        filename, content_type, object_key, put_attempts, expires_at
+        filename, content_type, content_coding, object_key, put_attempts, expires_at
     )
     VALUES (
         :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch,
-        CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :content_type, :object_key,
-        coalesce(:attempt, 0),
+        CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :content_type, :content_coding,
+        :object_key, coalesce(:attempt, 0),
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age))
     )
     RETURNING *
@@ -232,6 +232,15 @@ UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(se
 FROM chosen WHERE uploads.id = chosen.id
 RETURNING uploads.*;
 
+-- name: system_clock^
+-- Locks the row: replicas judge one after the other, each seeing the verdict of the one before.
+SELECT now() AS now, last_run, waits_until, held_reason,
+    EXISTS (SELECT FROM uploads WHERE state = 'uploading' AND expires_at IS NOT NULL) AS at_stake
+FROM expiry_brake FOR UPDATE;
+
+-- name: system_keep_verdict!
+UPDATE expiry_brake SET last_run = now(), waits_until = :waits_until, held_reason = :held;
+
 -- name: system_lock_expired
 SELECT id FROM uploads
 WHERE state = 'uploading' AND expires_at <= now()
@@ -251,8 +260,6 @@ WITH ended AS (
     INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
     SELECT upload_id, tenant, owner, object_key, false, NULL FROM abandoned WHERE object_key IS NOT NULL
     UNION ALL
-    SELECT id, tenant, owner, object_key, false, NULL FROM ended
-    UNION ALL
     SELECT id, tenant, owner, object_key, true, multipart_id FROM ended WHERE multipart_id IS NOT NULL
 )
 SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
@@ -260,7 +267,8 @@ SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
--- multipart upload of its own yet that could be spared), all others are collected.
+-- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
+-- multipart upload that could make it is there.
 WITH due AS (
     SELECT garbage.*, uploads.multipart_id AS spare, CASE
         WHEN NOT garbage.multipart AND EXISTS (
@@ -289,7 +297,11 @@ WITH due AS (
             OR uploads.epoch > garbage.intent_epoch
                 AND uploads.held_since <= now() - make_interval(secs => :grace)
         )
-    )
+    ) AND (garbage.multipart OR NOT EXISTS (
+        SELECT FROM garbage AS maker
+        WHERE maker.upload_id = garbage.upload_id AND maker.object_key = garbage.object_key
+            AND maker.multipart_id IS NOT NULL AND maker.removed_at IS NULL
+    ))
     ORDER BY garbage.due_at
     LIMIT :limit
     FOR UPDATE OF garbage SKIP LOCKED
@@ -302,11 +314,29 @@ WITH due AS (
 SELECT * FROM due WHERE verdict = 'collect' ORDER BY id;
 
 -- name: system_drop_garbage!
-DELETE FROM garbage WHERE id = ANY(:ids::bigint[]);
+WITH removed AS (
+    UPDATE garbage SET removed_at = now(), due_at = now() + make_interval(secs => :grace), tries = 0
+    WHERE id = ANY(:ids::bigint[]) AND removed_at IS NULL
+)
+DELETE FROM garbage WHERE id = ANY(:ids::bigint[]) AND removed_at <= now() - make_interval(secs => :grace);
 
 -- name: system_postpone_garbage!
 UPDATE garbage SET due_at = now() + make_interval(secs => :seconds), tries = tries + 1
 WHERE id = ANY(:ids::bigint[]);
+
+-- name: system_survey
+SELECT * FROM uploads WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- name: system_names
+SELECT object_key, false AS multipart, NULL AS multipart_id FROM uploads
+WHERE id = ANY(:ids::text[]) AND state IN ('uploading', 'sealed', 'complete')
+UNION ALL
+SELECT object_key, true, multipart_id FROM uploads
+WHERE id = ANY(:ids::text[]) AND state IN ('uploading', 'sealed') AND multipart_id IS NOT NULL
+UNION ALL
+SELECT object_key, false, NULL FROM pieces WHERE upload_id = ANY(:ids::text[]) AND object_key IS NOT NULL
+UNION ALL
+SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id = ANY(:ids::text[]);
 
 -- name: system_count_by_state
 SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
@@ -319,4 +349,4 @@ INSERT INTO schema_migrations (name) VALUES (:name);
 
 -- name: durability^
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
-    pg_is_in_recovery() AS standby;
+    current_setting('transaction_read_only') AS read_only;

@@ -23,11 +23,16 @@ no such database, rolled back by the server, out of resources, object in use, sh
 internal error."""
 _POOL_IS_STALE: Final = frozenset({"25006", "57P01", "57P02", "57P03"})
 """SQLSTATEs after which every connection is suspect: read-only (a demoted primary), shutdown, crash, start-up."""
+_UNPREPARED: Final = {
+    "42P01": "the database lacks our tables: run `tusgate migrate`",
+    "42703": "the database lacks columns of ours: run `tusgate migrate`",
+    "42501": "the database does not let us use our tables",
+}
+"""SQLSTATEs of a database that an operator has not prepared for us, or is restoring right now: that too may pass."""
 _BAD_TEXT: Final = "22"
 """Class of "data exception": a NUL byte or text that the server cannot encode. Lengths and offsets are checked long
 before, so only client texts can have that."""
 _UNIQUE_VIOLATION: Final = "23505"
-_UNDEFINED_TABLE: Final = "42P01"
 
 
 def translated(error: Exception) -> TusgateError | None:
@@ -52,8 +57,8 @@ def means_reconnect(error: Exception) -> bool:
 def _from_sqlstate(sqlstate: str, message: str) -> TusgateError | None:
     if sqlstate == _UNIQUE_VIOLATION:
         return Fenced("the row exists already: another request has done this")
-    if sqlstate == _UNDEFINED_TABLE:
-        return SettingsError("the database lacks our tables: run `tusgate migrate`")
+    if sqlstate in _UNPREPARED:
+        return DatabaseUnavailable(_UNPREPARED[sqlstate])
     if sqlstate[:2] == _BAD_TEXT:
         return _unstorable()
     if sqlstate[:2] in _UNAVAILABLE:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tusgate.core.clockwatch import ClockReading
 from tusgate.core.errors import Fenced
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_present, sources_of
-from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Scope, State, Upload
+from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Scope, State, StoreName, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -43,6 +44,7 @@ def upload_from(row: Row) -> Upload:
         metadata=row["metadata"],
         filename=row["filename"],
         content_type=row["content_type"],
+        content_coding=row["content_coding"],
         object_key=row["object_key"],
         put_attempts=row["put_attempts"],
         multipart_id=row["multipart_id"],
@@ -85,6 +87,22 @@ def garbage_from(row: Row) -> Garbage:
     )
 
 
+def store_name_from(row: Row) -> StoreName:
+    """Return what a row names in the store."""
+    return StoreName(row["object_key"], bool(row["multipart"]), row["multipart_id"])
+
+
+def reading_from(row: Row) -> ClockReading:
+    """Return what a row of the statement system_clock says."""
+    return ClockReading(
+        now=_moment(row["now"]),
+        last_run=_optional_moment(row["last_run"]),
+        waits_until=_optional_moment(row["waits_until"]),
+        held=row["held_reason"],
+        at_stake=bool(row["at_stake"]),
+    )
+
+
 def identity_of(upload: Upload) -> dict[str, object]:
     """Return what every statement about one upload has in its WHERE."""
     return {"id": upload.id, "tenant": upload.scope.tenant, "owner": upload.scope.owner}
@@ -108,6 +126,7 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "metadata": new.metadata,
         "filename": new.filename,
         "content_type": new.content_type,
+        "content_coding": new.content_coding,
         "object_key": new.object_key,
         "lifetime": new.lifetime,
         "max_age": new.max_age,

@@ -6,6 +6,7 @@ method `_...` that takes the connection and runs in the writing thread, inside a
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 from functools import partial
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiosql
 
+from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.errors import Fenced, SettingsError, UploadGone, UploadNotFound
 from tusgate.core.lifecycle import sources_of
 from tusgate.core.model import State
@@ -35,6 +37,8 @@ from tusgate.database.rows import (
     part_rows,
     piece_from,
     piece_rows,
+    reading_from,
+    store_name_from,
     upload_from,
 )
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
@@ -42,7 +46,9 @@ from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
+    from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -53,11 +59,12 @@ if TYPE_CHECKING:
         Scope,
         Step,
         StoredObject,
+        StoreName,
         Upload,
         UploadId,
     )
     from tusgate.database.migrate import Migration
-    from tusgate.ports import Database
+    from tusgate.ports import SurveyedDatabase
 
 _OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; RETURNING is older (3.35)."""
@@ -156,26 +163,42 @@ class SqliteDatabase:
         """See `ports.Database.release_sealed`. Nothing happens when the lease has passed to another holder."""
         await self._writer.run(partial(_release_sealed, upload=upload, holder=holder, retry_in=retry_in))
 
-    async def expire(self, limit: int) -> list[Upload]:
-        """See `ports.Database.expire`."""
-        return await self._writer.run(partial(_expire, limit=limit))
+    async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
+        """See `ports.Database.expire`. `judge` runs in the writing thread."""
+        return await self._writer.run(partial(_expire, limit=limit, judge=judge))
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
         return await self._writer.run(partial(_due_garbage, limit=limit, grace=grace))
 
-    async def drop_garbage(self, rows: Sequence[Garbage]) -> None:
+    async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:
         """See `ports.Database.drop_garbage`."""
-        ids = [{"id": row.id} for row in rows]
-        await self._writer.run(lambda connection: _queries.system_drop_garbage(connection, ids))
+        removed: list[dict[str, object]] = [{"id": row.id, "grace": grace} for row in rows]
+        await self._writer.run(partial(_drop_garbage, removed=removed))
 
     async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
         """See `ports.Database.postpone_garbage`."""
         delays = [{"id": row.id, "seconds": seconds} for row in rows]
         await self._writer.run(lambda connection: _queries.system_postpone_garbage(connection, delays))
 
+    async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
+        """See `ports.SurveyedDatabase.preview`: the real statements, rolled back."""
+        return await self._writer.run(partial(_preview, limit=limit, grace=grace, judge=judge))
+
+    async def release_expiry(self) -> None:
+        """See `ports.SurveyedDatabase.release_expiry`."""
+        await self._writer.run(partial(_keep, verdict=GO_ON))
+
+    async def survey(self, after: str, limit: int) -> list[Upload]:
+        """See `ports.SurveyedDatabase.survey`."""
+        return await self._reader.run(partial(_survey, after=after, limit=limit))
+
+    async def names(self, upload_ids: Sequence[UploadId]) -> set[StoreName]:
+        """See `ports.SurveyedDatabase.names`."""
+        return await self._reader.run(partial(_names, ids=json.dumps(list(upload_ids))))
+
     async def count_by_state(self) -> dict[State, int]:
-        """See `ports.Database.count_by_state`."""
+        """See `ports.SurveyedDatabase.count_by_state`."""
         return await self._reader.run(lambda connection: counts_from(list(_queries.system_count_by_state(connection))))
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
@@ -343,11 +366,44 @@ def _end(connection: sqlite3.Connection, found: Upload, state: State, reason: st
     return upload_from(row)
 
 
-def _expire(connection: sqlite3.Connection, limit: int) -> list[Upload]:
-    expired = [upload_from(row) for row in _queries.system_expire(connection, limit=limit)]
+def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Upload]:
+    clock = _queries.system_clock(connection)
+    verdict = judge(reading_from(clock))
+    if verdict.doubt is not None:
+        return []
+    _keep(connection, verdict)
+    if not verdict.goes_on:
+        return []
+    expired = [upload_from(row) for row in _queries.system_expire(connection, limit=limit, now=clock["now"])]
     for upload in expired:
-        _discard_contents(connection, upload, has_object=True, has_multipart=True)
+        _discard_contents(connection, upload, has_object=False, has_multipart=True)
     return expired
+
+
+def _keep(connection: sqlite3.Connection, verdict: Verdict) -> None:
+    _queries.system_keep_verdict(connection, waits_until=_milliseconds_of(verdict.waits_until), held=verdict.held)
+
+
+def _milliseconds_of(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _preview(
+    connection: sqlite3.Connection, limit: int, grace: float, judge: Judge
+) -> tuple[list[Upload], list[Garbage]]:
+    connection.execute("SAVEPOINT preview")
+    found = _expire(connection, limit, judge), _due_garbage(connection, limit, grace)
+    connection.execute("ROLLBACK TO preview")
+    connection.execute("RELEASE preview")
+    return found
+
+
+def _survey(connection: sqlite3.Connection, after: str, limit: int) -> list[Upload]:
+    return [upload_from(row) for row in _queries.system_survey(connection, after=after, limit=limit)]
+
+
+def _names(connection: sqlite3.Connection, ids: str) -> set[StoreName]:
+    return {store_name_from(row) for row in _queries.system_names(connection, ids=ids)}
 
 
 def _discard_contents(connection: sqlite3.Connection, upload: Upload, *, has_object: bool, has_multipart: bool) -> None:
@@ -414,11 +470,16 @@ def _release_sealed(connection: sqlite3.Connection, upload: Upload, holder: str,
         _get(connection, upload.scope, upload.id)
 
 
+def _drop_garbage(connection: sqlite3.Connection, removed: list[dict[str, object]]) -> None:
+    _queries.system_drop_garbage(connection, removed)
+    _queries.system_note_removed(connection, removed)
+
+
 def _due_garbage(connection: sqlite3.Connection, limit: int, grace: float) -> list[Garbage]:
     due = list(_queries.system_due_garbage(connection, limit=limit, grace=grace))
     referenced = [{"id": row["id"]} for row in due if row["verdict"] == "referenced"]
     later = [{"id": row["id"]} for row in due if row["verdict"] != "referenced"]
-    _queries.system_drop_garbage(connection, referenced)
+    _queries.system_drop_referenced(connection, referenced)
     _queries.system_delay_garbage(connection, later)
     return [garbage_from(row) for row in due if row["verdict"] == "collect"]
 
@@ -435,4 +496,4 @@ def _refusal(connection: sqlite3.Connection, upload: Upload) -> Fenced:
 
 
 if TYPE_CHECKING:
-    _: type[Database] = SqliteDatabase
+    _: type[SurveyedDatabase] = SqliteDatabase

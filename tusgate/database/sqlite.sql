@@ -9,11 +9,11 @@
 -- name: create_upload^
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
-    content_type, object_key, put_attempts, created_at, updated_at, expires_at
+    content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at
 )
 VALUES (
     :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
-    :metadata, :filename, :content_type, :object_key, coalesce(:attempt, 0), now_ms(), now_ms(),
+    :metadata, :filename, :content_type, :content_coding, :object_key, coalesce(:attempt, 0), now_ms(), now_ms(),
     earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age))
 )
 RETURNING *;
@@ -141,11 +141,19 @@ WHERE id IN (
 )
 RETURNING *;
 
+-- name: system_clock^
+SELECT now_ms() AS now, last_run, waits_until, held_reason,
+    EXISTS (SELECT 1 FROM uploads WHERE state = 'uploading' AND expires_at IS NOT NULL) AS at_stake
+FROM expiry_brake;
+
+-- name: system_keep_verdict!
+UPDATE expiry_brake SET last_run = now_ms(), waits_until = :waits_until, held_reason = :held;
+
 -- name: system_expire
 UPDATE uploads SET state = 'expired', updated_at = now_ms()
 WHERE id IN (
     SELECT id FROM uploads
-    WHERE state = 'uploading' AND expires_at <= now_ms()
+    WHERE state = 'uploading' AND expires_at <= :now
     ORDER BY expires_at
     LIMIT :limit
 )
@@ -154,7 +162,8 @@ RETURNING *;
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
--- multipart upload of its own yet that could be spared), all others are collected.
+-- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
+-- multipart upload that could make it is there.
 SELECT garbage.*, uploads.multipart_id AS spare, CASE
     WHEN NOT garbage.multipart AND EXISTS (
         SELECT 1 FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
@@ -181,11 +190,22 @@ WHERE garbage.due_at <= now_ms() AND (
         OR uploads.epoch > garbage.intent_epoch
             AND uploads.held_since <= now_ms() - ms(:grace)
     )
-)
+) AND (garbage.multipart OR NOT EXISTS (
+    SELECT 1 FROM garbage AS maker
+    WHERE maker.upload_id = garbage.upload_id AND maker.object_key = garbage.object_key
+        AND maker.multipart_id IS NOT NULL AND maker.removed_at IS NULL
+))
 ORDER BY garbage.due_at, garbage.id
 LIMIT :limit;
 
 -- name: system_drop_garbage*!
+DELETE FROM garbage WHERE id = :id AND removed_at <= now_ms() - ms(:grace);
+
+-- name: system_note_removed*!
+UPDATE garbage SET removed_at = now_ms(), due_at = now_ms() + ms(:grace), tries = 0
+WHERE id = :id AND removed_at IS NULL;
+
+-- name: system_drop_referenced*!
 DELETE FROM garbage WHERE id = :id;
 
 -- name: system_delay_garbage*!
@@ -193,6 +213,22 @@ UPDATE garbage SET due_at = now_ms() + 60000 WHERE id = :id;
 
 -- name: system_postpone_garbage*!
 UPDATE garbage SET due_at = now_ms() + ms(:seconds), tries = tries + 1 WHERE id = :id;
+
+-- name: system_survey
+SELECT * FROM uploads WHERE id > :after ORDER BY id LIMIT :limit;
+
+-- name: system_names
+-- :ids is a JSON array.
+SELECT object_key, FALSE AS multipart, NULL AS multipart_id FROM uploads
+WHERE id IN (SELECT value FROM json_each(:ids)) AND state IN ('uploading', 'sealed', 'complete')
+UNION ALL
+SELECT object_key, TRUE, multipart_id FROM uploads
+WHERE id IN (SELECT value FROM json_each(:ids)) AND state IN ('uploading', 'sealed') AND multipart_id IS NOT NULL
+UNION ALL
+SELECT object_key, FALSE, NULL FROM pieces
+WHERE upload_id IN (SELECT value FROM json_each(:ids)) AND object_key IS NOT NULL
+UNION ALL
+SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id IN (SELECT value FROM json_each(:ids));
 
 -- name: system_count_by_state
 SELECT state, count(*) AS uploads FROM uploads GROUP BY state;

@@ -20,22 +20,23 @@ import re
 import secrets
 import stat
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
-from tusgate.core.model import MultipartId, ObjectKey, StoredObject
+from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject, UploadId
 from tusgate.filesystem import durable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
     from pathlib import Path
 
-    from tusgate.core.model import Part, Piece, UploadId
+    from tusgate.core.model import Part, Piece
     from tusgate.ports import Attributes, Body
 
 READ_SIZE: Final = 1 << 20
@@ -57,6 +58,7 @@ class _Manifest:
     key: str
     upload_id: str
     content_type: str | None
+    content_coding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class _ObjectAttributes:
     content_type: str | None
     size: int
     crc64: int
+    content_coding: str | None = None
 
 
 class DirectoryStore:
@@ -110,7 +113,9 @@ class DirectoryStore:
     async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
         """Store a whole object. See the port."""
         path = self._object_path(key)
-        about = _ObjectAttributes(key, attributes.upload_id, attributes.content_type, body.size, body.crc64)
+        about = _ObjectAttributes(
+            key, attributes.upload_id, attributes.content_type, body.size, body.crc64, attributes.content_coding
+        )
 
         def work() -> StoredObject:
             with durable.staged(self._staging) as (descriptor, staged):
@@ -123,7 +128,7 @@ class DirectoryStore:
     async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
         """Begin a multipart upload. See the port."""
         self._object_path(key)  # refuses impossible keys before any bytes are uploaded
-        manifest = _Manifest(key, attributes.upload_id, attributes.content_type)
+        manifest = _Manifest(key, attributes.upload_id, attributes.content_type, attributes.content_coding)
         multipart_id = MultipartId(_key_digest(key)[:_KEY_DIGEST_LENGTH] + secrets.token_hex(16))
 
         def work() -> MultipartId:
@@ -164,7 +169,9 @@ class DirectoryStore:
         def work() -> None:
             manifest = self._manifest(key, multipart_id)
             size = sum(part.size for part in parts)
-            about = _ObjectAttributes(key, manifest.upload_id, manifest.content_type, size, crc64)
+            about = _ObjectAttributes(
+                key, manifest.upload_id, manifest.content_type, size, crc64, manifest.content_coding
+            )
             with durable.staged(self._staging) as (descriptor, staged):
                 for part in parts:
                     self._append_part(descriptor, key, multipart_id, part)
@@ -217,6 +224,21 @@ class DirectoryStore:
 
         await _in_thread(work)
 
+    async def list_objects(self, prefix: str = "") -> AsyncIterator[ListedObject]:
+        """Yield the files whose keys begin with `prefix`, directory by directory. See the port."""
+        directories = [self._objects]
+        while directories:
+            found, below = await _in_thread(partial(self._listed, directories.pop(), prefix))
+            directories += below
+            for listed in found:
+                yield listed
+
+    async def owner_of(self, key: ObjectKey) -> UploadId | None:
+        """Return whose object the file is. See the port."""
+        path = self._object_path(key)
+        about = await _in_thread(lambda: self._read_attributes(key, path))
+        return None if about is None else UploadId(about.upload_id)
+
     async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
         """Stream bytes of an object. See the port."""
         path = self._object_path(key)
@@ -232,6 +254,18 @@ class DirectoryStore:
                     raise StoreUnavailable("the object became shorter while it was read")
                 start += len(chunk)
                 yield chunk
+
+    def _listed(self, directory: Path, prefix: str) -> tuple[list[ListedObject], list[Path]]:
+        """Return the objects right in `directory`, and the directories in it, as far as `prefix` leads there."""
+        found, below = [], []
+        for path in _entries(directory):
+            key = path.relative_to(self._objects).as_posix()
+            if key.startswith(prefix) and (file := _stat_file(path)) is not None:
+                modified = datetime.fromtimestamp(file.st_mtime, UTC)
+                found.append(ListedObject(ObjectKey(key), file.st_size, modified))
+            elif f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                below.append(path)
+        return found, [path for path in below if path.is_dir()]
 
     def _make_tree(self) -> None:
         for directory in (self._objects, self._attributes, self._multipart, self._staging):
@@ -286,13 +320,17 @@ class DirectoryStore:
         if piece.key is None:
             raise ValueError("a piece in a body must be an object of the store")
         crc64 = size = 0
-        with self._object_path(piece.key).open("rb", buffering=0) as file:
+        try:
+            source = self._object_path(piece.key).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise PieceLost(f"the stored piece at offset {piece.start} is gone") from error
+        with source as file:
             while chunk := file.read(durable.COPY_SIZE):
                 crc64 = crc64nvme(chunk, crc64)
                 size += len(chunk)
                 durable.write_all(descriptor, [chunk])
         if size != piece.size or crc64 != piece.crc64:
-            raise StoreUnavailable(f"the stored piece at offset {piece.start} came back damaged")
+            raise PieceLost(f"the stored piece at offset {piece.start} came back damaged")
 
     def _append_part(self, descriptor: int, key: str, multipart_id: MultipartId, part: Part) -> None:
         """Append a part's bytes. Raises StoreRefused when it is not the part that the caller means."""
@@ -401,6 +439,13 @@ def _key_digest(key: str) -> str:
 def _identity(file: os.stat_result) -> str:
     # The time is there because an inode may be used again.
     return f"{file.st_ino:x}-{file.st_mtime_ns:x}"
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []  # removed as empty meanwhile
 
 
 def _stat_file(path: Path) -> os.stat_result | None:

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
 from tusgate.core.errors import MultipartLost, StoreUnavailable
+from tusgate.core.model import ListedObject, ObjectKey
 from tusgate.s3.errors import ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         GetObjectRequestTypeDef,
         HeadObjectOutputTypeDef,
         HeadObjectRequestTypeDef,
+        ListObjectsV2RequestTypeDef,
     )
 
     from tusgate.core.model import Part
@@ -93,7 +95,9 @@ class Control:
         self._clients = None
         await self._stack.aclose()
 
-    async def create_multipart(self, key: str, marker: dict[str, str], content_type: str | None) -> str:
+    async def create_multipart(
+        self, key: str, marker: dict[str, str], content_type: str | None, content_coding: str | None = None
+    ) -> str:
         """Begin a multipart upload and return its id. Tried once: a try whose answer is lost leaves one behind."""
         client = await self._client()
         request: CreateMultipartUploadRequestTypeDef = {
@@ -103,6 +107,8 @@ class Control:
         }
         if content_type:
             request["ContentType"] = content_type
+        if content_coding:
+            request["ContentEncoding"] = content_coding
         if self._checksums:
             request["ChecksumAlgorithm"] = "CRC64NVME"
             request["ChecksumType"] = "FULL_OBJECT"
@@ -176,6 +182,21 @@ class Control:
             ]
 
         return await _repeated("ListMultipartUploads", list_all)
+
+    async def list_objects(self, prefix: str) -> AsyncIterator[ListedObject]:
+        """Yield the objects whose full keys begin with `prefix`, asked for page by page."""
+        client = await self._client()
+        token: str | None = None
+        while True:
+            request: ListObjectsV2RequestTypeDef = {"Bucket": self._bucket, "Prefix": prefix}
+            if token is not None:
+                request["ContinuationToken"] = token
+            page = await _repeated("ListObjectsV2", partial(client.list_objects_v2, **request))
+            for found in page.get("Contents", ()):
+                yield ListedObject(ObjectKey(found["Key"]), found["Size"], found["LastModified"])
+            if not page.get("IsTruncated"):
+                return
+            token = page["NextContinuationToken"]
 
     async def head(self, key: str) -> HeadObjectOutputTypeDef | None:
         """Return what HeadObject says, None for a 404: a hint and no proof, as it has no body to read."""

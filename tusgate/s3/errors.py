@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable, TusgateError
+from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable, TusgateError
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +77,10 @@ class Damaged(StoreRefused):
     """The bytes did not have the checksum that was sent with them; sending them again may help."""
 
     code = StoreRefused.code
+
+
+class PieceDamaged(Transient, PieceLost):
+    """A stored piece came back with another checksum; reading it again may help."""
 
 
 class ObjectAbsent(StoreUnavailable):

@@ -5,16 +5,17 @@ from __future__ import annotations
 import base64
 import binascii
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from awscrt.checksums import crc64nvme
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
-from tusgate.core.model import MultipartId, StoredObject
+from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.model import MultipartId, ObjectKey, StoredObject, UploadId
 from tusgate.ports import Body
 from tusgate.s3.control import Control
-from tusgate.s3.errors import Transient
+from tusgate.s3.errors import ObjectAbsent, Transient
 from tusgate.s3.retry import TRIES, retried
 from tusgate.s3.wire import Wire
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
-    from tusgate.core.model import ObjectKey, Part, Piece, UploadId
+    from tusgate.core.model import ListedObject, Part, Piece
     from tusgate.ports import Attributes
     from tusgate.s3.config import S3Config
 
@@ -69,13 +70,19 @@ class S3Store:
         headers = {f"x-amz-meta-{MARKER}": str(attributes.upload_id)}
         if attributes.content_type:
             headers["content-type"] = attributes.content_type
+        if attributes.content_coding:
+            headers["content-encoding"] = attributes.content_coding
         etag = await self._wire.put("PutObject", self._full(key), body, query={}, headers=headers)
         return StoredObject(key, body.size, etag, body.crc64)
 
     async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
         """Begin a multipart upload. See the port."""
         marker = {MARKER: str(attributes.upload_id)}
-        return MultipartId(await self._control.create_multipart(self._full(key), marker, attributes.content_type))
+        return MultipartId(
+            await self._control.create_multipart(
+                self._full(key), marker, attributes.content_type, attributes.content_coding
+            )
+        )
 
     async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
         """Store one part. See the port."""
@@ -100,18 +107,33 @@ class S3Store:
 
     async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
         """Return the object when it is ours, None when it is surely not there. See the port."""
-        full = self._full(key)
-        head = await self._control.head(full)
-        if head is None:
-            if await self._control.surely_absent(full):
-                return None
-            # It appeared in between, or something between us and the store made the 404 up.
-            head = await self._control.head(full)
-        if head is None:
-            raise StoreUnavailable("HeadObject: 404, but the store does not say that the object is absent")
-        if head["Metadata"].get(MARKER) != upload_id:
+        head = await self._head(self._full(key))
+        if head is None or head["Metadata"].get(MARKER) != upload_id:
             return None
         return StoredObject(key, head["ContentLength"], head["ETag"].strip('"'), _full_object_crc64(head))
+
+    async def _head(self, full_key: str) -> HeadObjectOutputTypeDef | None:
+        """Return what the store tells about an object; None only when it is surely not there."""
+        head = await self._control.head(full_key)
+        if head is None:
+            if await self._control.surely_absent(full_key):
+                return None
+            # It appeared in between, or something between us and the store made the 404 up.
+            head = await self._control.head(full_key)
+        if head is None:
+            raise StoreUnavailable("HeadObject: 404, but the store does not say that the object is absent")
+        return head
+
+    async def owner_of(self, key: ObjectKey) -> UploadId | None:
+        """Return whose marker the object carries. See the port."""
+        head = await self._head(self._full(key))
+        marker = None if head is None else head["Metadata"].get(MARKER)
+        return None if marker is None else UploadId(marker)
+
+    async def list_objects(self, prefix: str = "") -> AsyncIterator[ListedObject]:
+        """Yield the objects below our prefix whose keys begin with `prefix`. See the port."""
+        async for found in self._control.list_objects(self._full(prefix)):
+            yield replace(found, key=ObjectKey(found.key.removeprefix(self._prefix)))
 
     async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
         """Return whether the store still knows the multipart upload."""
@@ -160,10 +182,14 @@ class S3Store:
             finally:
                 opened.close()
 
-    def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:
+    async def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:
         if piece.key is None:
             raise ValueError("a piece in a body must be an object of the store")
-        return self.read(piece.key, 0, piece.size)
+        try:
+            async for chunk in self.read(piece.key, 0, piece.size):
+                yield chunk
+        except ObjectAbsent as error:
+            raise PieceLost(f"the stored piece at offset {piece.start} is gone") from error
 
     def _full(self, key: str) -> str:
         return self._prefix + key

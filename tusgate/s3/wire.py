@@ -20,7 +20,7 @@ from awscrt import checksums
 from yarl import URL
 
 from tusgate.core.errors import StoreUnavailable
-from tusgate.s3.errors import Damaged, Transient, error_code, failure
+from tusgate.s3.errors import Damaged, PieceDamaged, Transient, error_code, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
 from tusgate.s3.sign import Signer, encode_path, encode_query
@@ -151,7 +151,7 @@ class BodyPayload(Payload):
                 await self._write_batch(writer, [held])
             held = chunk
         if size != piece.size or crc64 != piece.crc64:
-            raise Transient(f"the stored piece at offset {piece.start} came back damaged")
+            raise PieceDamaged(f"the stored piece at offset {piece.start} came back damaged")
         await self._write_batch(writer, [held])
 
     async def _write_batch(self, writer: AbstractStreamWriter, batch: list[Buffer]) -> None:
@@ -199,6 +199,7 @@ class Wire:
             MultipartLost: the store says that there is no such multipart upload.
             Damaged: the bytes had another checksum than `body.crc64` on every try.
             StoreRefused: the store will never take this.
+            PieceLost: a piece is gone, or came back damaged on every try.
             Transient: the tries are used up.
             StoreUnavailable: the store does not want us.
         """

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tusgate.core.errors import Fenced, MultipartLost, StoreRefused, StoreUnavailable, Unavailable, UploadGone
+from tusgate.core.errors import (
+    Fenced,
+    MultipartLost,
+    PieceLost,
+    StoreRefused,
+    StoreUnavailable,
+    Unavailable,
+    UploadGone,
+)
 from tusgate.core.model import Part, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
@@ -34,11 +42,12 @@ LEASE = 30.0
 """Seconds that a finishing lease lasts; renewed at every attempt and every `LEASE / 3` while one runs. After a crash
 another process takes over within that time, so that an upload is finished within a minute (I5)."""
 FIRST_DELAY = 0.2
+"""Seconds between the first two tries, doubling from one to the next."""
 LONGEST_DELAY = 8.0
 """Seconds between two tries at most, so that an upload is finished within 10 s of the end of a fault."""
-"""Seconds between attempts, doubling: a store that comes back is noticed within 15 s."""
 LOST_CONFIRMATIONS = 4
-"""How often in a row the store must know neither the multipart upload nor the object before we believe the loss."""
+"""How often in a row the store must know neither the multipart upload nor the object, or not give a piece back,
+before we believe the loss."""
 
 
 class Completion:
@@ -104,15 +113,16 @@ class Completion:
         """Try until the upload is complete or has failed for good, or somebody else has the lease."""
         delay, lost = FIRST_DELAY, 0
         try:
-            while await self._database.lease_sealed(upload, self._holder, LEASE):
+            while True:
                 try:
-                    await self._renewing(upload)
+                    if await self._database.lease_sealed(upload, self._holder, LEASE):
+                        await self._renewing(upload)
                     return
-                except MultipartLost:
+                except (MultipartLost, PieceLost) as error:
                     lost += 1
                     if lost >= LOST_CONFIRMATIONS:
                         await self._store.check()  # a bucket that is away as a whole is no loss
-                        await self._fail(upload, "the object store lost the multipart upload")
+                        await self._fail(upload, loss_reason(error))
                         return
                 except StoreRefused as error:
                     await self._fail(upload, str(error))
@@ -205,6 +215,13 @@ class Completion:
         ):
             raise StoreUnavailable("Complete did not find a multipart upload that is there") from doubt
         raise doubt or StoreUnavailable("the object is not there after Complete")
+
+
+def loss_reason(error: MultipartLost | PieceLost) -> str:
+    """Return why an upload has failed whose stored bytes are lost."""
+    if isinstance(error, MultipartLost):
+        return "the object store threw the unfinished multipart upload away"
+    return "the object store lost bytes that waited for their part"
 
 
 def _body(pieces: Sequence[Piece]) -> Body:

@@ -7,7 +7,8 @@
 Rule 1: bytes are kept by reference until the store has them; nothing is copied, joined or spooled.
 Rule 2: only the ledger's commits raise the offset. What is not committed when a request ends was never received.
 Rule 3: the cell that holds the upload's last byte is stored after the end of the body was seen, so that a body
-        that turns out too long cannot complete the upload.
+        that turns out too long cannot complete the upload. Where requests end uploads, no cell is the last one
+        before the body that ends the upload has ended.
 Rule 4: no database connection is held while bytes flow.
 """
 
@@ -17,7 +18,8 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import ChecksumMismatch, Interrupted, TooLarge
+from tusgate.core.errors import ChecksumMismatch, InconsistentLength, Interrupted, TooLarge
+from tusgate.core.lifecycle import overrun
 from tusgate.core.model import Intent, Part, Piece
 from tusgate.core.naming import piece_key
 from tusgate.core.placement import Place, place_cell, whole_intent
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import MultipartId, ObjectKey, Upload, UploadId
     from tusgate.ports import ByteSource, Database, ObjectStore
     from tusgate.service.budget import Budget
-    from tusgate.service.ledger import Expiry
+    from tusgate.service.ledger import Expiry, Progress
     from tusgate.service.warm import WarmCells
 
 
@@ -76,6 +78,9 @@ class Intake:
         source: ByteSource,
         length: int | None,
         checksum: Checksum | None,
+        *,
+        ends: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         """Take over the freshly claimed `upload`.
 
@@ -87,6 +92,8 @@ class Intake:
             source: the request's body.
             length: the upload length from now on; committed with the first step.
             checksum: what the body must hash to; nothing is committed before it does.
+            ends: the upload ends with this body.
+            progress: told of every commit.
         """
         self.upload_id: UploadId = upload.id
         self.epoch = upload.epoch
@@ -95,9 +102,12 @@ class Intake:
         self._pieces = pieces
         self._intended = {(intent.key, intent.multipart) for intent in intents}
         self._source = source
-        self._length = length
+        self._ends = ends
+        self._declared = length
+        self._length = None if upload.ends_by_request else length
+        """Where the last cell is cut; None while the end is open."""
         self._digest = RequestDigest(checksum) if checksum else None
-        self._ledger = Ledger(tools.database, upload, length, tools.expiry)
+        self._ledger = Ledger(tools.database, upload, length, tools.expiry, progress)
         self._ledger.on_hold = self._digest is not None
         # A store that must list every part at Complete may not be sent parts that a wrong digest takes back.
         self._stages_pieces = self._digest is not None and tools.store.completes_all_parts
@@ -132,6 +142,7 @@ class Intake:
         Raises:
             Interrupted: the body ended early; what had arrived is committed (nothing of it with a checksum).
             TooLarge: the body passes the length or the limit; what was not committed by then is thrown away.
+            InconsistentLength: the body that ends the upload ends before the declared length; likewise.
             ChecksumMismatch: nothing was committed.
             Fenced, StoreUnavailable, StoreRefused, DatabaseUnavailable: the gap-free prefix is committed.
 
@@ -159,6 +170,8 @@ class Intake:
                     raise stop
                 if not self._digest.matches():
                     raise ChecksumMismatch
+            if self._ends and stop is None:
+                self._end_here()
             await self._close_cell()
             return stop
         finally:
@@ -211,7 +224,8 @@ class Intake:
     def _check(self, chunk: bytes) -> None:
         """Raise TooLarge at the first byte too many; hash what is taken."""
         if self._arrived + len(chunk) > self._limit:
-            raise TooLarge(f"the body passes {self._limit} bytes")
+            message = f"the body passes {self._limit} bytes"
+            raise overrun(self._claimed.created_via, message) if self._limit == self._declared else TooLarge(message)
         if self._digest is not None:
             self._digest.update(chunk)
 
@@ -260,6 +274,15 @@ class Intake:
         else:
             self._save_piece(cell)
         await self._wait_for_slot()
+
+    def _end_here(self) -> None:
+        """The body that ends the upload has ended: what has arrived is the length, and the open cell the last one."""
+        if self._declared not in (None, self._arrived):
+            raise InconsistentLength("Upload-Length", f"{self._arrived}, where this request ends")
+        self._length = self._arrived
+        self._ledger.end_at(self._arrived)
+        if self._cell is not None:
+            self._cell.fit_length(self._claimed.grid.cell_at(self._cell.cell.start, self._arrived))
 
     async def _close_cell(self) -> None:
         """The body is over: store what the open cell holds."""
@@ -336,7 +359,9 @@ class Intake:
         """Return the multipart upload, created at the first whole cell."""
         async with self._multipart_lock:
             if self._multipart_id is None:
-                announced = (self._claimed.object_key, True) in self._intended
+                intent = (self._claimed.object_key, True)
+                announced = intent in self._intended
+                self._intended.discard(intent)  # it stands for one attempt; the next part may have to try again
                 tools = self._tools
                 self._multipart_id = await begin_multipart(
                     tools.database, tools.store, self._claimed, announced=announced
@@ -376,10 +401,10 @@ class Intake:
         await self._ledger.add(Stored(start=start, end=cell.filled, piece=piece))
 
     async def _commit_rest(self, stop: Interrupted | None) -> None:
-        """Commit what waited for the digest, and a declared length that no byte has carried yet (DEF-05, DEF-09)."""
+        """Commit what waited for the digest, and a length or an end that no byte has carried yet (DEF-05, DEF-09)."""
         if self._digest is not None:
             await self._ledger.release()
-        if stop is None and self._ledger.upload.length != self._length:
+        if stop is None and not self._ledger.is_declared:
             await self._ledger.declare()
 
     def _keep_warm(self) -> None:

@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING
 
 from tusgate.core.errors import DatabaseUnavailable, Fenced
 from tusgate.core.lifecycle import advance
+from tusgate.core.model import State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tusgate.core.model import Part, Piece, Step, StoredObject, Upload
     from tusgate.ports import Database
 
+    Progress = Callable[[Upload], None]
+    """Told each committed state of an upload as its request goes on. Must neither block nor raise."""
+
 RECHECK_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0)
 """Seconds between looks at the database after a commit whose outcome is unknown."""
+RECHECK_PATIENCE = 4.0
+"""Seconds after which no further look begins: a silent database has used up the client's patience by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +59,21 @@ class Ledger:
     is final: nothing further is committed by this ledger.
     """
 
-    def __init__(self, database: Database, upload: Upload, length: int | None, expiry: Expiry) -> None:
+    def __init__(
+        self,
+        database: Database,
+        upload: Upload,
+        length: int | None,
+        expiry: Expiry,
+        progress: Progress | None = None,
+    ) -> None:
         self.upload = upload
         self.on_hold = False
         self._database = database
         self._length = length
+        self._ends = False
         self._expiry = expiry
+        self._progress = progress
         self._waiting: dict[int, Stored] = {}
         self._committing = False
         self._broken: Exception | None = None
@@ -72,8 +89,18 @@ class Ledger:
         self.on_hold = False
         await self._settle()
 
+    def end_at(self, length: int) -> None:
+        """Note that the request has declared the end of the upload: the step that reaches `length` seals it."""
+        self._length = length
+        self._ends = True
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether the length, and the end, that the request declares are committed."""
+        return self.upload.length == self._length and not (self._ends and self.upload.state is State.UPLOADING)
+
     async def declare(self) -> None:
-        """Commit the length alone (a request without bytes that declares it)."""
+        """Commit the length or the end alone (no bytes have carried them)."""
         await self._commit([])
 
     async def _settle(self) -> None:
@@ -114,6 +141,7 @@ class Ledger:
             ),
             absorb=(min(low for low, _ in absorbed), max(high for _, high in absorbed)) if absorbed else None,
             stored=last.whole if last else None,
+            ends=self._ends,
             lifetime=self._expiry.lifetime,
             max_age=self._expiry.max_age,
         )
@@ -125,13 +153,19 @@ class Ledger:
         except Exception as error:
             self._broken = error
             raise
+        if self._progress is not None:
+            self._progress(self.upload)
 
     async def _look_again(self, step: Step, error: DatabaseUnavailable) -> Upload:
         """Find out whether a commit whose answer was lost has happened; the database alone can tell.
 
         The step is not repeated: a request that lost its database ends, and the client resumes at what is committed.
         """
+        now = asyncio.get_running_loop().time
+        end = now() + RECHECK_PATIENCE
         for delay in RECHECK_DELAYS:
+            if now() + delay > end:
+                break
             await asyncio.sleep(delay)
             try:
                 found = await self._database.get(self.upload.scope, self.upload.id)

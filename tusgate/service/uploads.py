@@ -11,21 +11,26 @@ from typing import TYPE_CHECKING, NoReturn
 import structlog
 
 from tusgate.core.errors import (
+    AlreadyComplete,
     ChecksumMismatch,
     DatabaseUnavailable,
     Draining,
     Fenced,
     Finishing,
     MultipartLost,
+    Overrun,
+    PieceLost,
     TooLarge,
     TusgateError,
     UploadGone,
 )
 from tusgate.core.grid import grid_for
-from tusgate.core.lifecycle import Append, check_append, check_present
+from tusgate.core.lifecycle import Append, check_append, check_present, declared_length, overrun
 from tusgate.core.model import NewUpload, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
+from tusgate.service.digest import RequestDigest
+from tusgate.service.completion import loss_reason
 from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
 
@@ -38,6 +43,7 @@ if TYPE_CHECKING:
     from tusgate.ports import ByteSource
     from tusgate.service.completion import Completion
     from tusgate.service.intake import IntakeTools
+    from tusgate.service.ledger import Progress
     from tusgate.service.writers import Writers
 
 log = structlog.get_logger(__name__)
@@ -47,6 +53,9 @@ CLAIM_TRIES = 8
 PATIENCE_DELAYS = (0.1, 0.4, 1.0, 1.5, 2.0)
 """Seconds between looks at an absent database before a HEAD gives up: tus-js-client throws its progress away when
 a HEAD fails, so it is worth 5 s."""
+PATIENCE = 6.0
+"""Seconds after which it does not look again, where the database is not merely away but silent, and each look is a
+long wait of its own."""
 
 STORE_CHECK_EVERY = 10.0
 """Seconds for which a good answer of the store counts."""
@@ -62,8 +71,9 @@ class Creation:
     Attributes:
         length: declared bytes; None = deferred.
         metadata: the raw Upload-Metadata header, None when absent or empty.
-        filename, content_type: from the metadata, cleaned of control characters.
+        filename, content_type, content_coding: as the client says, cleaned of what cannot be stored or shown.
         checksum: of the body of the creating request.
+        ends: the upload ends with the body of the creating request.
     """
 
     created_via: CreatedVia
@@ -72,6 +82,8 @@ class Creation:
     filename: str | None
     content_type: str | None
     checksum: Checksum | None = None
+    ends: bool = False
+    content_coding: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,43 +112,56 @@ class Uploads:
         writers: Writers,
         completion: Completion,
         rules: UploadRules,
-        today: Callable[[], datetime],
+        now: Callable[[], datetime],
     ) -> None:
         self._tools = tools
+        expiry = tools.expiry
         self._database = tools.database
         self._writers = writers
         self._completion = completion
         self._rules = rules
-        self._today = today
+        self._now = now
         self._recent = RecentUploads()
         self._store_fine_until = 0.0
         self.max_size = tools.max_size
+        self.lifetime = min((limit for limit in (expiry.lifetime, expiry.max_age) if limit is not None), default=None)
+        """Seconds after which a new upload ends unless bytes come; None = never."""
 
-    async def create(self, scope: Scope, creation: Creation, source: ByteSource | None = None) -> Upload:
+    async def create(
+        self,
+        scope: Scope,
+        creation: Creation,
+        source: ByteSource | None = None,
+        progress: Progress | None = None,
+    ) -> Upload:
         """Make a new upload; with `source`, store its bytes at once (creation-with-upload).
 
-        An upload of length 0 is complete when this returns. An interrupted body leaves the upload as far as it got;
-        its URL was never told, so it expires.
+        An upload of length 0 is complete when this returns, unless requests end it. An interrupted body leaves the
+        upload as far as it got: unless `progress` was told of it, its URL is unknown, and it expires.
 
         Raises:
+            InconsistentLength: the body that ends the upload does not have the declared length.
             TooLarge: the length, or the body, passes what is allowed: no upload is left.
             ChecksumMismatch: no upload is left.
             Interrupted, Unavailable: as for `append`.
         """
         if self._writers.draining:
             raise Draining
-        self._check_size(creation, source)
-        writes = source is not None or creation.length == 0
-        new = self._new_upload(scope, creation, epoch=1 if writes else 0)
+        length = self._check_size(creation, source)
+        writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
+        new = self._new_upload(scope, creation, length, epoch=1 if writes else 0)
+        body = source or _Nothing()
+        intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else ()
+        upload = await self._database.create(new, intents)
+        if progress is not None:
+            progress(upload)
         if not writes:
-            upload = await self._database.create(new)
             self._recent.remember(upload)
             return upload
-        body = source or _Nothing()
-        intents = foresee(new, new.epoch, body.size, creation.length, self._tools.piece_inline_max)
-        upload = await self._database.create(new, intents)
         try:
-            return await self._write(upload, [], intents, body, creation.length, creation.checksum)
+            return await self._write(
+                upload, [], intents, body, length, creation.checksum, ends=creation.ends, progress=progress
+            )
         except (TooLarge, ChecksumMismatch):
             await self._database.terminate(scope, upload.id)
             raise
@@ -160,6 +185,33 @@ class Uploads:
         self._recent.remember(upload)
         return upload
 
+    async def settle(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """Return the upload as committed, after ending its writer: only a later request can move the offset.
+
+        The writer saves what it has when it runs in this process, else it is fenced. An upload that ends by reaching
+        its length is left alone. Raises like `head`, and Fenced when other requests move on all the time.
+        """
+        for _ in range(CLAIM_TRIES):
+            upload = await self.head(scope, upload_id)
+            if not upload.ends_by_request or upload.state is not State.UPLOADING:
+                return upload
+            await self._writers.end(upload_id, ENDING_PATIENCE)
+            with suppress(Fenced):
+                upload, _ = await self._database.claim(upload, self._rules.holder)
+                self._recent.remember(upload)
+                return upload
+        raise Fenced
+
+    async def look(self, scope: Scope, upload_id: UploadId) -> Upload:
+        """Return the upload as committed, in whatever state. Raises UploadNotFound, DatabaseUnavailable."""
+        return await self._database.get(scope, upload_id)
+
+    def seconds_left(self, upload: Upload) -> float | None:
+        """Return after how many seconds the upload ends by itself; None = never."""
+        if upload.expires_at is None:
+            return None
+        return max(0.0, (upload.expires_at - self._now()).total_seconds())
+
     async def append(
         self,
         scope: Scope,
@@ -167,31 +219,53 @@ class Uploads:
         append: Append,
         source: ByteSource,
         checksum: Checksum | None = None,
+        progress: Progress | None = None,
     ) -> Upload:
         """Add the bytes of `source` at `append.offset`; all checks are made before the first byte is read.
 
         A body that is cut keeps what has arrived (nothing, with a checksum). Errors carry the committed upload.
 
         Raises:
-            UploadNotFound, UploadGone, OffsetMismatch, InconsistentLength, TooLarge: see `core.lifecycle`.
+            UploadNotFound, UploadGone, WrongProtocol, AlreadyComplete, OffsetMismatch, InconsistentLength, TooLarge:
+                see `core.lifecycle`.
+            Overrun: the upload has failed.
             ChecksumMismatch: nothing was kept.
             Fenced: another request took over.
             Finishing: all bytes are in, but finishing has met an obstacle; it goes on in the background.
             Interrupted, Unavailable: ended early, resume at `error.upload.offset`.
         """
+        try:
+            return await self._append(scope, upload_id, append, source, checksum, progress)
+        except Overrun as error:
+            if error.upload is not None:
+                await self._invalidate(error.upload)
+            raise
+
+    async def _append(
+        self,
+        scope: Scope,
+        upload_id: UploadId,
+        append: Append,
+        source: ByteSource,
+        checksum: Checksum | None,
+        progress: Progress | None,
+    ) -> Upload:
         upload, length = await self._check(scope, upload_id, append)
         for _ in range(CLAIM_TRIES):
             if upload.state is not State.UPLOADING:
-                return await self._append_nothing(upload, source)
-            if append.size == 0 and length == upload.length and checksum is None:
+                return await self._append_nothing(upload, source, checksum)
+            if append.size == 0 and length == upload.length and checksum is None and not append.ends:
                 return upload
-            intents = foresee(upload, upload.epoch + 1, append.size, length, self._tools.piece_inline_max)
+            end = None if upload.ends_by_request and not append.ends else length
+            intents = foresee(upload, upload.epoch + 1, append.size, end, self._tools.piece_inline_max)
             try:
                 upload, pieces = await self._database.claim(upload, self._rules.holder, intents)
             except Fenced:
                 upload, length = await self._check(scope, upload_id, append)
                 continue
-            return await self._write(upload, pieces, intents, source, length, checksum)
+            return await self._write(
+                upload, pieces, intents, source, length, checksum, ends=append.ends, progress=progress
+            )
         raise Fenced
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> None:
@@ -228,15 +302,21 @@ class Uploads:
             error.upload = upload
             raise
 
-    async def _append_nothing(self, upload: Upload, source: ByteSource) -> Upload:
+    async def _append_nothing(self, upload: Upload, source: ByteSource, checksum: Checksum | None) -> Upload:
         """Answer an append to an upload that has all its bytes: an empty body is a question whether it is complete."""
-        if await source.read():
+        if not upload.ends_by_request and await source.read():
             raise TooLarge(f"the upload has all its {upload.length} bytes")
+        if checksum is not None and not RequestDigest(checksum).matches():
+            raise ChecksumMismatch
         if upload.state is State.SEALED:
             upload = await self._completion.wait(upload, self._rules.finish_wait)
         check_present(upload)
         if upload.state is State.SEALED:
             raise Finishing
+        if upload.ends_by_request:
+            error = AlreadyComplete()
+            error.upload = upload
+            raise error
         return upload
 
     async def _write(
@@ -247,8 +327,11 @@ class Uploads:
         source: ByteSource,
         length: int | None,
         checksum: Checksum | None,
+        *,
+        ends: bool,
+        progress: Progress | None,
     ) -> Upload:
-        intake = Intake(self._tools, upload, pieces, intents, source, length, checksum)
+        intake = Intake(self._tools, upload, pieces, intents, source, length, checksum, ends=ends, progress=progress)
         try:
             self._writers.enter(intake)
             try:
@@ -257,7 +340,7 @@ class Uploads:
                 self._writers.leave(intake)
                 if intake.upload.state is State.SEALED:
                     self._completion.start(intake.upload)
-        except MultipartLost as error:
+        except (MultipartLost, PieceLost) as error:
             await self._give_up(intake.upload, error)
         except Fenced as error:
             error.upload = await self._database.get(upload.scope, upload.id)
@@ -268,13 +351,31 @@ class Uploads:
             raise
         return await self._finished(upload)
 
-    async def _give_up(self, upload: Upload, error: MultipartLost) -> NoReturn:
-        """The store threw the parts away (MinIO: 24 h after the multipart upload began): the upload has failed."""
+    async def _give_up(self, upload: Upload, error: MultipartLost | PieceLost) -> NoReturn:
+        """The store threw parts away (MinIO: 24 h after the multipart upload began), or bytes: the upload has failed.
+
+        Raises:
+            Fenced: a later writer has used the piece up, and that is why it is gone.
+        """
         await self._tools.store.check()  # a bucket that is away as a whole, or renamed, is no loss
-        reason = "the object store threw the unfinished multipart upload away"
+        current = await self._database.get(upload.scope, upload.id)
+        check_present(current)
+        if current.epoch != upload.epoch:
+            fenced = Fenced()
+            fenced.upload = current
+            raise fenced from error
+        reason = loss_reason(error)
         failed = await self._database.fail(upload, reason)
         log.error("upload.failed", upload_id=upload.id, reason=reason)
         raise UploadGone(failed.state.value, reason) from error
+
+    async def _invalidate(self, upload: Upload) -> None:
+        """Let an upload fail whose client does not know what it sends. Fenced: a later request decides."""
+        reason = "a request brought more bytes than the declared length"
+        with suppress(Fenced):
+            failed = await self._database.fail(upload, reason)
+            self._writers.taken_over(failed.id, failed.epoch + 1)
+            log.warning("upload.failed", upload_id=upload.id, reason=reason)
 
     async def _finished(self, upload: Upload) -> Upload:
         """Wait for a sealed upload; one that merely takes long is finished in the background and acknowledged."""
@@ -288,29 +389,36 @@ class Uploads:
         return upload
 
     async def _get_patiently(self, scope: Scope, upload_id: UploadId) -> Upload:
+        now = asyncio.get_running_loop().time
+        end = now() + PATIENCE
         for delay in PATIENCE_DELAYS:
             try:
                 return await self._database.get(scope, upload_id)
             except DatabaseUnavailable:
+                if now() + delay > end:
+                    raise
                 await asyncio.sleep(delay)
         return await self._database.get(scope, upload_id)
 
-    def _check_size(self, creation: Creation, source: ByteSource | None) -> None:
-        if self.max_size is not None and (creation.length or 0) > self.max_size:
-            raise TooLarge(f"Upload-Length: {creation.length} is more than the largest upload allowed, {self.max_size}")
+    def _check_size(self, creation: Creation, source: ByteSource | None) -> int | None:
+        """Return the length that the creation declares."""
         size = source.size if source else None
-        if size is not None and creation.length is not None and size > creation.length:
-            raise TooLarge(f"the body has {size} bytes, more than Upload-Length {creation.length}")
+        length = declared_length(0, size, creation.length, ends=creation.ends)
+        if self.max_size is not None and (length or 0) > self.max_size:
+            raise TooLarge(f"Upload-Length: {length} is more than the largest upload allowed, {self.max_size}")
+        if size is not None and length is not None and size > length:
+            raise overrun(creation.created_via, f"the body has {size} bytes, more than Upload-Length {length}")
+        return length
 
-    def _new_upload(self, scope: Scope, creation: Creation, epoch: int) -> NewUpload:
+    def _new_upload(self, scope: Scope, creation: Creation, length: int | None, epoch: int) -> NewUpload:
         upload_id = UploadId(secrets.token_urlsafe(18))
-        date = self._today().date().isoformat()
+        date = self._now().date().isoformat()
         return NewUpload(
             id=upload_id,
             scope=scope,
             created_via=creation.created_via,
-            length=creation.length,
-            grid=grid_for(creation.length, self._rules.part_size, self._tools.store.limits),
+            length=length,
+            grid=grid_for(length, self._rules.part_size, self._tools.store.limits),
             metadata=creation.metadata,
             filename=creation.filename,
             content_type=creation.content_type,
@@ -318,6 +426,7 @@ class Uploads:
             epoch=epoch,
             lifetime=self._tools.expiry.lifetime,
             max_age=self._tools.expiry.max_age,
+            content_coding=creation.content_coding,
         )
 
 

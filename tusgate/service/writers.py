@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import Draining, Fenced
+from tusgate.core.errors import Draining, Fenced, Superseded
 
 if TYPE_CHECKING:
     from tusgate.core.model import UploadId
@@ -51,9 +51,14 @@ class Writers:
         """Wait, at most `seconds`, for a writer whose body is over; one that still receives is not waited for."""
         intake = self._active.get(upload_id)
         if intake is not None and intake.body_is_over:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await intake.left.wait()
+            await _until_left(intake, seconds)
+
+    async def end(self, upload_id: UploadId, seconds: float) -> None:
+        """End the writer of `upload_id`, which saves what it has, and wait for that, at most `seconds`."""
+        intake = self._active.get(upload_id)
+        if intake is not None:
+            intake.interrupt(Superseded())
+            await _until_left(intake, seconds)
 
     def taken_over(self, upload_id: UploadId, epoch: int) -> None:
         """End the writer of `upload_id` if its epoch is older than `epoch`."""
@@ -67,3 +72,9 @@ class Writers:
         for intake in list(self._active.values()):
             intake.interrupt(Draining())
         await self._idle.wait()
+
+
+async def _until_left(intake: Intake, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await intake.left.wait()

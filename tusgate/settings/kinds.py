@@ -13,6 +13,7 @@ from pydantic_settings import NoDecode
 
 from tusgate.core.errors import SettingsError
 from tusgate.core.naming import check_template
+from tusgate.crash import STEPS, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,6 +155,11 @@ def _key_template(value: str) -> str:
     return value
 
 
+def _crash_place(value: str) -> str:
+    parse(value)
+    return value
+
+
 def _show_secret(value: SecretStr) -> str:
     return MASK if value.get_secret_value() else ""
 
@@ -237,4 +243,9 @@ KeyTemplate = Annotated[
     Kind("TEMPLATE", "a relative key with {id}, and at most {tenant}, {date} and {filename} beside it"),
 ]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix), Kind("PREFIX", "a key prefix such as uploads/")]
+CrashPlace = Annotated[
+    str,
+    AfterValidator(_crash_place),
+    Kind("PLACE[:N]", f"before-STEP or after-STEP, with :n for the nth passage; STEP is one of {', '.join(STEPS)}"),
+]
 Secret = Annotated[SecretStr, Kind("SECRET", "a text", _show_secret)]

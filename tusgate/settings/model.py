@@ -19,6 +19,7 @@ from tusgate.core.grid import MIB
 from tusgate.settings.kinds import (
     Bucket,
     Count,
+    CrashPlace,
     DatabaseUrl,
     Directory,
     Duration,
@@ -117,6 +118,16 @@ class Settings(BaseSettings):
         (), "Proxies whose Forwarded and X-Forwarded-* headers are believed when PUBLIC_URL is not set."
     )
 
+    max_connections: Count | None = _listen(
+        None,
+        "Connections that one process serves at once, others are answered 503; without it 10000, or what the limit of"
+        " open files allows.",
+        ge=1,
+    )
+    keepalive_timeout: Duration = _listen(
+        30.0, "A connection that is idle, or does not complete the headers of a request, is closed after this.", gt=0
+    )
+
     data_dir: Directory = _state(Path("data"), "Directory for what has no server of its own.")
     database_url: DatabaseUrl | None = _state(
         None, "PostgreSQL (or sqlite:///file); without it an SQLite file in DATA_DIR."
@@ -169,8 +180,11 @@ class Settings(BaseSettings):
     gone_status: GoneStatus = _limit(
         410, "Answer for an expired upload; tus-java-client and tus-android-client start anew only after 404."
     )
-    idle_timeout: Duration = _limit(30.0, "A request that brings no byte for this long is ended.", gt=0)
-    min_rate: Rate = _limit(1024, "A request slower than this, averaged over 60 s, is ended; 0 allows any.")
+    idle_timeout: Duration = _limit(
+        30.0, "A request that brings no byte, or a client that takes none of its answer, for this long is ended.", gt=0
+    )
+    min_rate: Rate = _limit(1024, "A request slower than this, averaged over RATE_WINDOW, is ended; 0 allows any.")
+    rate_window: Duration = _limit(60.0, "Time over which MIN_RATE is averaged.", gt=0)
     finish_wait: Duration = _limit(
         25.0, "How long the last request waits for the finished object; longer work goes on without it.", ge=0
     )
@@ -194,6 +208,9 @@ class Settings(BaseSettings):
         None, "Form of log lines; without it console on a terminal and in development, else json."
     )
     environment: Literal["production", "development"] = _run("production", "What this gateway is for.")
+    crash: CrashPlace | None = _run(
+        None, "Place at which the process kills itself, for tests of recovery; never where ENVIRONMENT is production."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -227,6 +244,8 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
+        if self.crash is not None and self.environment == "production":
+            raise wrong("crash", f"no value, because {ENV_PREFIX}ENVIRONMENT is production", self.crash)
         return self
 
     def _check_store(self) -> None:

@@ -12,9 +12,9 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
-from aiohttp.http import HttpVersion11
 
 from tusgate.core.errors import ClientGone, ClientStalled
+from tusgate.web.interim import awaits_continue, send_interim
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,7 +37,7 @@ class RequestBody:
         self._content = request.content
         self._watch = watch
         self._error: Exception | None = None
-        self._awaits_continue = _awaits_continue(request)
+        self._awaits_continue = awaits_continue(request)
         self.is_waiting = False
         """Whether a `read` is waiting for the client."""
 
@@ -70,7 +70,7 @@ class RequestBody:
         if content.exception() is not None:
             return self._rest()
         if self._awaits_continue:
-            await self._send_continue()
+            self._send_continue()
         if content.is_eof():
             return await content.readany()
         self._resume()
@@ -122,16 +122,12 @@ class RequestBody:
             raise ClientGone from cause
         return chunk
 
-    async def _send_continue(self) -> None:
+    def _send_continue(self) -> None:
         self._awaits_continue = False
         if self._content.total_bytes or self._content.is_eof():
             return
-        writer = self._request.writer
-        try:
-            await writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        except OSError as error:
-            raise ClientGone from error
-        writer.output_size = 0  # aiohttp takes this for "the response has begun"
+        if not send_interim(self._request, "100 Continue", {}):
+            raise ClientGone
 
     def _pause(self) -> None:
         transport = self._request.transport
@@ -149,10 +145,6 @@ def announced_size(request: web.Request) -> int | None:
     if "Transfer-Encoding" in request.headers:
         return None
     return request.content_length or 0
-
-
-def _awaits_continue(request: web.Request) -> bool:
-    return request.version == HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue"
 
 
 async def leave_expect_to_the_body(request: web.Request) -> None:

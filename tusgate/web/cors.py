@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tusgate.web.config import WebConfig
     from tusgate.web.location import PublicAddress
 
-ALLOW_METHODS: Final = "POST, HEAD, PATCH, DELETE, OPTIONS, GET"
+ALLOW_METHODS: Final = "POST, PUT, HEAD, PATCH, DELETE, OPTIONS, GET"
 ALLOW_HEADERS: Final = (
     "Authorization",
     "Content-Type",
@@ -32,13 +32,17 @@ ALLOW_HEADERS: Final = (
     "X-Request-ID",
     "X-Requested-With",
     "Upload-Complete",
+    "Upload-Incomplete",
     "Upload-Draft-Interop-Version",
     "Content-Disposition",
+    "Content-Encoding",
+    "Content-Digest",
+    "Repr-Digest",
 )
 EXPOSE_HEADERS: Final = (
     "Location, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Expires, "
-    "Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, Tus-Checksum-Algorithm, Upload-Complete, Upload-Limit, "
-    "Upload-Draft-Interop-Version, Retry-After, X-Request-ID"
+    "Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, Tus-Checksum-Algorithm, Upload-Complete, "
+    "Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, Retry-After, X-Request-ID"
 )
 MAX_AGE: Final = "86400"
 """Seconds that a browser may remember a preflight."""

@@ -58,6 +58,9 @@ class UploadProtocol(Protocol):
     def speaks(self, request: web.Request) -> bool:
         """Whether the request's header fields are of this protocol."""
 
+    async def owns(self, request: web.Request) -> bool:
+        """Whether a request in the language of none is about an upload of this protocol. May look it up."""
+
     def options(self) -> dict[str, str]:
         """Return the abilities to announce on OPTIONS, from constants: no database, no store, no credentials."""
 
@@ -66,7 +69,10 @@ class UploadProtocol(Protocol):
 
 
 class UploadDispatch:
-    """Hands each request to the first of `protocols` that speaks its language, else to the last one."""
+    """Hands each request to the first of `protocols` that speaks its language, else to the owner of the upload.
+
+    What nobody wants is the first one's to refuse.
+    """
 
     def __init__(self, protocols: Sequence[UploadProtocol], cors: Cors) -> None:
         self._protocols = tuple(protocols)
@@ -82,7 +88,7 @@ class UploadDispatch:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request below the base path."""
-        protocol = self._protocol_of(request)
+        protocol = next((p for p in self._protocols if p.speaks(request)), None) or await self._owner(request)
         reply = request[REPLY_HEADERS]
         reply.update(protocol.reply_headers)
         reply.update(self._cors.headers(request))
@@ -91,8 +97,11 @@ class UploadDispatch:
             return self._options(request)
         return await protocol.answer(Call(request, method, request.match_info.get("tail", "")))
 
-    def _protocol_of(self, request: web.Request) -> UploadProtocol:
-        return next((p for p in self._protocols if p.speaks(request)), self._protocols[-1])
+    async def _owner(self, request: web.Request) -> UploadProtocol:
+        for protocol in self._protocols:
+            if await protocol.owns(request):
+                return protocol
+        return self._protocols[0]
 
     def _options(self, request: web.Request) -> web.Response:
         headers: dict[str, str] = {}

@@ -18,10 +18,11 @@ from tusgate.core import errors
 from tusgate.telemetry import LogEvent, bind_request, request_id_from
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
 STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.InvalidRequest: 400,
+    errors.AlreadyComplete: 400,
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
     errors.OriginForbidden: 403,
     errors.UploadNotFound: 404,
@@ -42,6 +43,14 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.Unavailable: 503,
 }
 """Exception to status; a class without a row has that of its nearest ancestor."""
+RUFH_STATUSES: Final[dict[type[errors.TusgateError], int]] = STATUSES | {
+    errors.Overrun: 400,
+    errors.ChecksumMismatch: 400,  # 460 is a status of tus
+    errors.UploadGone: 404,
+    errors.MultipartLost: 404,
+    errors.Finishing: 503,  # its clients stop at a 4xx and try a 5xx again
+}
+"""The same for RUFH."""
 LOCKED: Final = 423
 """Instead of 503 on a tus HEAD."""
 RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
@@ -50,6 +59,7 @@ RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
     errors.Unavailable: 5,
 }
 """Seconds after which trying again makes sense."""
+_BAD_REQUEST: Final = 400
 _INTERNAL: Final = 500
 _HTTP_VERSION_NOT_SUPPORTED: Final = 505
 _REASONS: Final = {460: "Checksum Mismatch"}
@@ -57,6 +67,8 @@ _ROUTING_CODES: Final = {404: "not_found", 405: "unsupported_method"}
 _UNREAD_LIMIT: Final = 64 * 1024
 """Bytes of a refused body that are worth reading to keep the connection."""
 
+SHARED_HEADERS: Final = {"X-Content-Type-Options": "nosniff", "Server": "tusgate"}
+"""Headers of all answers."""
 REPLY_HEADERS: Final = web.RequestKey("reply_headers", dict[str, str])
 """Headers that the answer to this request carries whatever happens; filled in while the request is understood."""
 
@@ -81,12 +93,12 @@ class Problem:
     close: bool = False
 
 
-def status_of(error: errors.TusgateError) -> int:
-    """Return the status of the nearest class in `STATUSES`; 500 for an error that nobody should let out."""
-    return next((STATUSES[kind] for kind in type(error).__mro__ if kind in STATUSES), _INTERNAL)
+def status_of(error: errors.TusgateError, statuses: Mapping[type[errors.TusgateError], int] = STATUSES) -> int:
+    """Return the status of the nearest class in `statuses`; 500 for an error that nobody should let out."""
+    return next((statuses[kind] for kind in type(error).__mro__ if kind in statuses), _INTERNAL)
 
 
-def problem_of(error: errors.TusgateError) -> Problem:
+def problem_of(error: errors.TusgateError, statuses: Mapping[type[errors.TusgateError], int] = STATUSES) -> Problem:
     """Return what `error` means in HTTP, before a protocol adds its own headers."""
     headers: dict[str, str] = {}
     if isinstance(error, errors.UnsupportedMethod):
@@ -94,8 +106,8 @@ def problem_of(error: errors.TusgateError) -> Problem:
     seconds = next((RETRY_AFTER[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER), None)
     if seconds is not None:
         headers["Retry-After"] = str(seconds)
-    close = isinstance(error, errors.Interrupted | errors.Fenced)
-    return Problem(status_of(error), error.code, str(error), headers, close)
+    close = isinstance(error, errors.Interrupted | errors.Fenced | errors.Overloaded)
+    return Problem(status_of(error, statuses), error.code, str(error), headers, close)
 
 
 def plain_text(problem: Problem, *, with_body: bool) -> web.Response:
@@ -112,6 +124,15 @@ def plain_text(problem: Problem, *, with_body: bool) -> web.Response:
     return response
 
 
+def malformed_request() -> web.Response:
+    """Return the answer to what is not HTTP: there is no request, so nothing of it can be repeated."""
+    response = plain_text(
+        Problem(_BAD_REQUEST, "malformed_request", "the request is not valid HTTP/1.1", close=True), with_body=True
+    )
+    response.headers.update(SHARED_HEADERS)
+    return response
+
+
 @web.middleware
 async def finish_answers(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -122,10 +143,11 @@ async def finish_answers(
     """
     request_id = request_id_from(request.headers.get("X-Request-ID"))
     bind_request(request_id)
-    request[REPLY_HEADERS] = {"X-Content-Type-Options": "nosniff", "Server": "tusgate"}
+    request[REPLY_HEADERS] = {**SHARED_HEADERS}
     with_body = request.method != "HEAD"
     try:
-        response = await handler(request) if _is_http_1(request) else _wrong_http_version(request)
+        refusal = _refusal_of_framing(request)
+        response = await handler(request) if refusal is None else plain_text(refusal, with_body=with_body)
     except errors.TusgateError as error:
         response = plain_text(problem_of(error), with_body=with_body)
     except web.HTTPException as error:
@@ -137,26 +159,40 @@ async def finish_answers(
     if not response.prepared:
         for name, value in request[REPLY_HEADERS].items():
             response.headers.setdefault(name, value)
-        if _leaves_much_unread(request):
+        if _may_leave_trailers(request) or _leaves_much_unread(request):
             response.force_close()
     return response
 
 
-def _is_http_1(request: web.Request) -> bool:
-    """Whether the request is HTTP/1.0 or 1.1: aiohttp takes and echoes any version."""
-    return request.version in (HttpVersion10, HttpVersion11)
+def _refusal_of_framing(request: web.Request) -> Problem | None:
+    """Return what is wrong with the frame of a request, after which nothing on its connection can be trusted.
 
-
-def _wrong_http_version(request: web.Request) -> web.Response:
-    version = f"HTTP/{request.version.major}.{request.version.minor}"
-    problem = Problem(_HTTP_VERSION_NOT_SUPPORTED, "http_version", f"expected HTTP/1.1, got {version}", close=True)
-    return plain_text(problem, with_body=request.method != "HEAD")
+    aiohttp takes any version, and any transfer coding whose last one is chunked. RFC 9112, 6.1: a coding that the
+    server does not know is refused, and HTTP/1.0 has none: a proxy that ignores it there sees another request.
+    """
+    version = request.version
+    if version not in (HttpVersion10, HttpVersion11):
+        got = f"HTTP/{version.major}.{version.minor}"
+        return Problem(_HTTP_VERSION_NOT_SUPPORTED, "http_version", f"expected HTTP/1.1, got {got}", close=True)
+    coding = request.headers.get("Transfer-Encoding")
+    if coding is None or (version == HttpVersion11 and coding.lower() == "chunked"):
+        return None
+    return Problem(_BAD_REQUEST, "invalid_request", "Transfer-Encoding: expected chunked, in HTTP/1.1", close=True)
 
 
 def _routing_problem(error: web.HTTPException) -> Problem:
     code = _ROUTING_CODES.get(error.status, "refused")
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return Problem(error.status, code, error.reason, headers)
+
+
+def _may_leave_trailers(request: web.Request) -> bool:
+    """Whether the body may have had trailers.
+
+    aiohttp (3.14.5) takes the last trailer of a request for the first header field of the next one on the connection,
+    which a proxy may have sent for another client. Nobody can see whether there was one.
+    """
+    return "Transfer-Encoding" in request.headers
 
 
 def _leaves_much_unread(request: web.Request) -> bool:

@@ -16,7 +16,7 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
-from tusgate.core.errors import ChecksumUnsupported, InvalidRequest, MetadataTooLarge
+from tusgate.core.errors import ChecksumUnsupported, InvalidRequest, MetadataTooLarge, UnsupportedMediaType
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 _METADATA_KEY = re.compile(r"[!-+\--~]+", re.ASCII)
 _MEDIA_TYPE = re.compile(r"[\w!#$&^.+-]{1,127}/[\w!#$&^.+-]{1,127}(?:; ?[ -~]{1,128})?", re.ASCII)
+_CODING = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)
 _SINGLETONS: Final = frozenset({"authorization", "x-http-method-override"})
 _SINGLETON_PREFIXES: Final = ("upload-", "tus-")
 _FILENAME_KEYS: Final = ("filename", "name")
@@ -184,6 +185,18 @@ def clean_content_type(value: bytes | None) -> str | None:
         return None
     text = value.decode("utf-8", "replace")
     return text if _MEDIA_TYPE.fullmatch(text) else None
+
+
+def clean_content_coding(text: str | None) -> str | None:
+    """Return a Content-Encoding that is safe in a header, None when the body is not coded.
+
+    Raises UnsupportedMediaType for anything else: bytes whose coding is forgotten cannot be read again.
+    """
+    if not text or text.lower() == "identity":
+        return None
+    if _CODING.fullmatch(text) is None:
+        raise UnsupportedMediaType("Content-Encoding: expected the name of one coding")
+    return text.lower()
 
 
 def parse_checksum(text: str) -> Checksum:

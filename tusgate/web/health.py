@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
+from tusgate.web.connections import refuse_surplus
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
@@ -18,12 +20,13 @@ class Readiness(Protocol):
 
 
 def add_health(app: web.Application, readiness: Readiness) -> None:
-    """Register `/livez`: the event loop runs; and `/readyz`: dependencies answer and we are not draining."""
+    """Register `/livez`: the event loop runs; and `/readyz`: there is room, dependencies answer, no draining."""
 
     async def livez(_request: web.Request) -> web.Response:
         return _fine()
 
-    async def readyz(_request: web.Request) -> web.Response:
+    async def readyz(request: web.Request) -> web.Response:
+        refuse_surplus(request)
         await readiness.check_ready()
         return _fine()
 

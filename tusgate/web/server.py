@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import http_parser, web
-from aiohttp.http import HttpProcessingError
 
 from tusgate.core.errors import SettingsError
 from tusgate.web.body import BodyWatch
+from tusgate.web.connections import MOST_CONNECTIONS, Room
 from tusgate.web.cors import Cors
 from tusgate.web.dispatch import UploadDispatch, open_to_all
 from tusgate.web.errors import finish_answers
 from tusgate.web.headers import MAX_HEADER_BLOCK
 from tusgate.web.health import add_health
 from tusgate.web.location import PublicAddress
+from tusgate.web.plain import Plain
+from tusgate.web.rufh import Rufh
 from tusgate.web.tus import Tus
 
 if TYPE_CHECKING:
@@ -24,16 +27,26 @@ if TYPE_CHECKING:
     from tusgate.web.config import WebConfig
     from tusgate.web.dispatch import Authenticate
 
+PROTOCOLS: Final = (Tus, Rufh, Plain)
+"""Spoken at the base path, all of them on the same uploads."""
 BACKLOG: Final = 1024
-KEEPALIVE: Final = 30.0
-"""Seconds that an idle connection, or one whose headers do not come, stays open."""
 LINGER: Final = 2.0
 """Seconds that an unread body is read on after an early answer, so that the client sees the answer."""
 READ_BUFFER: Final = 64 * 1024
 LAST_GRACE: Final = 2.0
 """Seconds that requests have to end once the server closes. They have been asked to before, by the service."""
 
-_log = logging.getLogger(__name__)
+_CONNECTION_OPTIONS: Final[dict[str, object]] = {
+    "logger": logging.getLogger(__name__),
+    "access_log": None,
+    # Bodies are stored as sent; inflated ones would have other offsets, and grow a thousandfold.
+    "auto_decompress": False,
+    "lingering_time": LINGER,
+    "read_bufsize": READ_BUFFER,
+    # Above our own limits, so that the answer to too much is ours, with the headers that browsers need.
+    "max_line_size": MAX_HEADER_BLOCK,
+    "max_field_size": 2 * MAX_HEADER_BLOCK,
+}
 
 
 def make_app(config: WebConfig, uploads: Uploads, authenticate: Authenticate = open_to_all) -> web.Application:
@@ -41,8 +54,8 @@ def make_app(config: WebConfig, uploads: Uploads, authenticate: Authenticate = o
     app = web.Application(middlewares=[finish_answers])
     address = PublicAddress(config)
     watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
-    tus = Tus(config, uploads, authenticate, address, watch)
-    UploadDispatch([tus], Cors(config, address)).add_routes(app, config.base_path)
+    protocols = [kind(config, uploads, authenticate, address, watch) for kind in PROTOCOLS]
+    UploadDispatch(protocols, Cors(config, address)).add_routes(app, config.base_path)
     add_health(app, uploads)
 
     async def stop_watch(_app: web.Application) -> None:
@@ -97,59 +110,59 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
 class WebServer:
     """Serves one application on one listening socket, which it owns.
 
+    Args:
+        max_connections: that are served at once; see `connections.Room`.
+        keepalive: seconds that a connection may be idle, or take to send the headers of a request.
+        answer_patience: seconds after which a client that takes no byte of its answer is disconnected (Linux).
+
     Attributes:
         port: that clients connect to.
     """
 
-    def __init__(self, app: web.Application, listener: socket.socket) -> None:
+    def __init__(
+        self,
+        app: web.Application,
+        listener: socket.socket,
+        *,
+        max_connections: int = MOST_CONNECTIONS,
+        keepalive: float = 30.0,
+        answer_patience: float = 30.0,
+    ) -> None:
         check_interpreter()
         self.port: int = listener.getsockname()[1]
         self._listener = listener
-        self._runner = web.AppRunner(
-            app,
-            handle_signals=False,
-            shutdown_timeout=LAST_GRACE,
-            access_log=None,
-            logger=_log,
-            # Bodies are stored as sent; inflated ones would have other offsets, and grow a thousandfold.
-            auto_decompress=False,
-            # A client that leaves must not cancel a commit: it is noticed at the next read.
-            handler_cancellation=False,
-            keepalive_timeout=KEEPALIVE,
-            lingering_time=LINGER,
-            read_bufsize=READ_BUFFER,
-            # Above our own limits, so that the answer to too much is ours, with the headers that browsers need.
-            max_line_size=MAX_HEADER_BLOCK,
-            max_field_size=2 * MAX_HEADER_BLOCK,
-        )
-        self._site: web.SockSite | None = None
+        _give_up_on_stalled_readers(listener, answer_patience)
+        self._room = Room(max_connections, keepalive, _CONNECTION_OPTIONS)
+        # A client that leaves must not cancel a commit: it is noticed at the next read.
+        self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=LAST_GRACE, handler_cancellation=False)
+        self._acceptor: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Begin to accept connections."""
         await self._runner.setup()
-        self._site = web.SockSite(self._runner, self._listener, backlog=BACKLOG)
-        await self._site.start()
+        assert self._runner.server is not None
+        protocols = self._room.protocols_for(self._runner.server)
+        loop = asyncio.get_running_loop()
+        self._acceptor = await loop.create_server(protocols, sock=self._listener, backlog=BACKLOG)
 
     async def stop_accepting(self) -> None:
         """Close the listening socket; open connections go on. Idempotent."""
-        if self._site is not None:
-            await self._site.stop()
-            self._site = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
 
     async def close(self) -> None:
         """End everything: idle connections at once, running requests after `LAST_GRACE` seconds. Idempotent."""
-        self._site = None
+        await self.stop_accepting()
         await self._runner.cleanup()
         self._listener.close()
 
 
-class _MalformedRequestsQuietly(logging.Filter):
-    """Drops what aiohttp logs, with a traceback, for each piece of noise that reaches a public port."""
+def _give_up_on_stalled_readers(listener: socket.socket, seconds: float) -> None:
+    """Have the kernel end each accepted connection on which nothing that we sent is taken for `seconds`.
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Keep everything but requests that are not HTTP."""
-        error = record.exc_info[1] if record.exc_info else None
-        return not isinstance(error, HttpProcessingError)
-
-
-_log.addFilter(_MalformedRequestsQuietly())
+    Nothing else does: a client that sends requests and never reads would hold its connection for ever. Accepted
+    sockets inherit the option.
+    """
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))

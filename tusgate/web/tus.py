@@ -1,8 +1,8 @@
 """tus 1.0.0 and its extensions on the wire: parse, one service call, render.
 
-Checks come in this order: version 412, credentials, path and method 404/405, header syntax 400/415; the service goes
-on with look-up 404/410, state 409/400/413, and reads the body last. `checksum-trailer` is not offered: aiohttp's
-parsers drop trailers before anybody can see them.
+Checks come in this order: room 503, version 412, credentials, path and method 404/405, header syntax 400/415; the
+service goes on with look-up 404/410, state 409/400/413, and reads the body last. `checksum-trailer` is not offered:
+aiohttp's parsers drop trailers before anybody can see them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from tusgate.core.model import UPLOAD_ID, CreatedVia, State, UploadId
 from tusgate.service.uploads import Creation
 from tusgate.web import headers
 from tusgate.web.body import RequestBody, announced_size
+from tusgate.web.connections import refuse_surplus
 from tusgate.web.errors import LOCKED, Problem, plain_text, problem_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class Tus:
         """Whether the client says that it speaks tus; header-less requests are tus too, as the last resort."""
         return "Tus-Resumable" in request.headers
 
+    async def owns(self, _request: web.Request) -> bool:
+        """Return False: a request about an upload of tus says that it is tus, or is refused for not saying so."""
+        return False
+
     def options(self) -> dict[str, str]:
         """Return versions, extensions (without blanks: TUSKit does not trim), limits and checksum algorithms."""
         return self._options
@@ -73,6 +78,7 @@ class Tus:
     async def answer(self, call: Call) -> web.StreamResponse:
         """Serve one tus request; every TusgateError becomes its answer here."""
         try:
+            refuse_surplus(call.request)
             if call.method in _VERSIONED_METHODS:
                 check_version(call.request)
             scope = await self._authenticate(call.request)
@@ -132,7 +138,7 @@ class Tus:
         check_syntax(request)
         upload = await self._uploads.head(scope, upload_id)
         answer = {"Cache-Control": "no-store", "Upload-Offset": str(upload.offset)} | expiry(upload)
-        if upload.length is None:
+        if upload.final_length is None:
             answer["Upload-Defer-Length"] = "1"
         else:
             answer["Upload-Length"] = str(upload.length)
@@ -197,8 +203,6 @@ def check_syntax(request: web.Request) -> None:
     fields = request.headers
     headers.refuse_oversize(fields)
     headers.refuse_duplicates(fields)
-    if fields.get("Transfer-Encoding", "chunked").lower() != "chunked":
-        raise errors.InvalidRequest("Transfer-Encoding", "chunked")
     if "upload-checksum" in fields.get("Trailer", "").lower():
         raise errors.InvalidRequest("Trailer", "no Upload-Checksum: the checksum-trailer extension is not offered")
     encoding = fields.get("Content-Encoding", "identity").lower()

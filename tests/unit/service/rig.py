@@ -1,21 +1,29 @@
-"""The service wired over the doubles, as the application wires it over the real ports, in virtual time."""
+"""The service wired over the doubles, as the application wires it over the real ports, in virtual time.
+
+On a small scale a few hundred bytes do what gigabytes do in production.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
 
 from tests.doubles.database import MemoryDatabase
 from tests.doubles.faults import Faults
 from tests.doubles.store import MemoryStore
-from tusgate.core.errors import ClientGone
+from tusgate.core import grid
+from tusgate.core.errors import ClientGone, ClientStalled
 from tusgate.core.lifecycle import Append
 from tusgate.core.model import CreatedVia, Scope, State, Upload
 from tusgate.core.naming import PIECES
+from tusgate.service import cell, intake
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
 from tusgate.service.intake import IntakeTools
@@ -26,14 +34,34 @@ from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from tusgate.core.checksum import Checksum
     from tusgate.core.model import UploadId
+    from tusgate.ports import Database, ObjectStore
+    from tusgate.service.ledger import Progress
 
 SCOPE = Scope()
 LIFETIME = 3600.0
 GRACE = 600.0
+IDLE = 30.0
+"""Seconds after which a body that stands still is given up."""
+
+
+@contextmanager
+def small_scale() -> Iterator[None]:
+    """Parts of any size, cells above 64 bytes assembled from pieces of 32, chunks below 4 bytes gathered."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid, "MIB", 1)
+        patch.setattr(grid, "LADDER_CELLS", 4)
+        patch.setattr(grid, "LADDER_SIZES", (8, 32, 128, 512, 2048))
+        patch.setattr(grid, "EQUAL_DEFERRED_SIZE", 64)
+        patch.setattr(grid, "ASSEMBLE_ABOVE", 64)
+        patch.setattr(grid, "PIECE_SIZE", 32)
+        patch.setattr(cell, "SMALL_CHUNK", 4)
+        patch.setattr(cell, "SMALL_BUFFER", 9)
+        patch.setattr(intake, "FIRST_CHUNK", 16)
+        yield
 
 
 def some_bytes(size: int, seed: int = 0) -> bytes:
@@ -49,6 +77,7 @@ class Sender:
         cut: bytes after which the connection breaks; None: it does not.
         chunked: the size is not announced.
         pause: seconds before each chunk.
+        stop: bytes after which nothing comes until `go_on` or `break_off`; after `IDLE` seconds it counts as stalled.
     """
 
     def __init__(
@@ -59,6 +88,7 @@ class Sender:
         cut: int | None = None,
         chunked: bool = False,
         pause: float = 0.0,
+        stop: int | None = None,
     ) -> None:
         self.size = None if chunked else len(data)
         self.arrived = 0
@@ -66,10 +96,14 @@ class Sender:
         self._cut = cut is not None
         self._sizes = cycle(chunks)
         self._pause = pause
+        self._before_stop = stop
+        self._going = asyncio.Event()
         self._error: Exception | None = None
         self._awake = asyncio.Event()
 
     async def read(self) -> bytes:
+        if self._before_stop == 0:
+            await self._stand_still()
         asyncio.get_running_loop().call_later(self._pause, self._awake.set)
         await self._awake.wait()
         self._awake.clear()
@@ -78,6 +112,9 @@ class Sender:
         if not self._rest and self._cut:
             raise ClientGone
         size = next(self._sizes)
+        if self._before_stop is not None:
+            size = min(size, self._before_stop)
+            self._before_stop -= size
         chunk, self._rest = self._rest[:size], self._rest[size:]
         self.arrived += len(chunk)
         return chunk
@@ -86,6 +123,36 @@ class Sender:
         if self._error is None:
             self._error = error
             self._awake.set()
+            self._going.set()
+
+    def go_on(self) -> None:
+        """Send the rest after a stop."""
+        self._going.set()
+
+    def break_off(self) -> None:
+        """Break the connection."""
+        self.interrupt(ClientGone())
+
+    async def _stand_still(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(IDLE):
+                await self._going.wait()
+        self._before_stop = None
+        if not self._going.is_set():
+            raise ClientStalled
+
+
+class Ground(Protocol):
+    """What a process stands on."""
+
+    @property
+    def part_size(self) -> int: ...
+
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def store(self) -> ObjectStore: ...
 
 
 @dataclass
@@ -148,7 +215,7 @@ class Process:
 
     def __init__(
         self,
-        world: World,
+        world: Ground,
         faults: Faults,
         *,
         budget: int = 1000,
@@ -181,20 +248,28 @@ class Process:
         self.uploads = Uploads(
             self.tools, self.writers, self.completion, rules, lambda: datetime(2026, 1, 2, tzinfo=UTC)
         )
-        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE))
+        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0))
 
     async def create(
-        self, length: int | None, source: Sender | None = None, checksum: Checksum | None = None
+        self,
+        length: int | None,
+        source: Sender | None = None,
+        checksum: Checksum | None = None,
+        *,
+        via: CreatedVia = CreatedVia.TUS,
+        ends: bool = False,
+        progress: Progress | None = None,
     ) -> Upload:
         creation = Creation(
-            created_via=CreatedVia.TUS,
+            created_via=via,
             length=length,
             metadata=None,
             filename="a.bin",
             content_type=None,
             checksum=checksum,
+            ends=ends,
         )
-        return await self.uploads.create(SCOPE, creation, source)
+        return await self.uploads.create(SCOPE, creation, source, progress)
 
     async def append(
         self,
@@ -204,12 +279,13 @@ class Process:
         offset: int | None = None,
         length: int | None = None,
         checksum: Checksum | None = None,
+        ends: bool = False,
+        progress: Progress | None = None,
     ) -> Upload:
         """Send `source` at `offset`, by default where the upload stands as `upload` shows it."""
         at = upload.offset if offset is None else offset
-        return await self.uploads.append(
-            SCOPE, upload.id, Append(offset=at, size=source.size, length=length), source, checksum
-        )
+        append = Append(offset=at, size=source.size, length=length, ends=ends, via=upload.created_via)
+        return await self.uploads.append(SCOPE, upload.id, append, source, checksum, progress)
 
     async def committed(self, upload_id: UploadId) -> Upload:
         """Return what the database holds, without anybody's help."""

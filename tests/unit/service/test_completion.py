@@ -158,7 +158,7 @@ def test_a_multipart_upload_that_is_gone_without_an_object_is_a_failure_after_se
         faults = Faults()
         failed = await finished(world.process(faults), upload)
         assert failed.state is State.FAILED
-        assert "lost" in (failed.reason or "")
+        assert "threw the unfinished multipart upload away" in (failed.reason or "")
         assert faults.count("find") >= 3
         await world.settle()
         assert await world.leaks() == []
@@ -323,7 +323,7 @@ def test_an_object_that_appears_while_its_upload_is_cleaned_up_goes_too() -> Non
         await asyncio.sleep(10)
         await finisher.uploads.terminate(SCOPE, upload.id)
         collector = world.process(slow("abort_multipart", 100.0))
-        assert await collector.jobs.collect_garbage() == 2
+        assert [await collector.jobs.collect_garbage() for _ in range(2)] == [1, 1]
         await world.settle()
         assert await world.leaks() == []
 

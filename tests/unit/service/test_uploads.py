@@ -228,6 +228,30 @@ def test_a_multipart_upload_whose_creation_was_answered_to_nobody_is_created_aga
     run(work())
 
 
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_multipart_upload_that_could_not_be_recorded_is_not_forgotten_when_the_next_part_makes_another(
+    committed: bool,
+) -> None:
+    """I11: parts are on their way side by side, and the announcement of the first attempt is not that of the second."""
+
+    async def work() -> None:
+        world = World()
+        faults = Faults(pauses={"create_multipart": 1.0})  # the second part is there, and waits
+        faults.add("record_multipart", DatabaseUnavailable, after=committed)
+        process = world.process(faults)
+        upload = await process.create(57)
+        with pytest.raises((DatabaseUnavailable, Fenced)):
+            await process.append(upload, Sender(DATA[:30]))
+        upload = await process.committed(upload.id)
+        upload = await process.append(upload, Sender(DATA[upload.offset :]))
+        assert world.body_of(upload) == DATA
+        await world.settle()
+        assert await world.leaks() == []
+        assert world.database.all_garbage() == []
+
+    run(work())
+
+
 def test_bytes_after_the_end_are_refused_and_an_empty_request_asks_for_the_object() -> None:
     async def work() -> None:
         process = World().process()
@@ -235,6 +259,19 @@ def test_bytes_after_the_end_are_refused_and_an_empty_request_asks_for_the_objec
         with pytest.raises(TooLarge):
             await process.append(upload, Sender(b"!", chunked=True))
         assert await process.append(upload, Sender(b"")) == upload
+
+    run(work())
+
+
+def test_an_empty_request_at_the_end_whose_checksum_is_wrong_is_no_success() -> None:
+    """I9."""
+
+    async def work() -> None:
+        process = World().process()
+        upload = await process.append(await process.create(57), Sender(DATA))
+        with pytest.raises(ChecksumMismatch):
+            await process.append(upload, Sender(b""), checksum=Checksum("crc32", b"1234"))
+        assert await process.append(upload, Sender(b""), checksum=Checksum("crc32", bytes(4))) == upload
 
     run(work())
 

@@ -1,0 +1,12 @@
+-- When uploads were last expired, and what keeps them from being expired: one row.
+CREATE TABLE expiry_brake (
+    id          INTEGER PRIMARY KEY CHECK (id = 1),
+    last_run    INTEGER,
+    waits_until INTEGER,
+    held_reason TEXT
+) STRICT;
+
+INSERT INTO expiry_brake (id) VALUES (1);
+
+-- When the store first confirmed that it is gone; it is removed a second time before it is forgotten.
+ALTER TABLE garbage ADD COLUMN removed_at INTEGER;

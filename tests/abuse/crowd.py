@@ -1,0 +1,52 @@
+"""Many connections at once."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from tests.wire.client import CT, Connection, V
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from tests.wire.client import Client
+
+PATIENCE = 30.0
+"""Seconds after which what has to happen in a few is not expected any more."""
+
+
+@asynccontextmanager
+async def crowd(client: Client, size: int) -> AsyncIterator[list[Connection]]:
+    """Open `size` connections; they are closed when the block ends."""
+    writers: list[asyncio.StreamWriter] = []
+    try:
+        connections = []
+        for _ in range(size):
+            down, up = await asyncio.open_connection("127.0.0.1", client.port)
+            writers.append(up)
+            connections.append(Connection(down, up))
+        yield connections
+    finally:
+        for up in writers:
+            up.close()
+
+
+async def ended(connections: Sequence[Connection]) -> list[bytes]:
+    """Wait until the server has closed all of them; return what it still said on each."""
+    async with asyncio.timeout(PATIENCE):
+        return await asyncio.gather(*map(_last_words, connections))
+
+
+async def _last_words(connection: Connection) -> bytes:
+    try:
+        return await connection.rest()
+    except ConnectionResetError:
+        return b""
+
+
+def begin_patch(connection: Connection, path: str, size: int, offset: int = 0) -> None:
+    """Send the head of a PATCH that announces `size` bytes."""
+    fields = {**V, **CT, "Upload-Offset": str(offset), "Content-Length": str(size)}
+    connection.send_head("PATCH", path, fields)

@@ -1,0 +1,275 @@
+"""The gateway dies at every named place, before and after, and whoever comes next makes good what it left.
+
+For every step of the ports, and the answer: stories are told to a gateway that dies before the step, to its successor,
+which dies after it, and to that one's successor, which lives. Clients do what honest clients do: they ask, and go on.
+Held by all of it: I1 (offsets never go back), I2, I3 (the object is the file), I4, I5, I9, I11. A step that no story
+reaches fails its test, so a new method of a port wants a story here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from base64 import b64encode
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.fault.dying import MORTAL, death, doom, live, until_nothing_is_left
+from tests.fault.honest import LOST, Upload, heard
+from tests.fault.proxy import DropAnswer, Gate, s3_error
+from tests.fault.rig import KIB, MIB, PART, Rig, id_of
+from tests.wire.client import CT, Client
+from tusgate.crash import STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from tests.wire.client import Answer
+
+    Story = Callable[[Rig], Coroutine[None, None, object]]
+
+SMALL = random.Random(1).randbytes(MIB)
+LARGE = random.Random(2).randbytes(3 * PART + 100 * KIB)
+AWKWARD = 7 * MIB
+"""PATCHes of this size end inside cells."""
+
+
+async def begun(rig: Rig, length: int | None) -> str:
+    """Create an upload; one whose URL was never heard is left to expire."""
+    declared = {"Upload-Defer-Length": "1"} if length is None else {"Upload-Length": str(length)}
+    answer = await heard(lambda: rig.client.post(declared))
+    assert answer.status == 201, answer
+    return answer.upload_path
+
+
+class CheckedUpload(Upload):
+    """Every PATCH announces the digest of its body."""
+
+    def fields(self, offset: int, end: int) -> dict[str, str]:
+        digest = hashlib.sha256(self.data[offset:end]).digest()
+        return {"Upload-Checksum": f"sha256 {b64encode(digest).decode()}"}
+
+
+class DeferredUpload(Upload):
+    """The last PATCH says how long the file is."""
+
+    def fields(self, offset: int, end: int) -> dict[str, str]:
+        return {"Upload-Length": str(end)} if end == len(self.data) else {}
+
+
+async def a_small_file_in_its_post(rig: Rig) -> None:
+    answer = await heard(lambda: rig.client.post({"Upload-Length": str(len(SMALL)), **CT}, SMALL))
+    assert answer.status == 201, answer
+    await Upload(rig, answer.upload_path, SMALL).run()
+
+
+async def a_small_file_in_two_pieces(rig: Rig) -> None:
+    await Upload(rig, await begun(rig, len(SMALL)), SMALL).run(len(SMALL) // 2)
+
+
+async def a_large_file_in_one_request(rig: Rig) -> None:
+    await Upload(rig, await begun(rig, len(LARGE)), LARGE).run()
+
+
+async def a_large_file_in_several_requests(rig: Rig) -> None:
+    await Upload(rig, await begun(rig, len(LARGE)), LARGE).run(AWKWARD)
+
+
+async def a_file_with_checksums(rig: Rig) -> None:
+    data = LARGE[: PART + MIB]
+    await CheckedUpload(rig, await begun(rig, len(data)), data).run(4 * MIB)
+
+
+async def a_file_of_unknown_length(rig: Rig) -> None:
+    data = LARGE[: 10 * MIB]
+    await DeferredUpload(rig, await begun(rig, None), data, deferred=True).run(4 * MIB)
+
+
+async def a_file_whose_length_is_told_last(rig: Rig, data: bytes = LARGE[: 9 * MIB]) -> None:
+    """The upload is sealed by a request without bytes: what its last part consists of is in pieces."""
+    path = await begun(rig, None)
+    await Upload(rig, path, data + b"and more, for all one knows", deferred=True).send(len(data), 4 * MIB)
+    while (answer := await heard(lambda: tell_length(rig, path, len(data)))).status != 204:
+        assert answer.status in (423, 503), answer
+    await Upload(rig, path, data, len(data)).run()
+
+
+async def a_small_file_whose_length_is_told_last(rig: Rig) -> None:
+    await a_file_whose_length_is_told_last(rig, SMALL)
+
+
+def tell_length(rig: Rig, path: str, length: int) -> Awaitable[Answer]:
+    return rig.client.patch(path, length, more={"Upload-Length": str(length)})
+
+
+async def a_file_that_the_store_puts_together_at_the_third_attempt(rig: Rig) -> None:
+    """CR-06: and the store says, of an upload that it has, that there is none."""
+    data = LARGE[: PART + MIB]
+    upload = Upload(rig, await begun(rig, len(data)), data)
+    rig.proxy.on("CompleteMultipartUpload", s3_error(404, "NoSuchUpload"), key=id_of(upload.path), times=3)
+    await upload.run()
+
+
+async def a_file_that_the_store_refuses_for_good(rig: Rig) -> None:
+    """I4, I9: what cannot become an object ends as a failure, which stays one."""
+    data = LARGE[: PART + MIB]
+    path = await begun(rig, len(data))
+    rig.proxy.on("CompleteMultipartUpload", s3_error(400, "InvalidPart"), key=id_of(path))
+    upload = Upload(rig, path, data)
+    await upload.send(PART)
+    with suppress(*LOST):
+        assert (await rig.client.patch(path, PART, data[PART:])).status in (410, 423)
+    while (answer := await heard(lambda: rig.client.head(path))).status != 410:
+        assert answer.status == 423 or answer.offset == PART, answer
+        if answer.status == 200:
+            await asyncio.gather(rig.client.patch(path, PART, data[PART:]), return_exceptions=True)
+    assert rig.row(path)["state"] == "failed"
+
+
+async def a_file_that_is_terminated(rig: Rig) -> str:
+    path = await begun_half(rig)
+    answer = await heard(lambda: rig.client.delete(path))
+    assert answer.status in (204, 410), answer
+    assert (await heard(lambda: rig.client.head(path))).status == 410
+    return path
+
+
+async def a_terminated_file_is_removed(rig: Rig) -> None:
+    await until_nothing_is_left(rig, await a_file_that_is_terminated(rig))
+
+
+async def an_abandoned_file_is_removed(rig: Rig) -> None:
+    path = await begun_half(rig)
+    await until_nothing_is_left(rig, path)
+    assert (await heard(lambda: rig.client.head(path))).status == 410
+
+
+async def begun_half(rig: Rig) -> str:
+    """Upload a part and a piece. There is a second multipart upload, of which the gateway never got to know (CR-05)."""
+    path = await begun(rig, len(LARGE))
+    rig.proxy.on("CreateMultipartUpload", DropAnswer(), key=id_of(path), times=1)
+    await Upload(rig, path, LARGE).send(PART + MIB)
+    return path
+
+
+SMOOTH_STORIES: list[Story] = [
+    a_small_file_in_its_post,
+    a_small_file_in_two_pieces,
+    a_large_file_in_one_request,
+    a_large_file_in_several_requests,
+    a_file_with_checksums,
+    a_file_of_unknown_length,
+    a_file_whose_length_is_told_last,
+    a_small_file_whose_length_is_told_last,
+]
+STORIES: list[Story] = [
+    *SMOOTH_STORIES,
+    a_file_that_is_terminated,
+    a_file_that_the_store_puts_together_at_the_third_attempt,
+    a_file_that_the_store_refuses_for_good,
+]
+CLEANING_UP = (
+    "due-garbage",
+    "drop-garbage",
+    "postpone-garbage",
+    "delete-objects",
+    "abort-multipart",
+    "list-multiparts",
+)
+SLOW_STORIES: dict[str, Story] = {
+    **dict.fromkeys(CLEANING_UP, a_terminated_file_is_removed),
+    "expire": an_abandoned_file_is_removed,
+}
+"""Told only where they are needed: the gateway cleans up every 5 s, and looks every 20 s for what has expired."""
+AT_START = ("migrate", "listen")
+AT_THE_END = ("release-sealed",)
+NEVER = ("read",)
+"""No request and no job takes this step: stores read pieces back inside of their other steps."""
+IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NEVER)]
+
+
+@pytest.mark.parametrize("step", IN_SERVICE)
+async def test_a_gateway_that_dies_at_a_step_leaves_nothing_that_its_successor_cannot_finish(
+    start_rig: Callable[..., Awaitable[Rig]], step: str
+) -> None:
+    rig = await start_rig(MORTAL | {"TUSGATE_CRASH": f"before-{step}"})
+    deletions = ("DeleteObjects", "DeleteObject") if step == "postpone-garbage" else ()
+    refusals = [rig.proxy.on(kind, s3_error(503, "SlowDown")) for kind in deletions]
+    stories = [*STORIES, SLOW_STORIES[step]] if step in SLOW_STORIES else STORIES
+    async with asyncio.TaskGroup() as told:
+        for story in stories:
+            told.create_task(story(rig))
+        await death(rig)
+        await doom(rig, f"after-{step}")
+        await death(rig)
+        for refusal in refusals:
+            refusal.times = 0
+        await live(rig)
+
+
+@pytest.mark.parametrize("step", AT_START)
+async def test_a_gateway_that_dies_while_it_starts_starts_the_next_time(rig: Rig, step: str) -> None:
+    upload = Upload(rig, await begun(rig, len(LARGE)), LARGE)
+    await upload.send(AWKWARD)
+    rig.gateway.kill()
+
+    rig.gateway.environment["TUSGATE_ENVIRONMENT"] = "development"
+    for place in (f"before-{step}", f"after-{step}"):
+        await doom(rig, place)
+        await death(rig)
+    await live(rig)
+
+    await upload.run()
+
+
+@pytest.mark.parametrize("step", AT_THE_END)
+@pytest.mark.parametrize("moment", ["before", "after"])
+async def test_a_gateway_that_dies_while_it_hands_work_over_has_handed_it_over(
+    start_rig: Callable[..., Awaitable[Rig]], step: str, moment: str
+) -> None:
+    """I5 (CR-08): it was told to stop while the store put an object together."""
+    rig = await start_rig(MORTAL | {"TUSGATE_CRASH": f"{moment}-{step}"})
+    path = await begun(rig, len(LARGE))
+    gate = Gate()
+    rig.proxy.on("CompleteMultipartUpload", gate, times=1)
+    sending = asyncio.create_task(rig.client.patch(path, 0, LARGE))
+    await gate.reached.wait()
+
+    rig.gateway.terminate()
+    await death(rig)
+    await asyncio.gather(sending, return_exceptions=True)
+    await live(rig)
+
+    await Upload(rig, path, LARGE).run()
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "after-create-multipart",
+        "after-put-part",
+        "before-commit",
+        "after-commit",
+        "after-complete-multipart",
+        "before-answer",
+    ],
+)
+async def test_another_replica_finishes_what_one_has_died_over(
+    start_rig: Callable[..., Awaitable[Rig]], place: str
+) -> None:
+    """I5, I6: on PostgreSQL, while the dead one does not come back."""
+    rig = await start_rig(MORTAL, database="postgres", replicas=2)
+    doomed, survivor = rig.replicas
+    client = Client(doomed.gateway.port)
+    await asyncio.to_thread(doomed.gateway.kill)
+    await doom(rig, place)
+    async with asyncio.TaskGroup() as told:
+        for story in SMOOTH_STORIES:
+            told.create_task(story(replace(rig, replicas=[replace(doomed, client=client), survivor])))
+        await death(rig)
+        client.port = survivor.gateway.port
+    del doomed.gateway.environment["TUSGATE_CRASH"]

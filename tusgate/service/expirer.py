@@ -1,0 +1,96 @@
+"""Ends uploads that nobody continued in time, unless the clock that says so has jumped."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, Watched, judge
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from tusgate.core.model import Upload
+    from tusgate.ports import Database
+
+log = structlog.get_logger(__name__)
+
+REMIND_EVERY: Final = 3600.0
+"""Seconds after which a process says again that nothing is expired."""
+
+
+def _loop_time() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnClocks:
+    """The clocks of this process, which bear witness against the database's.
+
+    Attributes:
+        steady: seconds that passed, by a clock that nobody can set; best one that goes on while the machine sleeps.
+        wall: the date and time; None: it says nothing that the database's does not.
+    """
+
+    steady: Callable[[], float] = _loop_time
+    wall: Callable[[], datetime] | None = None
+
+
+class Expirer:
+    """Expires uploads, one batch per run.
+
+    Attributes:
+        verdict: on the last run.
+    """
+
+    def __init__(self, database: Database, batch: int, pause: float, clocks: OwnClocks) -> None:
+        """Take `pause` seconds as what clients get to come back after an outage."""
+        self.verdict = GO_ON
+        self._database = database
+        self._batch = batch
+        self._pause = timedelta(seconds=pause)
+        self._clocks = clocks
+        self._watched: tuple[datetime, float] | None = None
+        self._seen: tuple[datetime, float] | None = None
+        self._remind_at = -math.inf
+
+    async def run(self) -> list[Upload]:
+        """Expire what is due, at most one batch; return it. Raises DatabaseUnavailable."""
+        expired = await self._database.expire(self._batch, self.judge)
+        self._watched = self._seen  # only now: a verdict that was not written down must be reached again
+        self._tell()
+        for upload in expired:
+            log.info("upload.expired", upload_id=upload.id, offset=upload.offset)
+        return expired
+
+    def judge(self, reading: ClockReading) -> Verdict:
+        """Return what is to be done when the database says `reading`, and remember both."""
+        steady, wall = self._clocks.steady(), self._clocks.wall
+        watched = None
+        if self._watched is not None:
+            moment, then = self._watched
+            watched = Watched(moment, timedelta(seconds=steady - then))
+        self._seen = (reading.now, steady)
+        self.verdict = judge(reading, watched, None if wall is None else wall(), self._pause)
+        return self.verdict
+
+    def _tell(self) -> None:
+        """Log that nothing is expired, at once and every hour."""
+        if self.verdict.goes_on:
+            self._remind_at = -math.inf
+            return
+        now = self._clocks.steady()
+        if now < self._remind_at:
+            return
+        self._remind_at = now + REMIND_EVERY
+        if self.verdict.waits_until is not None:
+            log.warning("expiry.delayed", until=self.verdict.waits_until.isoformat())
+        else:
+            hint = "check the clocks, then run: tusgate gc --release"
+            log.error("expiry.held", reason=self.verdict.held or self.verdict.doubt, hint=hint)

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 REQUIRE ?=
 ARGS ?=
-ALL_SERVERS := minio,mc,postgres,versity,nginx,caddy,node,chromium
+ALL_SERVERS := minio,mc,postgres,pgbouncer,versity,nginx,caddy,node,chromium
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -57,7 +57,7 @@ quick: $(VENV)/.development ## tests that need no server and are fast: rules, co
 		tests/unit tests/contract tests/wire
 
 integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
-	$(PYTEST) --require minio,mc,postgres,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy
+	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy
 
 clients: $(VENV)/.development tests/clients/node_modules ## real upload clients: tus-js-client, tuspy, aiotus, curl, Chromium
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
@@ -69,7 +69,7 @@ soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (T
 	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py
 
 servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO and Versity (minutes, once), apt-get as root
-	$(BIN)/python -m tests.servers.acquire minio mc versity postgres nginx caddy chromium node
+	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node
 
 spec: $(VENV)/.development ## list the protocol requirements that no test names
 	$(BIN)/python -m tests.spec

@@ -18,6 +18,7 @@ import tests.servers.chromium
 import tests.servers.minio
 import tests.servers.nginx
 import tests.servers.node
+import tests.servers.pgbouncer
 import tests.servers.postgres
 import tests.servers.versity
 from tests.servers import acquire
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
 
     from tests.servers.nginx import Nginx
     from tests.servers.node import Node
+    from tests.servers.pgbouncer import PgBouncer
     from tests.servers.postgres import Postgres
     from tests.servers.s3 import S3Server
 
-SERVERS = ("minio", "mc", "postgres", "versity", "nginx", "caddy", "node", "chromium")
-SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "versity_server", "nginx", "caddy"}
+SERVERS = ("minio", "mc", "postgres", "pgbouncer", "versity", "nginx", "caddy", "node", "chromium")
+SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versity_server", "nginx", "caddy"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
 pytest_plugins = ["tests.gateway"]
@@ -131,6 +133,13 @@ def postgres_server(pytestconfig: pytest.Config) -> Iterator[Postgres]:
     """PostgreSQL for the whole session. Tests use `postgres`."""
     with _needed(pytestconfig, "postgres"), tests.servers.postgres.running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def pgbouncer(pytestconfig: pytest.Config, postgres_server: Postgres) -> Iterator[PgBouncer]:
+    """PgBouncer before `postgres`, for the whole session, in transaction mode."""
+    with _needed(pytestconfig, "pgbouncer"), tests.servers.pgbouncer.running(postgres_server.dsn) as pooler:
+        yield pooler
 
 
 @pytest.fixture

@@ -94,7 +94,8 @@ class RufhLikeUpload:
         refused with 409.
         """
         while not (state := self.ask())[1]:
-            assert self.send_rest(state[0]).status in (201, 409)
+            answer = self.send_rest(state[0])
+            assert answer.status in (201, 409), answer
 
     def _begin_append(self, offset: int) -> RawConnection:
         assert self.url is not None
@@ -107,7 +108,7 @@ class RufhLikeUpload:
     def _final(self, connection: RawConnection, method: str) -> Answer:
         answer = connection.answer(method)
         self.early += answer.early
-        self.url = answer.headers["Location"] or self.url
+        self.url = self.url or answer.headers["Location"]
         return answer
 
     def _creation(self, *, ends: bool) -> dict[str, str]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from tests.servers.pgbouncer import PgBouncer
     from tusgate.ports import Database, SurveyedDatabase
 
 ALICE = Scope("acme", "alice")
@@ -154,7 +155,10 @@ class SqliteRig(SqlRig):
 
 
 class PostgresRig(SqlRig):
-    """A database on a real server. Time passes by moving every time in it into the past."""
+    """A database on a real server, reached directly or by way of `pooler`.
+
+    Time passes by moving every time in it into the past.
+    """
 
     TIMES = (
         ("uploads", ("created_at", "updated_at", "held_since", "completed_at", "expires_at", "finisher_until")),
@@ -162,13 +166,16 @@ class PostgresRig(SqlRig):
         ("expiry_brake", ("last_run", "waits_until")),
     )
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, pooler: PgBouncer | None = None) -> None:
         self.dsn = dsn
+        self._way = dsn if pooler is None else pooler.way_to(dsn)
+        self._pooled = pooler is not None
         self._clients: list[PostgresDatabase] = []
         self.database: SurveyedDatabase = self.another()
 
     def another(self, **options: Any) -> PostgresDatabase:
-        client = PostgresDatabase(self.dsn, **{"pool_size": 5, "command_timeout": 10.0, **options})
+        own = {"pool_size": 5, "command_timeout": 10.0, "transaction_pooling": self._pooled, **options}
+        client = PostgresDatabase(self._way, **own)
         self._clients.append(client)
         return client
 

@@ -45,9 +45,10 @@ from tusgate.core.errors import (
 )
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.model import Intent, MultipartId, ObjectKey, Part, Piece, State, Step, StoreName, UploadId
+from tusgate.database.postgres import _queries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
     from typing import Any
 
     from tests.contract.database_rig import Rig, SqlRig
@@ -59,7 +60,11 @@ GRACE = 600.0
 MIGRATIONS = sorted(file.stem for file in Path("migrations/sqlite").glob("*.sql"))
 
 
-SQL_DATABASES = ["sqlite", pytest.param("postgres", marks=pytest.mark.servers)]
+SQL_DATABASES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.servers),
+    pytest.param("pgbouncer", marks=pytest.mark.servers),
+]
 
 
 @pytest.fixture(params=["memory", *SQL_DATABASES])
@@ -70,6 +75,9 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
             rig = MemoryRig()
         case "sqlite":
             rig = SqliteRig(tmp_path)
+        case "pgbouncer":
+            pooler = request.getfixturevalue("pgbouncer")
+            rig = PostgresRig(request.getfixturevalue("database_url"), pooler)
         case _:
             rig = PostgresRig(request.getfixturevalue("database_url"))
     await rig.database.migrate()
@@ -100,6 +108,7 @@ async def sqlite_rig(tmp_path: Path) -> AsyncIterator[SqliteRig]:
 
 class TestMigrations:
     async def test_a_fresh_database_is_refused_until_it_is_migrated(self, tmp_path: Path) -> None:
+        (tmp_path / "tusgate.db").touch()
         rig = SqliteRig(tmp_path)
         with pytest.raises(SettingsError, match="tusgate migrate"):
             await rig.database.check()
@@ -1101,3 +1110,65 @@ class TestSurvey:
         assert [row.key for row in await rig.database.due_garbage(10, GRACE)] == [f"pieces/{done.id}/0"]
         assert (await rig.database.preview(10, GRACE, Judged(Verdict(held="a jump"))))[0] == []
         assert len(await rig.database.expire(10)) == 1
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+class TestAHugeDatabase:
+    """GC-10, I15: what the jobs do every few seconds costs what there is to do, not what there is."""
+
+    async def huge(self, rig: PostgresRig, count: int = 200_000) -> None:
+        """Fill the tables: a tenth of the uploads is abandoned, the others are finished or go on."""
+        await rig.query(
+            "INSERT INTO uploads (id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch,"
+            " object_key, held_since, expires_at) SELECT 'upload-' || lpad(n::text, 20, '0'), 'acme', 'alice', 'tus',"
+            " CASE WHEN n % 10 < 2 THEN 'uploading' ELSE 'complete' END, 100, 5, '10000*8388608', 1, 'key-' || n,"
+            " now(), now() + CASE WHEN n % 10 = 0 THEN '-1 day' ELSE '7 days' END::interval"
+            f" FROM generate_series(1, {count}) n"
+        )
+        await rig.query(
+            "INSERT INTO pieces (upload_id, tenant, owner, start_offset, size, crc64, object_key)"
+            " SELECT id, tenant, owner, 0, 5, '\\x00', 'piece-' || id FROM uploads WHERE state = 'uploading'"
+        )
+        await rig.query(
+            "INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch, due_at)"
+            " SELECT id, tenant, owner, 'piece-of-old-' || id, false, NULL, now() + '1 minute' FROM uploads"
+            " WHERE state = 'complete'"
+        )
+        await rig.query("ANALYZE uploads, pieces, garbage")
+
+    async def plan(self, rig: PostgresRig, name: str, values: Sequence[str]) -> str:
+        """Return how the server runs a statement of the adapter, with `values` for $1, $2 and so on."""
+        sql = re.sub(r"\$(\d+)", lambda found: values[int(found[1]) - 1], getattr(_queries, name).sql)
+        return "\n".join(str(line) for (line,) in await rig.query(f"EXPLAIN {sql}"))
+
+    async def test_jobs_look_at_what_is_due_and_at_nothing_else(self, postgres_rig: PostgresRig) -> None:
+        await self.huge(postgres_rig)
+        some = "ARRAY['upload-00000000000000000010']"
+        statements = {
+            "system_lock_expired": ["500"],
+            "system_due_garbage": ["1800", "500"],
+            "system_expire": [some],
+            "system_clock": [],
+            "system_claim_sealed": ["16", "'me'", "30"],
+            "system_survey": ["'upload-00000000000000000010'", "500"],
+            "system_names": [some],
+        }
+        for name, values in statements.items():
+            plan = await self.plan(postgres_rig, name, values)
+            scanned = re.findall(r"Seq Scan on (uploads|pieces|garbage)", plan)
+            assert not scanned, f"{name} reads all of {scanned}:\n{plan}"
+
+    async def test_batches_are_bounded_and_end_it_all(self, postgres_rig: PostgresRig) -> None:
+        await self.huge(postgres_rig, 20_000)
+        database = postgres_rig.database
+        batches = [await database.expire(500)]
+        while batches[-1]:
+            batches.append(await database.expire(500))
+        assert [len(batch) for batch in batches] == [500, 500, 500, 500, 0]
+        collected = 0
+        while rows := await database.due_garbage(500, GRACE):
+            assert len(rows) <= 500
+            collected += len(rows)
+            await database.drop_garbage(rows, GRACE)
+        assert collected == 2_000

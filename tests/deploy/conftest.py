@@ -15,7 +15,7 @@ from tests.conftest import _needed
 from tests.deploy import compose
 from tests.gateway import Gateway
 from tests.servers import acquire
-from tests.servers.process import ServerProcess, Unreachable, free_port
+from tests.servers.process import ServerProcess, Unreachable, accepts_connections, free_port
 from tests.servers.s3 import S3Server, scratch_directory
 
 if TYPE_CHECKING:
@@ -117,14 +117,38 @@ def run_command(command: str, settings: Mapping[str, str], home: Path) -> None:
     )
 
 
+@pytest.fixture
+def behind_caddy(topology: Topology, caddy: Path, tmp_path: Path) -> Iterator[str]:
+    """Run Caddy with the shipped Caddyfile in front of the gateway; return where clients create uploads."""
+    port = free_port()
+    text = (compose.DEPLOY / "Caddyfile").read_text(encoding="utf-8")
+    for shipped, here in (
+        ("uploads.example.com {", f"http://127.0.0.1:{port} {{"),
+        ("gateway:8080", f"127.0.0.1:{topology.deployment.gateway.port}"),
+    ):
+        assert shipped in text
+        text = text.replace(shipped, here)
+    (tmp_path / "Caddyfile").write_text("{\n\tadmin off\n}\n" + text, encoding="utf-8")
+    server = ServerProcess(
+        "caddy",
+        [str(caddy), "run", "--adapter", "caddyfile", "--config", str(tmp_path / "Caddyfile")],
+        lambda: accepts_connections(port),
+        tmp_path / "caddy.log",
+        environment={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )
+    server.start()
+    yield f"http://127.0.0.1:{port}/files"
+    server.kill()
+
+
 def write_nginx_configuration(directory: Path, gateway_ports: Iterable[int], public_port: int) -> Path:
     """Write the shipped nginx.conf with our ports and a directory for its files; return its path."""
-    servers = "\n        ".join(f"server 127.0.0.1:{port};" for port in gateway_ports)
+    servers = "\n        ".join(f"server 127.0.0.1:{port} max_fails=0;" for port in gateway_ports)
     text = (compose.DEPLOY / "nginx.conf").read_text(encoding="utf-8")
     scratch = directory / "nginx"
     scratch.mkdir(exist_ok=True)
     for shipped, here in (
-        ("server gateway:8080;", servers),
+        ("server gateway:8080 max_fails=0;", servers),
         ("listen 8000;", f"listen 127.0.0.1:{public_port};"),
         ("/tmp/", f"{scratch}/"),
     ):

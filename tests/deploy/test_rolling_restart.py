@@ -91,15 +91,15 @@ async def test_no_upload_fails_while_the_replicas_are_restarted_in_turn(
 ) -> None:
     """CR-07, I1, I3, I20."""
     payload = write_payload(tmp_path, 20 * MIB + 7)
+    threads = ThreadPoolExecutor(CLIENTS)
     async with TcpFaultProxy("127.0.0.1", public_port) as link:
         link.bandwidth = BANDWIDTH
         endpoint = f"http://{link.host}:{link.port}/files"
-        with ThreadPoolExecutor(CLIENTS) as threads:
-            loop = asyncio.get_running_loop()
-            python = [loop.run_in_executor(threads, tuspy, endpoint, payload) for _ in range(CLIENTS)]
-            javascript = asyncio.create_task(tus_js(node, endpoint, payload))
-            await restart_in_turn(replicas, link)
-            urls = [*await javascript, *await asyncio.gather(*python)]
+        loop = asyncio.get_running_loop()
+        python = [loop.run_in_executor(threads, tuspy, endpoint, payload) for _ in range(CLIENTS)]
+        javascript = asyncio.create_task(tus_js(node, endpoint, payload))
+        await restart_in_turn(replicas, link)
+        urls = [*await javascript, *await asyncio.gather(*python)]
     assert len({*urls}) == 2 * CLIENTS
     objects = BucketObjects(minio, bucket)
     keys = {url.rsplit("/", 1)[-1] for url in urls}

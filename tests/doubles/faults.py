@@ -35,7 +35,7 @@ class Fault:
     """One thing that goes wrong.
 
     Attributes:
-        call: name of a method; None counts all.
+        call: name of a method, or several names; None counts all.
         error: raised instead of an answer; called anew each time.
         nth: the first matching call that it strikes, counted from 1.
         times: how many calls in a row.
@@ -43,7 +43,7 @@ class Fault:
         held: the caller gets the error, and the call takes effect when `Faults.deliver` is called.
     """
 
-    call: str | None
+    call: str | tuple[str, ...] | None
     error: Callable[[], BaseException]
     nth: int = 1
     times: int = 1
@@ -52,7 +52,8 @@ class Fault:
     seen: int = 0
 
     def strikes(self, name: str) -> bool:
-        if self.call not in {None, name}:
+        names = (self.call,) if isinstance(self.call, str) else self.call
+        if names is not None and name not in names:
             return False
         self.seen += 1
         return self.nth <= self.seen < self.nth + self.times
@@ -65,18 +66,20 @@ class Faults:
     Attributes:
         pauses: seconds that calls of a name are on their way before they take effect.
         latency: seconds that each call, and each answer, is on its way besides.
+        noise: asked at each call that no fault strikes whether something goes wrong all the same.
     """
 
     faults: list[Fault] = field(default_factory=list)
     pauses: dict[str, float] = field(default_factory=dict)
     latency: Callable[[], float] | None = None
+    noise: Callable[[str], Fault | None] | None = None
     calls: list[str] = field(default_factory=list)
     dead: bool = False
     _delivery: asyncio.Event = field(default_factory=asyncio.Event)
     _on_the_way: set[asyncio.Task[None]] = field(default_factory=set)
     _frozen: asyncio.Event | None = None
 
-    def add(self, call: str | None, error: Callable[[], BaseException], **details: Any) -> None:
+    def add(self, call: str | tuple[str, ...] | None, error: Callable[[], BaseException], **details: Any) -> None:
         self.faults.append(Fault(call, error, **details))
 
     def count(self, name: str) -> int:
@@ -85,6 +88,7 @@ class Faults:
     def heal(self) -> None:
         """Let nothing more go wrong from now on."""
         self.faults.clear()
+        self.noise = None
         self.pauses.clear()
         self.deliver()
         self.thaw()
@@ -118,6 +122,8 @@ class Faults:
             raise Crashed
         self.calls.append(name)
         struck = next((fault for fault in self.faults if fault.strikes(name)), None)
+        if struck is None and self.noise is not None:
+            struck = self.noise(name)
         if struck is not None and struck.held:
             self._hold(method, arguments, named)
         if struck is not None and not struck.after:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.fault.honest import Upload
+    from tests.fault.proxy import Fault
 
     StartRig = Callable[..., Awaitable[Rig]]
 
@@ -85,7 +86,7 @@ async def deleted(rig: Rig, upload: Upload) -> None:
 def put_marked(rig: Rig, key: str, owner: str) -> None:
     """Store an object as if a gateway had done it, behind the back of all of them."""
     rig.minio.client().put_object(
-        bucket_name=rig.bucket, object_name=key, data=io.BytesIO(b"x"), length=1, user_metadata={MARKER: owner}
+        bucket_name=rig.bucket, object_name=key, data=io.BytesIO(b"x"), length=1, metadata={MARKER: owner}
     )
 
 
@@ -111,7 +112,7 @@ async def test_a_multipart_upload_whose_id_was_never_heard_is_found_by_its_inten
     ids=["500", "404", "vague 404", "lost"],
 )
 async def test_an_abort_that_does_not_work_is_repeated_until_the_store_says_that_it_is_gone(
-    start_rig: StartRig, answer: DropAnswer
+    start_rig: StartRig, answer: Fault
 ) -> None:
     """GC-06, DF-11, I11: the row is kept until then; a 404 to an abort proves nothing while the parts are listed."""
     rig = await start_rig()
@@ -153,26 +154,26 @@ async def test_gateways_and_operators_clean_up_side_by_side_while_one_is_killed(
     await asyncio.gather(*(upload.send(PART + MIB) for upload in uploads))
     for upload in uploads[:6]:
         await deleted(rig, upload)
+    living = [id_of(upload.path) for upload in uploads[12:]]
+    for upload_id in living:
+        rig.books.change("UPDATE uploads SET expires_at = expires_at + interval '1 year' WHERE id = ?", upload_id)
     await age(rig)
-    for upload in uploads[12:]:
-        await upload.send(PART + 2 * MIB)  # they go on, and so have another lifetime
     sweeps = [asyncio.create_task(command(rig, "gc")) for _ in range(2)]
     await asyncio.sleep(0)
     await asyncio.to_thread(rig.replicas[1].gateway.kill)
-    await asyncio.gather(*sweeps)
+    await asyncio.gather(*sweeps, *(upload.run() for upload in uploads[12:]))
     await asyncio.to_thread(rig.replicas[1].gateway.start)
     await until_nothing_is_known(rig)
     states = [rig.row(upload.path)["state"] for upload in uploads]
-    assert states == ["terminated"] * 6 + ["expired"] * 6 + ["uploading"] * 3 or states[12:] == ["expired"] * 3
+    assert states == ["terminated"] * 6 + ["expired"] * 6 + ["complete"] * 3
     for upload in uploads[:12]:
         assert await rig.multiparts(upload.path) == []
     for upload in uploads[12:]:
-        if rig.row(upload.path)["state"] == "uploading":
-            await upload.run()
+        await upload.check_object()
 
 
 async def test_while_the_brake_is_on_nothing_expires_and_all_else_goes_on(rig: Rig) -> None:
-    """Issue a jump of the clock: stop, alert, wait for an operator."""
+    """I10: the clock has jumped. The service is there; an operator is called for, and decides."""
     upload = await begin(rig, DATA)
     await upload.send(MIB)
     rig.books.change("UPDATE expiry_brake SET held_reason = 'the clock of the database went 3 d forward'")
@@ -180,7 +181,7 @@ async def test_while_the_brake_is_on_nothing_expires_and_all_else_goes_on(rig: R
     code, lines = await command(rig, "gc")
     assert (code, lines[-1]["expiry"]) == (1, "held")
     assert rig.row(upload.path)["state"] == "uploading"
-    assert rig.gateway.answers_ready()
+    assert await asyncio.to_thread(rig.gateway.answers_ready)
     await rig.until(lambda: '"expiry.held"' in rig.gateway.log_path.read_text())
     await upload.send(PART + MIB)
     await age(rig)
@@ -246,9 +247,8 @@ async def test_an_expired_upload_of_a_restored_backup_keeps_its_object(start_rig
         " completed_at = NULL, expires_at = ? WHERE id = ?",
         *(before[name] for name in ("upload_offset", "epoch", "expires_at", "id")),
     )
-    await until_nothing_is_known(rig)
     await age(rig)
-    assert (await command(rig, "gc"))[1][-1]["expired upload"] == 1
+    assert (await command(rig, "gc"))[0] == 0
     await until_nothing_is_known(rig)
     assert rig.row(upload.path)["state"] == "expired"
     await upload.check_object()
@@ -283,10 +283,8 @@ async def test_what_disagrees_is_found_and_mended_and_what_is_not_ours_is_left_a
     assert (await command(rig, "reconcile"))[1][-1]["left"] == 3  # the stray piece is young
     code, lines = await command(rig, "reconcile", "--min-age", "0s", "--repair", "--delete-objects")
     assert (code, lines[-1]["mended"], lines[-1]["foreign"]) == (0, 4, 4)
-    assert await command(rig, "reconcile", "--min-age", "0s") == (
-        0,
-        [lines[-1] | {"mended": 0, "objects": lines[-1]["objects"] - 1}],
-    )  # type: ignore[operator]  # it is a number
+    left = int(str(lines[-1]["objects"])) - 1
+    assert await command(rig, "reconcile", "--min-age", "0s") == (0, [lines[-1] | {"mended": 0, "objects": left}])
     assert stray not in await rig.keys()
     assert [(await rig.client.head(upload.path)).status for upload in (lost, torn)] == [410, 410]
     await fine.run()

@@ -12,21 +12,25 @@ import os
 import random
 import time
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import psutil
 import pytest
 
 import tests.servers.postgres
 from tests.fault.books import PostgresBooks
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
+from tests.fault.disk import ballast_of, fill, small_disk
 from tests.fault.honest import begin
 from tests.fault.proxy import Gate
 from tests.fault.rig import KIB, MIB, PART, Rig, id_of
 from tests.fault.running import patch_running
 from tests.servers import acquire
 from tests.servers.process import accepts_connections
+from tests.servers.s3 import scratch_directory
 from tests.wire.client import CT, V
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ READY_SECONDS = 10.0
 """Within which the gateway serves again after a fault has ended: the promise itself, and so a deadline."""
 SILENCE_SECONDS = 15.0
 """Within which a client is answered while the database says nothing at all (DF-24): likewise."""
+SMALL = 60 * KIB
+"""What lies in the database itself until its part is full."""
 ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "10"))
 """How often the server dies in `test_a_server_that_dies_while_it_commits`; CR-11 asks for 100 now and then."""
 PATIENT = SMALLEST_PARTS_AND_COLD | {"TUSGATE_IDLE_TIMEOUT": "300s", "TUSGATE_MIN_RATE": "0"}
@@ -384,6 +390,30 @@ class TestRefusals:
         await until_ready(rig)
         await upload.run()
 
+    async def test_a_disk_that_is_full_is_waited_for(self, disk: Path, start_rig: StartRig) -> None:
+        """DF-26, 53100: a tablespace that really has no room. Offsets are still told."""
+        rig = await start_rig(PATIENT, database="postgres")
+        upload = await begin(rig, DATA)
+        await upload.send(PART + SMALL)
+        rig.books.change(f"CREATE TABLESPACE small LOCATION '{disk}'")
+        rig.books.change("ALTER TABLE pieces SET TABLESPACE small")
+        fill(disk)
+
+        refused = None
+        while refused is None:  # pages that the table has already may take some more
+            offset = upload.acknowledged
+            answer = await rig.client.patch(upload.path, offset, DATA[offset : offset + SMALL])
+            assert answer.status in (204, 503)
+            refused = answer if answer.status == 503 else None
+            assert await upload.ask() == answer.offset
+        assert b"No space left" in refused.body
+        ballast_of(disk).unlink()
+
+        await until_ready(rig)
+        await upload.run(MIB)
+        rig.books.change("ALTER TABLE pieces SET TABLESPACE pg_default")
+        rig.books.change("DROP TABLESPACE small")
+
     async def test_sessions_that_are_ended_all_the_time_lose_nothing(self, rig: Rig) -> None:
         """DF-26, 57P01: ten random sessions a second."""
         uploads = [await begin(rig, DATA) for _ in range(4)]
@@ -419,6 +449,62 @@ async def read_only(postgres: Postgres, name: str, value: str, *, end_sessions: 
     await asyncio.to_thread(postgres.execute, f'ALTER DATABASE "{name}" SET default_transaction_read_only = {value}')
     if end_sessions:
         await asyncio.to_thread(postgres.execute, END_SESSIONS, dsn)
+
+
+@pytest.fixture
+def disk(postgres: Postgres) -> Iterator[Path]:
+    """A small disk that belongs to the server."""
+    owner = psutil.Process(postgres.pid).uids().real
+    with scratch_directory("small", in_memory=False) as place, small_disk(place, owner):
+        yield place
+
+
+class TestClocks:
+    async def test_replicas_with_wrong_clocks_follow_that_of_the_database(
+        self, faked_time: Path, start_rig: StartRig
+    ) -> None:
+        """DF-27: one is ten minutes ahead, one behind. Nothing expires early, and no lease is taken from the other."""
+        settings = PATIENT | {"TUSGATE_UPLOAD_EXPIRY": "5m"}
+        rig = await start_rig(settings, database="postgres", replicas=2)
+        for replica, shift in zip(rig.replicas, ("+10m", "-10m"), strict=True):
+            replica.gateway.environment.update(
+                {"LD_PRELOAD": str(faked_time), "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
+            )
+            await asyncio.to_thread(replica.gateway.restart)
+        ahead, behind = rig.replicas
+        upload = await begin(rig, DATA, [ahead.client, behind.client])
+        await upload.send(MIB)
+        assert rig.rows(f"SELECT 1 FROM uploads WHERE expires_at {WITHIN}", 240, 300)
+
+        gate = Gate(before="answer")
+        ahead.store_link.on("CompleteMultipartUpload", gate)
+        finished = await begin(rig, DATA, [ahead.client])
+        finishing = asyncio.create_task(finished.send(len(DATA)))
+        await gate.reached.wait()
+        assert rig.rows(f"SELECT 1 FROM uploads WHERE finisher_until {WITHIN}", 10, 30)
+        gate.open()
+        await finishing
+
+        for running, stopped in ((ahead, behind), (behind, ahead)):
+            await asyncio.to_thread(stopped.gateway.stop)
+            overdue = await running.client.create(1)
+            rig.books.change("UPDATE uploads SET expires_at = now() WHERE id = ?", id_of(overdue))
+            await rig.until_state(overdue, "expired")
+            assert rig.row(upload.path)["state"] == "uploading"
+            await asyncio.to_thread(stopped.gateway.start)
+        await upload.run()
+
+
+WITHIN = "BETWEEN now() + make_interval(secs => ?) AND now() + make_interval(secs => ?)"
+
+
+@pytest.fixture
+def faked_time() -> Path:
+    """The library that makes a process believe in another time."""
+    found = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+    if not found:
+        pytest.skip("libfaketime is not installed")
+    return found[0]
 
 
 class TestFailover:

@@ -170,12 +170,11 @@ class TestTheSweep:
 
 
 class TestAnAmnesiacListing:
-    @pytest.mark.parametrize("count", [100])
     async def test_expired_uploads_are_removed_by_their_recorded_ids(
-        self, start_rig: StartRig, double: S3Double, count: int
+        self, start_rig: StartRig, double: S3Double
     ) -> None:
         """GC-03, I11: ListMultipartUploads shows nothing after a restart of MinIO."""
-        rig = await start_rig(settings_for(double, TUSGATE_UPLOAD_EXPIRY="6s"))
+        rig = await start_rig(settings_for(double, TUSGATE_UPLOAD_EXPIRY="10s"))
         begun: set[str] = set()
 
         async def abandon() -> None:
@@ -183,11 +182,11 @@ class TestAnAmnesiacListing:
             assert (await rig.client.patch(path, 0, DATA[: PART + 100 * KIB])).status == 204
             begun.add(rig.row(path)["multipart_id"])
 
-        for _ in range(0, count, 10):
+        for _ in range(10):
             await asyncio.gather(*(abandon() for _ in range(10)))
             await double.restart()
         assert inside(double).list_multiparts("") == []
-        assert len(begun) == count
+        assert len(begun) == 100
 
         await rig.until(lambda: not ours(double) and not rig._keys())
 

@@ -25,7 +25,7 @@ GO_PROGRAMS = {
     "mc": "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.7.0",
 }
-DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium")
+DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer")
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 SYSTEM_DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
 

@@ -198,7 +198,7 @@ class _Place:
 @contextmanager
 def _workplace(programs: Path) -> Iterator[_Place]:
     with scratch_directory("postgres", in_memory=False) as directory:
-        user = _unprivileged_user()
+        user = unprivileged_user()
         if user is not None:
             os.chown(directory, user, user)
             programs = _reachable_by(user, programs, directory)
@@ -228,7 +228,7 @@ def _served(place: _Place, data: Path) -> Iterator[Postgres]:
         server.stop("immediate")
 
 
-def _unprivileged_user() -> int | None:
+def unprivileged_user() -> int | None:
     """Return whom to run as: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tusgate.cli.exits import Exit
-from tusgate.cli.report import Report
+from tusgate.cli.report import Report, counted
 from tusgate.settings import Loaded  # noqa: TC001 - flags.py evaluates the annotations
 from tusgate.telemetry import configure_logging
 
@@ -47,9 +47,7 @@ def gc(
         report.add(outcome.deed, outcome.thing, outcome.upload_id, outcome.key, style=style)
 
     verdict = clean_up(loaded.settings, tell, dry_run=dry_run, release=release)
-    told = ", ".join(
-        f"{count:,} {_counted(thing, count)} {_done(deed, dry_run)}" for (deed, thing), count in counts.items()
-    )
+    told = ", ".join(f"{counted(number, thing)} {_done(deed, dry_run)}" for (deed, thing), number in counts.items())
     more = " and maybe more" if dry_run and max(counts.values(), default=0) >= DRY_RUN_LIMIT else ""
     summary = f"{told or 'nothing to clean up'}{more}"
     facts = {"dry_run": dry_run, "expiry": _state(verdict), "reason": verdict.held or verdict.doubt}
@@ -57,10 +55,6 @@ def gc(
     _explain(verdict)
     if verdict.held or verdict.doubt or any(deed is Deed.KEPT for deed, _ in counts):
         sys.exit(Exit.FAILED)
-
-
-def _counted(thing: Thing, count: int) -> str:
-    return thing if count == 1 else f"{thing}s"
 
 
 def _done(deed: Deed, dry_run: bool) -> str:

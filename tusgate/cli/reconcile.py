@@ -11,7 +11,7 @@ import typer
 from pydantic import TypeAdapter, ValidationError
 
 from tusgate.cli.exits import Exit
-from tusgate.cli.report import Report
+from tusgate.cli.report import Report, counted
 from tusgate.settings import Loaded  # noqa: TC001 - flags.py evaluates the annotations
 from tusgate.settings.kinds import Duration
 from tusgate.telemetry import configure_logging
@@ -78,7 +78,7 @@ def _min_age(text: str) -> timedelta:
 
 def _summary(looked: Looked, counts: Counter[tuple[Trouble, bool]]) -> str:
     told = [f"{count:,} x {trouble}{' (mended)' if mended else ''}" for (trouble, mended), count in counts.items()]
-    compared = f"{looked.uploads:,} uploads and {looked.objects:,} objects compared"
+    compared = f"{counted(looked.uploads, 'upload')} and {counted(looked.objects, 'object')} compared"
     left_alone = f"{looked.young:,} too young, {looked.foreign:,} not ours"
     return f"{compared} ({left_alone}): {', '.join(told) or 'they agree'}"
 

@@ -22,6 +22,11 @@ def stdout_console() -> Console:
     return console
 
 
+def counted(number: int, thing: str) -> str:
+    """Return `1 upload` or `1,234 uploads`."""
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
 class Report:
     """Rows that are printed as they come (JSON), or together at the end (table).
 

@@ -235,7 +235,7 @@ RETURNING uploads.*;
 -- name: system_clock^
 -- Locks the row: replicas judge one after the other, each seeing the verdict of the one before.
 SELECT now() AS now, last_run, waits_until, held_reason,
-    EXISTS (SELECT FROM uploads WHERE state = 'uploading' AND expires_at IS NOT NULL) AS at_stake
+    (SELECT min(expires_at) FROM uploads WHERE state = 'uploading') IS NOT NULL AS at_stake
 FROM expiry_brake FOR UPDATE;
 
 -- name: system_keep_verdict!

@@ -88,6 +88,7 @@ class SqliteDatabase:
 
     async def migrate(self) -> list[str]:
         """See `ports.Database.migrate`. The transaction of the writer is the lock."""
+        await self._writer.make_file()
         return await self._writer.run(_migrate)
 
     async def check(self) -> None:
@@ -229,7 +230,8 @@ def _applied(connection: sqlite3.Connection) -> list[str]:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    check_complete("sqlite", _applied(connection))
+    prepared = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'schema_migrations'").fetchone()
+    check_complete("sqlite", _applied(connection) if prepared else [])
 
 
 def _create(connection: sqlite3.Connection, new: NewUpload, intents: Sequence[Intent]) -> Upload:

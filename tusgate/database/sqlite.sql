@@ -143,7 +143,7 @@ RETURNING *;
 
 -- name: system_clock^
 SELECT now_ms() AS now, last_run, waits_until, held_reason,
-    EXISTS (SELECT 1 FROM uploads WHERE state = 'uploading' AND expires_at IS NOT NULL) AS at_stake
+    (SELECT min(expires_at) FROM uploads WHERE state = 'uploading') IS NOT NULL AS at_stake
 FROM expiry_brake;
 
 -- name: system_keep_verdict!

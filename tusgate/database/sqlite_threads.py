@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, SettingsError
+from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +39,8 @@ class ReadingThread:
     """One connection for steps that read; it sees what is committed and never waits for the writer.
 
     The connection is opened by the first step, and again by the first step after an error that may have spoiled it.
+    A file that is not there is not made: see `WritingThread.make_file`. One that is moved away or replaced is let go
+    of, since whatever SQLite wrote to it from then on would be missed at the next start.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
@@ -46,6 +48,7 @@ class ReadingThread:
         self._clock = clock
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=type(self).__name__)
         self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
 
     async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` in the thread and return its result; errors of sqlite3 arrive as ours."""
@@ -76,8 +79,13 @@ class ReadingThread:
             raise translated(error) from error
 
     def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and not self._is_in_place():
+            self._disconnect()
         if self._connection is None:
-            connection = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT, isolation_level=None)
+            self._file = _identity(self._path)
+            connection = sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
+            )
             try:
                 self._configure(connection)
             except BaseException:
@@ -85,6 +93,9 @@ class ReadingThread:
                 raise
             self._connection = connection
         return self._connection
+
+    def _is_in_place(self) -> bool:
+        return _identity(self._path) == self._file
 
     def _configure(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
@@ -99,6 +110,15 @@ class ReadingThread:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells one file from another of the same name; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -122,6 +142,13 @@ class WritingThread(ReadingThread):
         super().__init__(path, clock)
         self._waiting: SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = SimpleQueue()
 
+    async def make_file(self) -> None:
+        """Make an empty file if there is none. Raises DatabaseUnavailable."""
+        try:
+            await asyncio.wrap_future(self._submit(self._path.touch, 0o644))
+        except OSError as error:
+            raise DatabaseUnavailable(f"the database file cannot be made: {error}") from error
+
     async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` in a transaction; its result is returned, or its error raised, once that is on disk.
 
@@ -141,6 +168,8 @@ class WritingThread(ReadingThread):
             connection.execute("BEGIN IMMEDIATE")
             results = [_attempt(connection, step) for step, _ in batch]
             connection.execute("COMMIT")
+            if not self._is_in_place():
+                raise sqlite3.OperationalError("it was moved or removed")
         except sqlite3.Error as error:
             self._disconnect()  # rolls back
             results = [error] * len(batch)
@@ -203,6 +232,6 @@ def translated(error: Exception) -> Exception:
     if isinstance(error, sqlite3.IntegrityError):
         known = error.sqlite_errorname in _KEY_VIOLATIONS
         return Fenced("the row exists already: another request has done this") if known else error
-    if str(error).startswith("no such table"):
-        return SettingsError("the database lacks our tables: run `tusgate migrate`")
+    if str(error).startswith(("no such table", "no such column")):
+        return DatabaseUnavailable("the database lacks our tables: run `tusgate migrate`")
     return DatabaseUnavailable(f"the database file cannot be used: {error}")

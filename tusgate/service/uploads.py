@@ -29,8 +29,8 @@ from tusgate.core.lifecycle import Append, check_append, check_present, declared
 from tusgate.core.model import NewUpload, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
-from tusgate.service.digest import RequestDigest
 from tusgate.service.completion import loss_reason
+from tusgate.service.digest import RequestDigest
 from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
 

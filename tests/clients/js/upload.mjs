@@ -2,22 +2,23 @@
  * Upload one file with tus-js-client and write what happens to stdout, one JSON object per line.
  *
  * The only argument is JSON: `endpoint`, `file`, and optionally `options` (of tus-js-client), `stream` (read the
- * file as a stream of unknown size), `store` (file for resumable URLs; what it knows is resumed) and `dieAt`
+ * file as a stream of unknown size), `buffer` (read it into memory first), `store` (file for resumable URLs; what it knows is resumed) and `dieAt`
  * (end this process like `kill -9` once that many bytes have been sent).
  *
  * Lines: {request, status, offset} for each answer, {url} when there is one, and {done} or {error} at the end.
  */
 
-import { createReadStream, writeSync } from "node:fs";
+import { createReadStream, readFileSync, writeSync } from "node:fs";
 import { PassThrough } from "node:stream";
 import * as tus from "tus-js-client";
 
-const { endpoint, file, options = {}, stream = false, store = null, dieAt = Infinity } = JSON.parse(process.argv[2]);
+const { endpoint, file, options = {}, stream = false, buffer = false, store = null, dieAt = Infinity } = JSON.parse(process.argv[2]);
 
 // Synchronous: a line must not be lost with the process.
 const report = (line) => writeSync(1, `${JSON.stringify(line)}\n`);
 
-const source = stream ? createReadStream(file).pipe(new PassThrough()) : createReadStream(file);
+const readable = () => (stream ? createReadStream(file).pipe(new PassThrough()) : createReadStream(file));
+const source = buffer ? readFileSync(file) : readable();
 const upload = new tus.Upload(source, {
   endpoint,
   retryDelays: [0, 100, 200, 400, 800, 1600],

@@ -94,4 +94,3 @@ def test_where_nothing_can_expire_nobody_is_called() -> None:
 
 def test_without_a_pause_an_outage_changes_nothing() -> None:
     assert verdict(replace(CALM, last_run=NOW - DAY), pause=timedelta()) == GO_ON
-

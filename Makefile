@@ -33,7 +33,7 @@ check: lint types layers quick ## before every push: lint, types, layers and the
 ci: ## all that continuous integration runs: fetches every server, skips nothing
 	$(MAKE) setup servers tests/clients/node_modules
 	$(MAKE) lint types layers wheel
-	$(MAKE) test REQUIRE=$(ALL_SERVERS)
+	$(MAKE) test REQUIRE=$(ALL_SERVERS) ARGS='--numprocesses 2 --dist worksteal $(ARGS)'
 
 bench: $(VENV)/.development ## measure throughput, CPU and memory against direct uploads
 	$(BIN)/python -m bench $(ARGS)

@@ -182,6 +182,10 @@ class TestCreatingAndReading:
         created = await database.create(a_new_upload())
         assert await database.get(created.scope, created.id) == created
 
+    async def test_the_coding_of_the_content_comes_back(self, database: Database) -> None:
+        created = await database.create(a_new_upload(content_coding="gzip"))
+        assert (await database.get(created.scope, created.id)).content_coding == "gzip"
+
     @pytest.mark.parametrize(
         "metadata", [None, b"", b"filename", b"a \x00\xff\xfe,b", bytes(range(256)) * 16], ids=repr
     )

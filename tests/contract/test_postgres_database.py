@@ -31,6 +31,7 @@ from tusgate.database.postgres import CONNECT_TIMEOUT, PostgresDatabase
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from tests.servers.pgbouncer import PgBouncer
     from tests.servers.postgres import Postgres
     from tusgate.core.model import UploadId
     from tusgate.ports import Database
@@ -327,6 +328,16 @@ class TestSettings:
             assert await connection.fetch(changed) == []
             assert await connection.fetchval("SHOW application_name") == "mine"
         await pooled.close()
+
+
+    async def test_a_pooler_that_nobody_told_us_of_is_a_wrong_setting(
+        self, rig: PostgresRig, pgbouncer: PgBouncer
+    ) -> None:
+        """DF-28: instead of failing now and then, as sessions change under it."""
+        database = await PostgresDatabase.connect(pgbouncer.way_to(rig.dsn))
+        with pytest.raises(SettingsError, match="TUSGATE_DATABASE_POOLING"):
+            await database.check()
+        await database.close()
 
 
 class TestRaces:

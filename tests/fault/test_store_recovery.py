@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import psutil
@@ -145,24 +144,25 @@ async def test_a_store_that_hangs_holds_up_nobody_who_does_not_need_it(rig: Rig)
 
 
 @pytest.fixture
-async def crawling_rig(minio: S3Server, start_rig: StartRig) -> AsyncIterator[tuple[Rig, TcpFaultProxy]]:
-    """A rig whose gateway has 24 MiB for all uploads, and the link to its store."""
-    async with AsyncExitStack() as stack:
-        host, port = minio.endpoint.removeprefix("http://").split(":")
-        link = await stack.enter_async_context(TcpFaultProxy(host, int(port)))
-        settings = {
-            "TUSGATE_PART_SIZE": "5MiB",
-            "TUSGATE_BUDGET": "24MiB",
-            "TUSGATE_S3_ENDPOINT": f"http://127.0.0.1:{link.port}",
-        }
-        yield await start_rig(settings), link
+async def slow_link(minio: S3Server) -> AsyncIterator[TcpFaultProxy]:
+    """The network between the gateway and its store."""
+    host, port = minio.endpoint.removeprefix("http://").split(":")
+    async with TcpFaultProxy(host, int(port)) as link:
+        yield link
+
+
+@pytest.fixture
+async def crawling_rig(slow_link: TcpFaultProxy, start_rig: StartRig) -> Rig:
+    """A rig whose gateway has 24 MiB for all uploads; the link outlives it, for the audit."""
+    endpoint = f"http://127.0.0.1:{slow_link.port}"
+    return await start_rig({"TUSGATE_PART_SIZE": "5MiB", "TUSGATE_BUDGET": "24MiB", "TUSGATE_S3_ENDPOINT": endpoint})
 
 
 async def test_a_crawling_store_slows_clients_down_instead_of_filling_memory(
-    crawling_rig: tuple[Rig, TcpFaultProxy],
+    crawling_rig: Rig, slow_link: TcpFaultProxy
 ) -> None:
     """DF-10, I15: 16 clients push 16 MiB each, ten times what may be held; all of them finish."""
-    rig, link = crawling_rig
+    rig, link = crawling_rig, slow_link
     data = LARGE + LARGE[:MIB]
     uploads = [await begin(rig, data) for _ in range(16)]
     link.bandwidth = MIB  # bytes per second, of each connection

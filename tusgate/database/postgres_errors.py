@@ -33,6 +33,7 @@ _BAD_TEXT: Final = "22"
 """Class of "data exception": a NUL byte or text that the server cannot encode. Lengths and offsets are checked long
 before, so only client texts can have that."""
 _UNIQUE_VIOLATION: Final = "23505"
+_PROTOCOL_VIOLATION: Final = "08P01"
 
 
 def translated(error: Exception) -> TusgateError | None:
@@ -57,6 +58,8 @@ def means_reconnect(error: Exception) -> bool:
 def _from_sqlstate(sqlstate: str, message: str) -> TusgateError | None:
     if sqlstate == _UNIQUE_VIOLATION:
         return Fenced("the row exists already: another request has done this")
+    if sqlstate == _PROTOCOL_VIOLATION and "startup parameter" in message:  # PgBouncer's words
+        return SettingsError(f"{message}: a pooler needs TUSGATE_DATABASE_POOLING=transaction")
     if sqlstate in _UNPREPARED:
         return DatabaseUnavailable(_UNPREPARED[sqlstate])
     if sqlstate[:2] == _BAD_TEXT:

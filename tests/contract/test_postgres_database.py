@@ -329,7 +329,6 @@ class TestSettings:
             assert await connection.fetchval("SHOW application_name") == "mine"
         await pooled.close()
 
-
     async def test_a_pooler_that_nobody_told_us_of_is_a_wrong_setting(
         self, rig: PostgresRig, pgbouncer: PgBouncer
     ) -> None:

@@ -12,7 +12,14 @@ from tests.doubles.faults import Crashed, Faults
 from tests.unit.service.rig import SCOPE, Process, Sender, World, some_bytes
 from tests.virtual_time import run
 from tusgate.core.checksum import Checksum
-from tusgate.core.errors import Finishing, MultipartLost, StoreRefused, StoreUnavailable, UploadGone
+from tusgate.core.errors import (
+    DatabaseUnavailable,
+    Finishing,
+    MultipartLost,
+    StoreRefused,
+    StoreUnavailable,
+    UploadGone,
+)
 from tusgate.core.model import State
 from tusgate.service.completion import LEASE, LONGEST_DELAY
 
@@ -225,6 +232,22 @@ def test_a_dependency_that_is_away_delays_completion_and_does_not_end_it(call: s
             await asyncio.gather(process.jobs.finish_abandoned(), return_exceptions=True)
             await asyncio.sleep(2 * LONGEST_DELAY)
         assert faults.count(call) > 4
+        await assert_complete(world, upload)
+
+    run(finish_it())
+
+
+def test_a_finisher_that_cannot_renew_its_lease_goes_on_when_it_can() -> None:
+    """I20: nobody else may begin before that lease has run out, which takes longer than ten seconds."""
+
+    async def finish_it() -> None:
+        world = World()
+        upload = await sealed(world)
+        faults = Faults()
+        faults.add("complete", DatabaseUnavailable)
+        faults.add("lease_sealed", DatabaseUnavailable, nth=2, times=4)
+        found = await world.process(faults).completion.wait(upload, LEASE)
+        assert found.state is State.COMPLETE
         await assert_complete(world, upload)
 
     run(finish_it())

@@ -181,6 +181,22 @@ def test_a_database_that_stays_away_ends_the_ledger_at_what_is_sure() -> None:
     run(work())
 
 
+def test_a_silent_database_is_asked_once_what_became_of_a_commit() -> None:
+    """DF-24: the client has waited for the commit already."""
+
+    async def work() -> None:
+        world = World()
+        upload = await a_writer(world)
+        faults = Faults(pauses={"get": 4.0})
+        faults.add("commit", DatabaseUnavailable)
+        faults.add("get", DatabaseUnavailable, times=1_000, after=True)
+        with pytest.raises(DatabaseUnavailable):
+            await Ledger(faults.database(world.database), upload, 100, NEVER).add(stored(1))
+        assert faults.count("get") == 1
+
+    run(work())
+
+
 def test_a_lost_answer_of_a_writer_that_was_taken_over_meanwhile_is_fenced() -> None:
     async def work() -> None:
         world = World()

@@ -89,6 +89,25 @@ def test_a_look_waits_for_a_database_that_comes_back(away: int) -> None:
     run(work())
 
 
+def test_a_look_at_a_silent_database_does_not_wait_for_it_again_and_again() -> None:
+    """DF-24: where each try is a long wait of its own, two are enough."""
+
+    async def work() -> None:
+        world = World()
+        faults = Faults()
+        faults.add("get", DatabaseUnavailable, times=1_000, after=True)
+        process = world.process(faults)
+        upload = await process.create(57)
+        for silence, looks in ((4.0, 2), (8.0, 1)):
+            faults.pauses["get"] = silence
+            faults.calls.clear()
+            with pytest.raises(DatabaseUnavailable):
+                await process.uploads.head(SCOPE, upload.id)
+            assert faults.count("get") == looks
+
+    run(work())
+
+
 def test_a_look_gives_up_on_a_database_that_stays_away() -> None:
     async def work() -> None:
         world = World()

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import random
-import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -86,15 +85,14 @@ async def is_refused_without_loss(rig: Rig, upload: Upload, *, head: int = 423) 
         head: what a HEAD gets: 200 where the database can still be read.
     """
     rest = DATA[upload.acknowledged :]
-    started = time.monotonic()
-    answers = await asyncio.gather(
-        rig.client.patch(upload.path, upload.acknowledged, rest),
-        rig.client.post({"Upload-Length": "5", **CT}, b"hello"),
-        rig.client.delete(upload.path),
-        patch_that_waits_to_be_asked(rig, upload.path, upload.acknowledged, len(rest)),
-    )
-    looked = await rig.client.head(upload.path)
-    assert time.monotonic() - started < 2 * SILENCE_SECONDS
+    async with asyncio.timeout(SILENCE_SECONDS):
+        *answers, looked = await asyncio.gather(
+            rig.client.patch(upload.path, upload.acknowledged, rest),
+            rig.client.post({"Upload-Length": "5", **CT}, b"hello"),
+            rig.client.delete(upload.path),
+            patch_that_waits_to_be_asked(rig, upload.path, upload.acknowledged, len(rest)),
+            rig.client.head(upload.path),
+        )
     for answer in answers:
         assert answer.status == 503, answer
         assert 1 <= int(answer.headers["Retry-After"]) <= 10

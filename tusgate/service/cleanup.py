@@ -65,7 +65,7 @@ async def foresee_clean_up(
     database: SurveyedDatabase, expirer: Expirer, limit: int, grace: float
 ) -> AsyncIterator[Outcome]:
     """Tell what the first batch of `clean_up` would do: at most `limit` of each kind. Nothing is changed."""
-    expired, garbage = await database.preview(limit, grace, expirer.judge)
+    expired, garbage = await database.preview(limit, grace, expirer.judging())
     for upload in expired:
         yield _expired(upload)
     for row in garbage:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from tusgate.core.clockwatch import Judge
     from tusgate.core.model import Upload
     from tusgate.ports import Database
 
@@ -62,23 +63,28 @@ class Expirer:
 
     async def run(self) -> list[Upload]:
         """Expire what is due, at most one batch; return it. Raises DatabaseUnavailable."""
-        expired = await self._database.expire(self._batch, self.judge)
+        expired = await self._database.expire(self._batch, self.judging())
         self._watched = self._seen  # only now: a verdict that was not written down must be reached again
         self._tell()
         for upload in expired:
             log.info("upload.expired", upload_id=upload.id, offset=upload.offset)
         return expired
 
-    def judge(self, reading: ClockReading) -> Verdict:
-        """Return what is to be done when the database says `reading`, and remember both."""
-        steady, wall = self._clocks.steady(), self._clocks.wall
-        watched = None
-        if self._watched is not None:
-            moment, then = self._watched
-            watched = Watched(moment, timedelta(seconds=steady - then))
-        self._seen = (reading.now, steady)
-        self.verdict = judge(reading, watched, None if wall is None else wall(), self._pause)
-        return self.verdict
+    def judging(self) -> Judge:
+        """Return what compares the database's clock with ours as they are now. It may be called in any thread."""
+        steady = self._clocks.steady()
+        wall = None if self._clocks.wall is None else self._clocks.wall()
+
+        def compare(reading: ClockReading) -> Verdict:
+            watched = None
+            if self._watched is not None:
+                moment, then = self._watched
+                watched = Watched(moment, timedelta(seconds=steady - then))
+            self._seen = (reading.now, steady)
+            self.verdict = judge(reading, watched, wall, self._pause)
+            return self.verdict
+
+        return compare
 
     def _tell(self) -> None:
         """Log that nothing is expired, at once and every hour."""

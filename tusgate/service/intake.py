@@ -199,10 +199,11 @@ class Intake:
         """Return the next chunk, paid for from the budget.
 
         While memory is short it is paid for in advance, by the size of the last one: what waits in line then has no
-        bytes in hand, so that many blocked connections do not add up to memory outside the budget.
+        bytes in hand, so that many blocked connections do not add up to memory outside the budget. Not where only the
+        end of the body may follow: that needs none, and the cell that waits for it cannot become a piece.
         """
         budget = self._tools.budget
-        paid = self._usual_chunk if budget.is_short else 0
+        paid = self._usual_chunk if budget.is_short and self._arrived < self._limit else 0
         if paid:
             await budget.take(paid)
         size = 0

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.core.uploads import an_upload
-from tusgate.core.errors import InconsistentLength, OffsetMismatch, TooLarge, TusgateError, UploadGone
+from tusgate.core.errors import (
+    AlreadyComplete,
+    InconsistentLength,
+    OffsetMismatch,
+    Overrun,
+    TooLarge,
+    TusgateError,
+    UploadGone,
+    WrongProtocol,
+)
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import (
     GONE,
@@ -20,7 +29,7 @@ from tusgate.core.lifecycle import (
     check_present,
     sources_of,
 )
-from tusgate.core.model import ObjectKey, Part, Piece, State, StoredObject, Upload
+from tusgate.core.model import CreatedVia, ObjectKey, Part, Piece, State, StoredObject, Upload
 
 PAIRS = [(before, after) for before in State for after in State]
 OBJECT = StoredObject(ObjectKey("key"), 100, "etag", 7)
@@ -187,3 +196,64 @@ def test_a_step_carries_its_rows() -> None:
     part, piece = Part(1, 0, 10, "etag", 1), Piece(10, 5, 2, ObjectKey("piece"))
     step = advance(an_upload(), 15, 100, parts=(part,), pieces=(piece,), absorb=(0, 10))
     assert (step.parts, step.pieces, step.absorb, step.stored) == ((part,), (piece,), (0, 10), None)
+
+
+def a_rufh_upload(**changes: object) -> Upload:
+    return an_upload(created_via=CreatedVia.RUFH, **changes)
+
+
+def a_rufh_append(offset: int = 0, size: int | None = None, length: int | None = None, *, ends: bool = False) -> Append:
+    return Append(offset=offset, size=size, length=length, ends=ends, via=CreatedVia.RUFH)
+
+
+@pytest.mark.spec("SH-02")
+@pytest.mark.parametrize("via", CreatedVia)
+def test_bytes_are_taken_in_the_protocol_of_the_creation_only(via: CreatedVia) -> None:
+    for other in CreatedVia:
+        append = Append(offset=9, size=1, length=None, via=other)
+        with pytest.raises(OffsetMismatch if other is via else WrongProtocol):
+            check_append(an_upload(created_via=via), append, None)
+
+
+@pytest.mark.spec("R-APP-10")
+def test_what_has_been_ended_takes_nothing_at_any_offset() -> None:
+    ended = a_rufh_upload(state=State.COMPLETE, offset=100)
+    for offset in (0, 100):
+        with pytest.raises(AlreadyComplete):
+            check_append(ended, a_rufh_append(offset, 0, ends=True), None)
+
+
+@pytest.mark.spec("R-APP-08", "R-CRE-06")
+@pytest.mark.parametrize(
+    ("append", "expected"),
+    [
+        (a_rufh_append(size=101), Overrun),
+        (a_rufh_append(size=101, ends=True), Overrun),
+        (a_rufh_append(size=101, length=101, ends=True), Overrun),
+        (a_rufh_append(size=99, ends=True), InconsistentLength),
+        (a_rufh_append(size=100, length=99, ends=True), InconsistentLength),
+        (a_rufh_append(size=1, length=99), InconsistentLength),
+    ],
+)
+def test_an_overrun_outweighs_that_lengths_do_not_agree(append: Append, expected: type[TusgateError]) -> None:
+    with pytest.raises(expected):
+        check_append(a_rufh_upload(), append, None)
+
+
+@pytest.mark.spec("R-CRE-05", "R-APP-12")
+def test_a_body_that_ends_the_upload_declares_its_length_when_its_size_is_known() -> None:
+    deferred = a_rufh_upload(length=None, offset=10)
+    assert check_append(deferred, a_rufh_append(10, 5, ends=True), None) == 15
+    assert check_append(deferred, a_rufh_append(10, 5), None) is None
+    assert check_append(deferred, a_rufh_append(10, None, ends=True), None) is None
+
+
+@pytest.mark.spec("R-APP-09", "SH-01")
+def test_where_requests_end_uploads_reaching_the_length_seals_nothing() -> None:
+    reached = advance(a_rufh_upload(), 100, 100)
+    ended = advance(a_rufh_upload(), 100, 100, ends=True)
+    early = advance(a_rufh_upload(), 99, 100, ends=True)
+    assert (reached.state, ended.state, early.state) == (State.UPLOADING, State.SEALED, State.UPLOADING)
+    assert a_rufh_upload(offset=100).final_length is None
+    assert a_rufh_upload(offset=100, state=State.SEALED).final_length == 100
+    assert an_upload().final_length == 100

@@ -133,6 +133,17 @@ def test_half_filled_cells_of_fast_clients_do_not_wait_for_each_other_for_ever()
     run(simulate())
 
 
+def test_a_cell_that_lacks_only_the_end_of_the_body_does_not_wait_for_memory_to_see_it() -> None:
+    """I15: it cannot become a piece, so that nobody would ever give the memory that it waits for."""
+
+    async def simulate() -> None:
+        simulation = Simulation(budget=4 * len(CHUNK) + 1, bandwidth=400e6)
+        await simulation.upload(RatedClient(rate=1e6, total=4 * len(CHUNK)), 0)
+        assert simulation.budget.used == simulation.budget.leaving == 0
+
+    run(simulate())
+
+
 @pytest.mark.parametrize("clients", [1, 8, 200])
 def test_memory_stays_within_the_budget_when_the_store_is_slow(clients: int) -> None:
     async def simulate() -> None:

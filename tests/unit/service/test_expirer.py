@@ -9,16 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 from structlog.testing import capture_logs
 
+from tests.contract.database_rig import a_new_upload
 from tests.doubles.database import MemoryDatabase
 from tests.unit.service.rig import LIFETIME, World
 from tests.virtual_time import run
 from tusgate.core.errors import DatabaseUnavailable
 from tusgate.core.model import State
+from tusgate.database.sqlite import SqliteDatabase
 from tusgate.service.expirer import Expirer, OwnClocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
+    from tusgate.core.clockwatch import Judge
     from tusgate.core.model import UploadId
 
 PAUSE = 3600.0
@@ -127,8 +131,8 @@ def test_a_jump_is_not_forgotten_when_it_could_not_be_written_down() -> None:
         here.set_forward = DAY
         expire = here.world.database.expire
 
-        async def judged_in_vain(limit: int, judge: object) -> None:
-            assert expirer.judge(here.world.database._reading()).held
+        async def judged_in_vain(limit: int, judge: Judge) -> None:
+            assert judge(here.world.database._reading()).held
             raise DatabaseUnavailable
 
         here.world.database.expire = judged_in_vain  # type: ignore[method-assign,assignment]  # breaks in the middle
@@ -188,3 +192,11 @@ def test_a_steady_clock_that_sleeps_is_not_needed_where_it_does_not() -> None:
         assert [upload.id for upload in await expirer.run()] == [here.upload_id]
 
     run(work())
+
+
+async def test_a_database_that_works_in_a_thread_judges_by_the_clock_of_the_loop(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path / "tusgate.sqlite3")
+    await database.migrate()
+    upload = await database.create(a_new_upload(lifetime=-1.0))
+    assert [expired.id for expired in await Expirer(database, 10, PAUSE, OwnClocks()).run()] == [upload.id]
+    await database.close()

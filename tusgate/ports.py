@@ -211,7 +211,7 @@ class Body:
     Attributes:
         size: total bytes.
         crc64: CRC64NVME of all of them.
-        pieces: stored pieces to read back first, in order (each has a `key`).
+        pieces: stored pieces to read back first, in order (each has a `key`, and may be a range of that object).
         buffers: the rest, by reference; never copied or joined. Whoever made the body empties the list once the bytes
             are stored: what still refers to the body (an HTTP client's request, until garbage collection) then holds
             no memory.
@@ -253,6 +253,8 @@ class ObjectStore(Protocol):
     limits: PartLimits
     completes_all_parts: bool
     """Whether Complete must list every part that was ever uploaded (Ceph, rclone)."""
+    copies_parts: bool
+    """Whether `copy_part` works at all; else it raises StoreRefused."""
 
     async def check(self) -> None:
         """Raise StoreUnavailable when the bucket cannot be reached or written with these credentials."""
@@ -263,8 +265,17 @@ class ObjectStore(Protocol):
     async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
         """Store a whole object; it appears at `key` at once or not at all. Raises StoreRefused, PieceLost."""
 
-    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
-        """Begin a multipart upload of `key`. Not idempotent, so tried once: each call may make another one."""
+    async def create_multipart(
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+    ) -> MultipartId:
+        """Begin a multipart upload of `key`. Not idempotent, so tried once: each call may make another one.
+
+        Args:
+            key: of the object to be.
+            attributes: of the object to be.
+            with_copies: parts of it may be made by `copy_part`. Many stores do not compute the checksum of a copied
+                part; these then do not check the whole at Complete, but uploaded parts all the same.
+        """
 
     async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
         """Store part `number`, replacing an earlier one; return its ETag (without quotes).
@@ -275,10 +286,41 @@ class ObjectStore(Protocol):
             StoreRefused: the bytes did not arrive intact in three tries.
         """
 
+    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+        """Make part `number` of bytes that the store holds, replacing an earlier one; return its ETag.
+
+        The bytes do not pass through this process. May take minutes. `source` stays as it is.
+
+        Args:
+            key: of the multipart upload.
+            multipart_id: from `create_multipart` with `with_copies`.
+            number: of the part.
+            source: bytes `[skip, skip + size)` of the object at its `key`; at least one byte, at most
+                `limits.max_part_size`.
+
+        Raises:
+            MultipartLost: the store no longer has the multipart upload.
+            PieceLost: the store says that the object at `source.key` is not there, or finds other bytes in it.
+            StoreRefused: it will not copy these bytes, or copied others: `put_part` may still take them.
+        """
+
     async def complete_multipart(
-        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+        self,
+        key: ObjectKey,
+        multipart_id: MultipartId,
+        parts: Sequence[Part],
+        crc64: int,
+        *,
+        with_copies: bool = False,
     ) -> None:
         """Make the object from exactly `parts`. May take minutes. Verify with `find` afterwards, whatever happened.
+
+        Args:
+            key: of the multipart upload.
+            multipart_id: from `create_multipart`.
+            parts: uploaded or copied, in their order.
+            crc64: of the whole.
+            with_copies: as given to `create_multipart`.
 
         Raises:
             MultipartLost: the store does not know it; that is no proof of failure (an answer may have been lost).

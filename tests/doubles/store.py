@@ -16,7 +16,7 @@ from tusgate.service.digest import combined_crc64, crc64_of
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
-    from tusgate.core.model import Part, UploadId
+    from tusgate.core.model import Part, Piece, UploadId
     from tusgate.ports import Attributes, Body, SurveyedStore
 
 READ_BLOCK = 64 * 1024
@@ -59,9 +59,11 @@ class MemoryStore:
         delay: seconds that each write waits besides; by different ones, writes end in another order than they began.
         keep_bytes: False stores sizes only, for simulations that push gigabytes.
         completes_all_parts: refuse a Complete that leaves out an uploaded part.
+        copies_parts: False refuses to copy any.
 
     Attributes:
-        bytes_written: of all bodies, pieces that were read back included.
+        bytes_written: of all bodies, pieces that were read back included, copied parts not.
+        bytes_copied: of all copied parts.
         writes: key and size of each body, in the order of their end; part numbers are not told apart.
     """
 
@@ -73,13 +75,16 @@ class MemoryStore:
         delay: Callable[[], float] | None = None,
         keep_bytes: bool = True,
         completes_all_parts: bool = False,
+        copies_parts: bool = True,
     ) -> None:
         self.limits = limits or PartLimits(min_part_size=1)
         self.completes_all_parts = completes_all_parts
+        self.copies_parts = copies_parts
         self.objects: dict[ObjectKey, _Object] = {}
         self.multiparts: dict[MultipartId, _Multipart] = {}
         self.bytes_written = 0
         self.bytes_read = 0
+        self.bytes_copied = 0
         self.writes: list[tuple[ObjectKey, int]] = []
         self._bandwidth = bandwidth
         self._delay = delay
@@ -103,7 +108,9 @@ class MemoryStore:
         self.objects[key] = _Object(stored, blob.data, attributes)
         return stored
 
-    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
+    async def create_multipart(
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+    ) -> MultipartId:
         self._next += 1
         multipart_id = MultipartId(f"multipart-{self._next}")
         self.multiparts[multipart_id] = _Multipart(key, attributes)
@@ -114,8 +121,24 @@ class MemoryStore:
         self._multipart(key, multipart_id).parts[number] = blob
         return blob.etag
 
+    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+        """Take no time for the bytes: they stay where they are."""
+        if not self.copies_parts:
+            raise StoreRefused("copies are switched off")
+        await self._take_time(0)
+        multipart = self._multipart(key, multipart_id)
+        multipart.parts[number] = blob = _Blob(source.size, source.crc64, self._bytes_of(source))
+        self.bytes_copied += source.size
+        return blob.etag
+
     async def complete_multipart(
-        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+        self,
+        key: ObjectKey,
+        multipart_id: MultipartId,
+        parts: Sequence[Part],
+        crc64: int,
+        *,
+        with_copies: bool = False,
     ) -> None:
         multipart = self._multipart(key, multipart_id)
         self._check_complete(multipart, parts, crc64)
@@ -203,17 +226,21 @@ class MemoryStore:
         return _Blob(body.size, body.crc64, data)
 
     def _read_back(self, body: Body) -> list[bytes]:
-        stored = []
-        for piece in body.pieces:
-            if piece.key is None:
-                raise ValueError("a piece in a body must be an object of the store")
-            found = self.objects.get(piece.key)
-            data = b"" if found is None else found.data
-            if found is None or (len(data), crc64_of([data])) != (piece.size, piece.crc64):
-                raise PieceLost(f"{piece.key} is not what was stored")
-            self.bytes_read += len(data)
-            stored.append(data)
-        return stored
+        self.bytes_read += sum(piece.size for piece in body.pieces)
+        return [self._bytes_of(piece) for piece in body.pieces]
+
+    def _bytes_of(self, piece: Piece) -> bytes:
+        if piece.key is None:
+            raise ValueError("a piece that is read must be an object of the store")
+        found = self.objects.get(piece.key)
+        if found is None:
+            raise PieceLost(f"{piece.key} is gone")
+        if not self._keep_bytes:
+            return b""
+        data = found.data[piece.skip : piece.skip + piece.size]
+        if (len(data), crc64_of([data])) != (piece.size, piece.crc64):
+            raise PieceLost(f"{piece.key} is not what was stored")
+        return data
 
     async def _take_time(self, size: int) -> None:
         loop = asyncio.get_running_loop()

@@ -530,7 +530,7 @@ class TestMultiparts:
         tolerant.complete("key", begun(tolerant, TWO), listing(TWO), Whole(size=8))
 
     async def test_a_part_may_be_copied_from_an_object(self, double: S3Double) -> None:
-        source = bytes(range(256)) * 4
+        source = bytes(range(256)) * 4 * 5 * 1024 + b"more than the smallest that S3 copies ranges of"
         double.buckets["bucket"].put("a source", source, {}, PLAIN)
         where: dict[str, Any] = {"Bucket": "bucket", "Key": "key"}
         async with boto(double) as client:
@@ -544,7 +544,7 @@ class TestMultiparts:
                 "CopySource": "bucket/a source",
             }
             with pytest.raises(ClientError) as refused:
-                await client.upload_part_copy(**copy, CopySourceRange="bytes=0-1024")
+                await client.upload_part_copy(**copy, CopySourceRange=f"bytes=0-{len(source)}")
             part = (await client.upload_part_copy(**copy, CopySourceRange="bytes=10-299"))["CopyPartResult"]
             listed: CompletedPartTypeDef = {
                 "PartNumber": 1,

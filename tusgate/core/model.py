@@ -164,13 +164,21 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Committed bytes that are not yet a part: in an object of their own (`key`) or in the row (`data`)."""
+    """Committed bytes that are not yet a part: in an object (`key`) or in the row (`data`).
+
+    Attributes:
+        start: offset of the first byte in the upload.
+        size, crc64: of these bytes.
+        skip: where they begin within the object at `key`. Pieces of the database have objects of their own, so 0;
+            a body, or a part that is copied, may be made of any range of an object.
+    """
 
     start: int
     size: int
     crc64: int
     key: ObjectKey | None = None
     data: bytes | None = None
+    skip: int = 0
 
     @property
     def end(self) -> int:

@@ -112,27 +112,35 @@ def write_all(descriptor: int, buffers: Sequence[Buffer]) -> None:
                 pending[0] = memoryview(pending[0])[written:]
 
 
-def append_file(source: int, target: int, size: int) -> None:
-    """Append the first `size` bytes of one file to another; by the kernel (or as shared blocks) where it can.
+def append_file(source: int, target: int, size: int, skip: int = 0) -> None:
+    """Append `size` bytes of one file, from byte `skip`, to another; by the kernel (or as shared blocks) where it can.
 
     Raises:
         EOFError: `source` is shorter.
     """
-    done = _append_by_kernel(source, target, size)
+    done = _append_by_kernel(source, target, size, skip)
     while done < size:
-        chunk = os.pread(source, min(COPY_SIZE, size - done), done)
+        chunk = os.pread(source, min(COPY_SIZE, size - done), skip + done)
         if not chunk:
             raise EOFError
         write_all(target, [chunk])
         done += len(chunk)
 
 
-def _append_by_kernel(source: int, target: int, size: int) -> int:
+def read_range(descriptor: int, start: int, size: int) -> Iterator[bytes]:
+    """Yield `size` bytes of a file from byte `start`, fewer where it ends before; its position stays."""
+    end = start + size
+    while start < end and (chunk := os.pread(descriptor, min(COPY_SIZE, end - start), start)):
+        start += len(chunk)
+        yield chunk
+
+
+def _append_by_kernel(source: int, target: int, size: int, skip: int) -> int:
     done = 0
     with suppress(AttributeError):  # not on every system
         while done < size:
             try:
-                copied = os.copy_file_range(source, target, size - done, offset_src=done)
+                copied = os.copy_file_range(source, target, size - done, offset_src=skip + done)
             except OSError as error:
                 if error.errno in _NOT_BY_KERNEL:
                     break

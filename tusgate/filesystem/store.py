@@ -19,6 +19,7 @@ import os
 import re
 import secrets
 import stat
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
@@ -34,6 +35,7 @@ from tusgate.filesystem import durable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from io import FileIO
     from pathlib import Path
 
     from tusgate.core.model import Part, Piece
@@ -84,6 +86,7 @@ class DirectoryStore:
 
     limits = PartLimits(min_part_size=1)
     completes_all_parts = False
+    copies_parts = True
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
@@ -125,8 +128,10 @@ class DirectoryStore:
 
         return await _in_thread(work)
 
-    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
-        """Begin a multipart upload. See the port."""
+    async def create_multipart(
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+    ) -> MultipartId:
+        """Begin a multipart upload; copied parts are checked as uploaded ones are. See the port."""
         self._object_path(key)  # refuses impossible keys before any bytes are uploaded
         manifest = _Manifest(key, attributes.upload_id, attributes.content_type, attributes.content_coding)
         multipart_id = MultipartId(_key_digest(key)[:_KEY_DIGEST_LENGTH] + secrets.token_hex(16))
@@ -147,18 +152,32 @@ class DirectoryStore:
             self._manifest(key, multipart_id)
             with durable.staged(self._staging) as (descriptor, staged):
                 self._write_body(descriptor, body)
-                durable.write_all(descriptor, [body.crc64.to_bytes(CRC_SIZE, "big")])
-                os.fsync(descriptor)
-                try:
-                    durable.publish(staged, self._part_path(multipart_id, number))
-                except FileNotFoundError as error:
-                    raise _lost() from error
-            return _etag(body.crc64, body.size)
+                return self._publish_part(descriptor, staged, multipart_id, number, body)
+
+        return await _in_thread(work)
+
+    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+        """Make one part of a file's bytes: the kernel copies them, and they are read once for their checksum.
+
+        See the port.
+        """
+
+        def work() -> str:
+            self._manifest(key, multipart_id)
+            with durable.staged(self._staging) as (descriptor, staged):
+                self._copy_piece(descriptor, source)
+                return self._publish_part(descriptor, staged, multipart_id, number, source)
 
         return await _in_thread(work)
 
     async def complete_multipart(
-        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+        self,
+        key: ObjectKey,
+        multipart_id: MultipartId,
+        parts: Sequence[Part],
+        crc64: int,
+        *,
+        with_copies: bool = False,
     ) -> None:
         """Make the object by appending the parts' files to one. See the port."""
         path = self._object_path(key)
@@ -317,20 +336,43 @@ class DirectoryStore:
         durable.write_all(descriptor, body.buffers)
 
     def _append_piece(self, descriptor: int, piece: Piece) -> None:
-        if piece.key is None:
-            raise ValueError("a piece in a body must be an object of the store")
         crc64 = size = 0
-        try:
-            source = self._object_path(piece.key).open("rb", buffering=0)
-        except FileNotFoundError as error:
-            raise PieceLost(f"the stored piece at offset {piece.start} is gone") from error
-        with source as file:
-            while chunk := file.read(durable.COPY_SIZE):
+        with self._open_piece(piece) as file:
+            for chunk in durable.read_range(file.fileno(), piece.skip, piece.size):
                 crc64 = crc64nvme(chunk, crc64)
                 size += len(chunk)
                 durable.write_all(descriptor, [chunk])
-        if size != piece.size or crc64 != piece.crc64:
-            raise PieceLost(f"the stored piece at offset {piece.start} came back damaged")
+        _check_piece(piece, size, crc64)
+
+    def _copy_piece(self, descriptor: int, piece: Piece) -> None:
+        """Copy a piece to the beginning of an empty file. Raises PieceLost when other bytes have arrived there."""
+        crc64 = size = 0
+        with self._open_piece(piece) as file, suppress(EOFError):  # the check below finds it too short
+            durable.append_file(file.fileno(), descriptor, piece.size, piece.skip)
+        for chunk in durable.read_range(descriptor, 0, piece.size):
+            crc64 = crc64nvme(chunk, crc64)
+            size += len(chunk)
+        _check_piece(piece, size, crc64)
+
+    def _open_piece(self, piece: Piece) -> FileIO:
+        if piece.key is None:
+            raise ValueError("a piece that is read must be an object of the store")
+        try:
+            return self._object_path(piece.key).open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise PieceLost(f"the stored piece at offset {piece.start} is gone") from error
+
+    def _publish_part(
+        self, descriptor: int, staged: Path, multipart_id: MultipartId, number: int, content: Body | Piece
+    ) -> str:
+        """Give a part, written to `staged`, its name, and return its ETag. Raises MultipartLost."""
+        durable.write_all(descriptor, [content.crc64.to_bytes(CRC_SIZE, "big")])
+        os.fsync(descriptor)
+        try:
+            durable.publish(staged, self._part_path(multipart_id, number))
+        except FileNotFoundError as error:
+            raise _lost() from error
+        return _etag(content.crc64, content.size)
 
     def _append_part(self, descriptor: int, key: str, multipart_id: MultipartId, part: Part) -> None:
         """Append a part's bytes. Raises StoreRefused when it is not the part that the caller means."""
@@ -413,6 +455,11 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 def _lost() -> MultipartLost:
     return MultipartLost("NoSuchUpload: the multipart upload is gone")
+
+
+def _check_piece(piece: Piece, size: int, crc64: int) -> None:
+    if (size, crc64) != (piece.size, piece.crc64):
+        raise PieceLost(f"the stored piece at offset {piece.start} came back damaged")
 
 
 def _check_order(parts: Sequence[Part]) -> None:

@@ -19,7 +19,7 @@ from botocore.parsers import ResponseParserError
 
 from tusgate.core.errors import MultipartLost, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
-from tusgate.s3.errors import ObjectAbsent, Transient, failure
+from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
 from tusgate.s3.wire import DNS_TTL, encode_crc64
@@ -37,13 +37,17 @@ if TYPE_CHECKING:
         HeadObjectOutputTypeDef,
         HeadObjectRequestTypeDef,
         ListObjectsV2RequestTypeDef,
+        UploadPartCopyRequestTypeDef,
     )
 
-    from tusgate.core.model import Part
+    from tusgate.core.model import Part, Piece
     from tusgate.s3.config import S3Config
 
 COMPLETE_TIMEOUT: Final = 900.0
-"""Seconds without a byte of answer to Complete: MinIO and Versity answer when the object is put together."""
+"""Seconds without a byte of answer to Complete, or to a copy: MinIO and Versity answer when all bytes are there."""
+LARGEST_WHOLE_SOURCE: Final = 5 * 1024 * 1024
+"""Bytes of the largest object that S3 copies only as a whole: "you can copy a range only if the source object is
+greater than 5 MB" (UploadPartCopy in the Amazon S3 API reference)."""
 READ_SIZE: Final = 256 * 1024
 """Bytes of an object that are handed on at a time, at most."""
 BULK_DELETE: Final = 1000
@@ -96,7 +100,13 @@ class Control:
         await self._stack.aclose()
 
     async def create_multipart(
-        self, key: str, marker: dict[str, str], content_type: str | None, content_coding: str | None = None
+        self,
+        key: str,
+        marker: dict[str, str],
+        content_type: str | None,
+        content_coding: str | None = None,
+        *,
+        with_copies: bool = False,
     ) -> str:
         """Begin a multipart upload and return its id. Tried once: a try whose answer is lost leaves one behind."""
         client = await self._client()
@@ -109,13 +119,59 @@ class Control:
             request["ContentType"] = content_type
         if content_coding:
             request["ContentEncoding"] = content_coding
-        if self._checksums:
+        if self._checks_whole(with_copies):
             request["ChecksumAlgorithm"] = "CRC64NVME"
             request["ChecksumType"] = "FULL_OBJECT"
         answer = await _translated("CreateMultipartUpload", lambda: client.create_multipart_upload(**request))
         return answer["UploadId"]
 
-    async def complete_multipart(self, key: str, multipart_id: str, parts: Sequence[Part], crc64: int) -> None:
+    def _checks_whole(self, with_copies: bool) -> bool:
+        """Return whether a multipart upload is one with checksums, of its parts and of the whole."""
+        return self._checksums and (self._config.profile.copied_part_checksums or not with_copies)
+
+    async def copy_part(self, key: str, multipart_id: str, number: int, source_key: str, source: Piece) -> str:
+        """Make a part of `source`, with up to three tries, and return its ETag without quotes.
+
+        Raises:
+            ObjectAbsent: NoSuchKey, of the source or (Ceph) of the multipart upload.
+            MultipartLost, StoreRefused, StoreUnavailable: see the port.
+        """
+        client = await self._client(patient=True)
+        request: UploadPartCopyRequestTypeDef = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "UploadId": multipart_id,
+            "PartNumber": number,
+            "CopySource": {"Bucket": self._bucket, "Key": source_key},
+        }
+        if etag_of_all := await self._etag_of_small_object(source_key, source):
+            request["CopySourceIfMatch"] = etag_of_all
+        else:
+            request["CopySourceRange"] = f"bytes={source.skip}-{source.skip + source.size - 1}"
+
+        async def attempt() -> str:
+            answer = await _translated("UploadPartCopy", lambda: client.upload_part_copy(**request))
+            result = answer.get("CopyPartResult", {})
+            etag = result.get("ETag", "").strip('"')
+            if not etag:
+                raise Transient("UploadPartCopy: 200 without an ETag")
+            crc64 = result.get("ChecksumCRC64NVME")
+            if crc64 and crc64 != encode_crc64(source.crc64):
+                raise Damaged("UploadPartCopy: the store copied other bytes")
+            return etag
+
+        return await retried(attempt)
+
+    async def _etag_of_small_object(self, key: str, source: Piece) -> str | None:
+        """Return the ETag of an object that S3 copies only as a whole, if `source` is all of it."""
+        if source.skip or source.size > LARGEST_WHOLE_SOURCE:
+            return None
+        head = await self.head(key)
+        return head["ETag"] if head is not None and head["ContentLength"] == source.size else None
+
+    async def complete_multipart(
+        self, key: str, multipart_id: str, parts: Sequence[Part], crc64: int, *, with_copies: bool = False
+    ) -> None:
         """Complete: sent once, and given 15 minutes without a byte of answer.
 
         Raises:
@@ -123,13 +179,14 @@ class Control:
             StoreUnavailable: the outcome is unknown, also after a 200 that does not name the object.
         """
         client = await self._client(patient=True)
+        checks_whole = self._checks_whole(with_copies)
         request: CompleteMultipartUploadRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": key,
             "UploadId": multipart_id,
-            "MultipartUpload": {"Parts": [self._listed(part) for part in parts]},
+            "MultipartUpload": {"Parts": [_listed(part, checks_whole) for part in parts]},
         }
-        if self._checksums:
+        if checks_whole:
             request["ChecksumCRC64NVME"] = encode_crc64(crc64)
             request["ChecksumType"] = "FULL_OBJECT"
         if self._config.profile.object_size_check:
@@ -141,12 +198,6 @@ class Control:
         # botocore takes an empty answer for a success.
         if not any(name in answer for name in ("ETag", "Key", "Location")):
             raise StoreUnavailable("CompleteMultipartUpload: 200 without a result")
-
-    def _listed(self, part: Part) -> CompletedPartTypeDef:
-        listed: CompletedPartTypeDef = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
-        if self._checksums:
-            listed["ChecksumCRC64NVME"] = encode_crc64(part.crc64)
-        return listed
 
     async def abort_multipart(self, key: str, multipart_id: str) -> None:
         """Abort once. Raises MultipartLost when the store says that there is no such upload."""
@@ -284,7 +335,7 @@ class Control:
                 raise outcome
 
     async def _client(self, *, patient: bool = False) -> S3Client:
-        """Return the client for quick calls, or the one for Complete: its connections may wait for minutes."""
+        """Return the client for quick calls, or the one for Complete and copies: its connections wait for minutes."""
         async with self._opening:
             if self._clients is None:
                 session = get_session()
@@ -321,6 +372,13 @@ class Control:
         entered = await self._stack.enter_async_context(client)
         entered.meta.events.register("before-call.s3", _never_redirect)
         return entered
+
+
+def _listed(part: Part, with_checksum: bool) -> CompletedPartTypeDef:
+    listed: CompletedPartTypeDef = {"PartNumber": part.number, "ETag": f'"{part.etag}"'}
+    if with_checksum:
+        listed["ChecksumCRC64NVME"] = encode_crc64(part.crc64)
+    return listed
 
 
 def _never_redirect(context: dict[str, dict[str, object]], **_: object) -> None:

@@ -29,6 +29,9 @@ _REFUSED: Final = frozenset(
         "NotImplemented",
     }
 )
+_REFUSED_COPIES: Final = frozenset({"InvalidArgument", "InvalidRange", "InvalidRequest"})
+"""What a store answers to an UploadPartCopy of too much, too little, or a range that the source does not have. Nothing
+is lost then: the same bytes may still be uploaded."""
 _DAMAGED: Final = frozenset(
     {
         "BadDigest",
@@ -112,7 +115,7 @@ def failure(operation: str, status: int, code: str, retry_after: str | None = No
         return ObjectAbsent(message)
     if code in _DAMAGED:
         return Damaged(message)
-    if code in _REFUSED:
+    if code in _REFUSED or (code in _REFUSED_COPIES and operation == "UploadPartCopy"):
         return StoreRefused(message)
     if code in _MISCONFIGURED or status in {301, 307, 401, 403}:
         _log.error("store.rejects_us", operation=operation, status=status, s3_code=code)

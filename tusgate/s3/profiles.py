@@ -45,6 +45,8 @@ class Profile:
         completes_all_parts: Complete must list every part ever uploaded.
         reupload_allowed: a part number may be uploaded again with other bytes.
         copy_part: UploadPartCopy works.
+        copied_part_checksums: a multipart upload that was begun with CRC64NVME takes copied parts, with the checksum
+            of the bytes that were copied. MinIO refuses them there, Versity 1.7 notes the checksum of the whole source.
         conditional_put: PutObject honours `If-None-Match: *`.
         repeat_complete: a second Complete of a finished upload answers 200 again.
         bulk_delete: DeleteObjects works with the checksum that botocore sends.
@@ -60,6 +62,7 @@ class Profile:
     completes_all_parts: bool = False
     reupload_allowed: bool = True
     copy_part: bool = False
+    copied_part_checksums: bool = False
     conditional_put: bool = False
     repeat_complete: bool = False
     bulk_delete: bool = False
@@ -73,6 +76,7 @@ _SHIPPED = (
         checksum=ChecksumMode.CRC64NVME,
         object_size_check=True,
         copy_part=True,
+        copied_part_checksums=True,
         conditional_put=True,
         repeat_complete=True,
         bulk_delete=True,

@@ -47,6 +47,7 @@ class S3Store:
         self._wire = Wire(config, self._read_piece)
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
+        self.copies_parts = config.profile.copy_part
 
     async def check(self) -> None:
         """Go through the motions of an upload and throw it away: no object appears, no version is left."""
@@ -75,14 +76,18 @@ class S3Store:
         etag = await self._wire.put("PutObject", self._full(key), body, query={}, headers=headers)
         return StoredObject(key, body.size, etag, body.crc64)
 
-    async def create_multipart(self, key: ObjectKey, attributes: Attributes) -> MultipartId:
+    async def create_multipart(
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+    ) -> MultipartId:
         """Begin a multipart upload. See the port."""
-        marker = {MARKER: str(attributes.upload_id)}
-        return MultipartId(
-            await self._control.create_multipart(
-                self._full(key), marker, attributes.content_type, attributes.content_coding
-            )
+        created = await self._control.create_multipart(
+            self._full(key),
+            {MARKER: str(attributes.upload_id)},
+            attributes.content_type,
+            attributes.content_coding,
+            with_copies=with_copies,
         )
+        return MultipartId(created)
 
     async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
         """Store one part. See the port."""
@@ -99,11 +104,32 @@ class S3Store:
         query = {"partNumber": str(number), "uploadId": multipart_id}
         return await self._wire.put("UploadPart", full_key, body, query=query, headers={})
 
+    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+        """Make one part of what the store holds. See the port."""
+        if source.key is None:
+            raise ValueError("the source of a copied part must be an object of the store")
+        if not self.copies_parts:
+            raise StoreRefused("UploadPartCopy: not to be had with this profile")
+        full = self._full(key)
+        try:
+            return await self._control.copy_part(full, multipart_id, number, self._full(source.key), source)
+        except ObjectAbsent as error:
+            # Ceph says NoSuchKey for a multipart upload, too, and MinIO when both are gone.
+            if not await self._control.multipart_exists(full, multipart_id):
+                raise MultipartLost("UploadPartCopy: the multipart upload is gone") from error
+            raise PieceLost(f"the stored bytes at offset {source.start} are gone") from error
+
     async def complete_multipart(
-        self, key: ObjectKey, multipart_id: MultipartId, parts: Sequence[Part], crc64: int
+        self,
+        key: ObjectKey,
+        multipart_id: MultipartId,
+        parts: Sequence[Part],
+        crc64: int,
+        *,
+        with_copies: bool = False,
     ) -> None:
         """Make the object. Sent once: a second Complete would answer for the first. See the port."""
-        await self._control.complete_multipart(self._full(key), multipart_id, parts, crc64)
+        await self._control.complete_multipart(self._full(key), multipart_id, parts, crc64, with_copies=with_copies)
 
     async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
         """Return the object when it is ours, None when it is surely not there. See the port."""
@@ -186,7 +212,7 @@ class S3Store:
         if piece.key is None:
             raise ValueError("a piece in a body must be an object of the store")
         try:
-            async for chunk in self.read(piece.key, 0, piece.size):
+            async for chunk in self.read(piece.key, piece.skip, piece.size):
                 yield chunk
         except ObjectAbsent as error:
             raise PieceLost(f"the stored piece at offset {piece.start} is gone") from error

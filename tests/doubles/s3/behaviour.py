@@ -30,8 +30,11 @@ class Behaviour:
         takes_parts_again: a part number may be uploaded again (rclone: 501).
         conditional: `If-None-Match: *` is honoured by PutObject and Complete.
         checks_object_size: `x-amz-mp-object-size` is compared at Complete.
-        keeps_alive: Complete sends 200 and white space first, so that its errors stand inside of a 200.
+        keeps_alive: Complete and UploadPartCopy send 200 and white space first: their errors stand inside of a 200.
         gone: error code for a multipart upload that is not there.
+        copies: UploadPartCopy works; False: NotImplemented.
+        checks_copies: computes the checksum of a copied part; False: a multipart upload with checksums takes none.
+        smallest_ranged: bytes that an object must have more than before a range of it is copied.
     """
 
     profile: str
@@ -47,15 +50,19 @@ class Behaviour:
     checks_object_size: bool = True
     keeps_alive: bool = False
     gone: str = "NoSuchUpload"
+    copies: bool = True
+    checks_copies: bool = True
+    smallest_ranged: int = 0
 
 
-AWS = Behaviour(profile="aws", keeps_alive=True)
+AWS = Behaviour(profile="aws", keeps_alive=True, smallest_ranged=5 * MIB)
 MINIO = Behaviour(
     profile="minio",
     repeats_complete=False,
     sweeps_after=24 * HOUR,
     forgets_multiparts=True,
     checks_object_size=False,
+    checks_copies=False,
 )
 R2 = Behaviour(
     profile="r2",
@@ -78,6 +85,7 @@ RCLONE = Behaviour(
     takes_parts_again=False,
     conditional=False,
     checks_object_size=False,
+    copies=False,
 )
 BEHAVIOURS: Mapping[str, Behaviour] = MappingProxyType(
     {behaviour.profile: behaviour for behaviour in (AWS, MINIO, R2, CEPH, RCLONE)}

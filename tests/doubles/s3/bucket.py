@@ -181,16 +181,29 @@ class Bucket:
         multipart.parts[number] = part
         return part
 
-    def copy_part(self, key: str, multipart_id: str, number: int, source: Object, start: int, end: int) -> Blob:
-        """Make bytes `[start, end)` of an object of this or another bucket a part."""
+    def copy_part(
+        self, key: str, multipart_id: str, number: int, source: Object, wanted: tuple[int, int] | None
+    ) -> Blob:
+        """Make bytes `[start, end)`, or all (None), of an object of this or another bucket a part."""
+        if not self._behaviour.copies:
+            raise Refused("NotImplemented", "UploadPartCopy")
         multipart = self.multipart(key, multipart_id)
-        if not 0 <= start < end <= len(source.data):
-            raise Refused("InvalidArgument", f"{source.key} has {len(source.data)} bytes")
-        data = source.data[start:end]
-        sums = (
-            {} if multipart.algorithm is None else {multipart.algorithm: checksums.DIGESTS[multipart.algorithm](data)}
-        )
+        data = source.data if wanted is None else self._range_of(source, *wanted)
+        name = multipart.algorithm
+        if name is not None and not self._behaviour.checks_copies:
+            raise Refused("InvalidArgument", f"checksum missing, want {name}")
+        sums = {} if name is None else {name: checksums.DIGESTS[name](data)}
         return self.put_part(key, multipart_id, number, data, sums)
+
+    def _range_of(self, source: Object, start: int, end: int) -> bytes:
+        size = len(source.data)
+        if end - start > LARGEST_PART:
+            raise Refused("InvalidRequest", f"{end - start} bytes are more than can be copied at once")
+        if not 0 <= start < end <= size:
+            raise Refused("InvalidArgument", f"{source.key} has {size} bytes")
+        if size <= self._behaviour.smallest_ranged:
+            raise Refused("InvalidRequest", f"{source.key} has {size} bytes, too few to copy a range of them")
+        return source.data[start:end]
 
     def abort(self, key: str, multipart_id: str) -> None:
         """Throw a multipart upload away."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote_plus
 
 from tests.doubles.s3 import checksums, xml
 from tests.doubles.s3.bucket import Attributes, Bucket, ListedPart, Whole, check_number
@@ -276,18 +276,21 @@ class Account:
         return Told(headers={"ETag": _quoted(part.etag), **_shown(shown, None)})
 
     def _copy_part(self, asked: Asked) -> Told:
-        name, _, key = unquote(asked.headers["x-amz-copy-source"]).lstrip("/").partition("/")
+        address = asked.headers["x-amz-copy-source"]
+        if "?" in address:
+            raise Refused("InvalidArgument", "there are no versions here")
+        name, _, key = unquote_plus(address).lstrip("/").partition("/")
         source = self._bucket(Asked("", name, "", {}, {})).get(key)
         if asked.headers.get("x-amz-copy-source-if-match", _quoted(source.etag)).strip('"') != source.etag:
             raise Refused("PreconditionFailed", "the source is another object")
-        start, end = 0, len(source.data)
+        wanted = None
         if "x-amz-copy-source-range" in asked.headers:
             first, last = _ends(asked.headers["x-amz-copy-source-range"])
             if first is None or last is None:
                 raise Refused("InvalidArgument", "x-amz-copy-source-range needs both ends")
-            start, end = first, last + 1
+            wanted = first, last + 1
         bucket, number = self._bucket(asked), asked.number("partNumber", 0)
-        part = bucket.copy_part(asked.key, asked.query["uploadId"], number, source, start, end)
+        part = bucket.copy_part(asked.key, asked.query["uploadId"], number, source, wanted)
         return _document(
             "CopyPartResult", [("ETag", _quoted(part.etag)), ("LastModified", _iso(self._now())), *_sums_of(part)]
         )

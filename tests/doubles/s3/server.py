@@ -43,8 +43,10 @@ LONGEST_REFUSED = 64 << 20
 """Bytes of a refused request that are read before it is answered."""
 KEEP_ALIVE = b"  \n" * 8
 """White space that a Complete sends before its result."""
+_TAKE_LONG = frozenset({"CompleteMultipartUpload", "UploadPartCopy"})
+"""Operations that begin to answer before they are done."""
 _IN_A_200 = frozenset({"InternalError", "InvalidPart", "InvalidPartOrder", "EntityTooSmall", "BadDigest"})
-"""Errors that a Complete finds out when it has begun to answer."""
+"""Errors that they find out when they have begun to answer."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +258,8 @@ class S3Double:
             told = self._complete(asked) if completes else self._account.do(asked)
         except Refused as refusal:
             code, told = refusal.code, _told(refusal)
-        in_a_200 = completes and self.behaviour.keeps_alive and (not code or code in _IN_A_200)
+        takes_long = call.kind in _TAKE_LONG
+        in_a_200 = takes_long and self.behaviour.keeps_alive and (not code or code in _IN_A_200)
         status = 200 if in_a_200 else told.status
         etag = told.headers.get("ETag", "").strip('"')
         self.history.append(Served(call, len(body), status, code, etag))

@@ -188,8 +188,8 @@ SLOW_STORIES: dict[str, Story] = {
 AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
 NEVER = ("read", "copy-part")
-"""No request and no job takes these steps: stores read pieces back inside of their other steps, and no upload is made of
-other objects so far."""
+"""No request and no job takes these steps: stores read pieces back inside of their other steps, and no upload is made
+of other objects so far."""
 IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NEVER)]
 
 

@@ -27,7 +27,7 @@ from botocore.exceptions import ConnectionError as BotoConnectionError
 from yarl import URL
 
 from tests.doubles.s3.behaviour import AWS, CEPH, HOUR, MINIO, R2, RCLONE, Behaviour
-from tests.doubles.s3.bucket import Attributes, Bucket, ListedPart, Whole
+from tests.doubles.s3.bucket import LARGEST_PART, Attributes, Bucket, ListedPart, Whole
 from tests.doubles.s3.checksums import COMPOSITE, DIGESTS, FULL_OBJECT, encoded
 from tests.doubles.s3.errors import Refused
 from tests.doubles.s3.server import KEEP_ALIVE, S3Double
@@ -558,6 +558,83 @@ class TestMultiparts:
         assert refusal(refused) == "InvalidArgument"
         assert double.buckets["bucket"].get("key").data == source[10:300]
         assert double.count("UploadPartCopy") == 2
+
+    def test_not_every_copy_is_made(self) -> None:
+        bucket = bucket_of(smallest_ranged=10)
+        small, large = (bucket.put(f"{size} bytes", bytes(size), {}, PLAIN) for size in (10, 11))
+        multipart_id = begun(bucket, {})
+        bucket.copy_part("key", multipart_id, 1, small, None)
+        bucket.copy_part("key", multipart_id, 2, large, (0, 1))
+
+        with pytest.raises(Refused, match=r"InvalidRequest.*too few"):
+            bucket.copy_part("key", multipart_id, 1, small, (0, 10))
+        with pytest.raises(Refused, match=r"InvalidRequest.*more than can be copied"):
+            bucket.copy_part("key", multipart_id, 1, large, (0, LARGEST_PART + 1))
+        for wanted in ((0, 12), (0, LARGEST_PART), (11, 12), (5, 5), (7, 5)):
+            with pytest.raises(Refused, match="InvalidArgument"):
+                bucket.copy_part("key", multipart_id, 1, large, wanted)
+        with pytest.raises(Refused, match="InvalidArgument"):
+            bucket.copy_part("key", multipart_id, 10_001, large, None)
+        with pytest.raises(Refused, match="NoSuchUpload"):
+            bucket.copy_part("other", multipart_id, 1, large, None)
+
+        sizes = {number: len(part.data) for number, part in bucket.multipart("key", multipart_id).parts.items()}
+        assert sizes == {1: 10, 2: 1}
+
+    def test_a_copied_part_that_is_too_small_is_noticed_when_the_object_is_made(self) -> None:
+        bucket = bucket_of()
+        multipart_id = begun(bucket, {2: b"abcd"})
+        part = bucket.copy_part("key", multipart_id, 1, bucket.put("source", b"ab", {}, PLAIN), None)
+
+        with pytest.raises(Refused, match="EntityTooSmall"):
+            bucket.complete("key", multipart_id, [ListedPart(1, part.etag), *listing({2: b"abcd"})], Whole())
+
+    @pytest.mark.parametrize(("behaviour", "algorithm"), [(AWS, "crc64nvme"), (AWS, None), (MINIO, None)])
+    def test_a_copied_part_has_the_checksum_of_the_copied_bytes(
+        self, behaviour: Behaviour, algorithm: str | None
+    ) -> None:
+        bucket = bucket_of(behaviour, smallest_ranged=0)
+        source = bucket.put("source", b"abcdef", {}, PLAIN)
+
+        part = bucket.copy_part("key", begun(bucket, {}, algorithm), 1, source, (1, 3))
+
+        assert part.data == b"bc"
+        assert part.sums == ({} if algorithm is None else {algorithm: DIGESTS[algorithm](b"bc")})
+
+    @pytest.mark.parametrize(
+        ("behaviour", "algorithm", "code"),
+        [(MINIO, "crc64nvme", "InvalidArgument"), (RCLONE, None, "NotImplemented")],
+    )
+    def test_not_every_vendor_copies(self, behaviour: Behaviour, algorithm: str | None, code: str) -> None:
+        bucket = bucket_of(behaviour)
+        source = bucket.put("source", b"abcdef", {}, PLAIN)
+
+        with pytest.raises(Refused, match=code):
+            bucket.copy_part("key", begun(bucket, {}, algorithm), 1, source, (1, 3))
+
+    @pytest.mark.parametrize(
+        ("address", "code"),
+        [
+            ("bucket/a%20b", ""),
+            ("/bucket/a+b", ""),
+            ("bucket/a%2Bb", "NoSuchKey"),
+            ("bucket/a+b?versionId=1", "InvalidArgument"),
+            ("nowhere/a+b", "NoSuchBucket"),
+        ],
+    )
+    async def test_the_source_of_a_copy_is_decoded(self, double: S3Double, address: str, code: str) -> None:
+        double.buckets["bucket"].put("a b", b"abcdef", {}, PLAIN)
+        multipart_id = begun(double.buckets["bucket"], {})
+        sent = Sent(
+            double,
+            query=f"partNumber=1&uploadId={multipart_id}",
+            headers={"x-amz-copy-source": address},
+            body=b"",
+        )
+
+        assert (await sent.send())[1] == code
+        parts = double.buckets["bucket"].multiparts[multipart_id].parts
+        assert [part.data for part in parts.values()] == ([] if code else [b"abcdef"])
 
 
 class TestChecksumsOfObjects:

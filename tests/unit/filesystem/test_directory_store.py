@@ -236,7 +236,10 @@ def test_files_are_appended_whether_or_not_the_kernel_can_copy(
     with durable.staged(tmp_path) as (descriptor, path), source.open("rb") as file:
         durable.append_file(file.fileno(), descriptor, 2_500_000)
         durable.append_file(file.fileno(), descriptor, 7)
+        durable.append_file(file.fileno(), descriptor, 1_999_995, skip=1_000_003)
 
-        assert path.read_bytes() == source.read_bytes()[:2_500_000] + source.read_bytes()[:7]
-        with pytest.raises(EOFError):
-            durable.append_file(file.fileno(), descriptor, 3_000_001)
+        data = source.read_bytes()
+        assert path.read_bytes() == data[:2_500_000] + data[:7] + data[1_000_003:2_999_998]
+        for size, skip in ((3_000_001, 0), (1, 3_000_000)):
+            with pytest.raises(EOFError):
+                durable.append_file(file.fileno(), descriptor, size, skip)

@@ -53,3 +53,8 @@ def test_only_profiles_that_allow_it_leave_parts_out() -> None:
 
     assert listing_all == {"ceph", "rclone"}
     assert PROFILES["r2"].limits.equal_parts
+
+
+def test_copied_parts_are_taken_with_checksums_only_where_that_is_known_to_work() -> None:
+    assert {name for name, profile in PROFILES.items() if profile.copied_part_checksums} == {"aws"}
+    assert {name for name, profile in PROFILES.items() if not profile.copy_part} == {"gcs", "rclone", "generic"}

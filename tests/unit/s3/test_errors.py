@@ -40,8 +40,22 @@ def test_an_answer_means(status: int, code: str, kind: type[TusgateError]) -> No
     assert type(failure("UploadPart", status, code)) is kind
 
 
-def test_a_missing_object_is_absent() -> None:
-    assert type(failure("GetObject", 404, "NoSuchKey")) is ObjectAbsent
+@pytest.mark.parametrize("operation", ["GetObject", "UploadPartCopy"])
+def test_a_missing_object_is_absent(operation: str) -> None:
+    assert type(failure(operation, 404, "NoSuchKey")) is ObjectAbsent
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "InvalidArgument"), (416, "InvalidRange"), (400, "InvalidRequest"), (501, "NotImplemented")],
+)
+def test_what_cannot_be_copied_is_refused_but_no_other_request_for_that_reason(status: int, code: str) -> None:
+    assert type(failure("UploadPartCopy", status, code)) is StoreRefused
+    assert type(failure("UploadPart", status, code)) is (StoreRefused if code == "NotImplemented" else Transient)
+
+
+def test_a_precondition_of_a_copy_that_failed_is_worth_another_look() -> None:
+    assert type(failure("UploadPartCopy", 412, "PreconditionFailed")) is Transient
 
 
 @pytest.mark.parametrize(

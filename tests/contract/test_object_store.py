@@ -7,7 +7,7 @@ import dataclasses
 import random
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from awscrt.checksums import crc64nvme
@@ -70,7 +70,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield made
 
 
-def s3_store(server: S3Server, bucket: str, profile: str) -> S3Store:
+def s3_store(server: S3Server, bucket: str, profile: str, **changes: Any) -> S3Store:
     return S3Store(
         S3Config(
             endpoint=server.endpoint,
@@ -79,7 +79,7 @@ def s3_store(server: S3Server, bucket: str, profile: str) -> S3Store:
             prefix="uploads/",
             access_key=server.access_key,
             secret_key=server.secret_key,
-            profile=dataclasses.replace(PROFILES[profile], path_style=True),  # a port has no names below it
+            profile=dataclasses.replace(PROFILES[profile], path_style=True, **changes),  # a port has no names below it
         )
     )
 

@@ -36,6 +36,7 @@ from tusgate.s3.retry import TRIES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tests.servers.s3 import S3Server
     from tusgate.ports import SurveyedStore
 
 __all__ = ["alone", "place", "rig", "store"]
@@ -319,6 +320,25 @@ async def test_where_copied_parts_cannot_be_checked_the_object_shows_the_checksu
     found = await store.find(KEY, OURS.upload_id)
     assert found is not None
     assert (found.size, found.crc64) == (6 * MIB + 3, right if shows else -1)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("name", ["minio", "versity"])
+async def test_a_profile_that_promises_too_much_of_copied_parts_makes_no_wrong_object(
+    request: pytest.FixtureRequest, name: str
+) -> None:
+    """I3: MinIO takes no copies where there are checksums, Versity tells the one of the whole source."""
+    server: S3Server = request.getfixturevalue(name)
+    bucket: str = request.getfixturevalue("bucket" if name == "minio" else "versity_bucket")
+    store = s3_store(server, bucket, name, copied_part_checksums=True)
+    data = some_bytes(6 * MIB)
+    await stored_source(store, data)
+
+    with pytest.raises(StoreRefused):
+        await put_together(store, KEY, [span(data, 5, 6 * MIB)])
+
+    assert await store.find(KEY, OURS.upload_id) is None
+    await store.close()
 
 
 async def test_a_body_may_be_made_of_ranges_of_objects(store: SurveyedStore) -> None:

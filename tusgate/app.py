@@ -302,6 +302,7 @@ def _web_config(settings: Settings) -> WebConfig:
     return WebConfig(
         base_path=settings.base_path,
         public_url=settings.public_url,
+        public_aliases=settings.public_aliases,
         cors_origins=settings.cors_origins,
         cors_headers=settings.cors_headers,
         trusted_proxies=settings.trusted_proxies,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
 
     from tusgate.core.clockwatch import Judge
-    from tusgate.core.grid import PartLimits
+    from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -59,6 +59,53 @@ class Database(Protocol):
 
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """Insert an upload at offset 0 in state UPLOADING, and write `intents`, in one commit."""
+
+    async def create_partial(
+        self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
+    ) -> Upload:
+        """Insert a partial that wishes to lie in the multipart upload of the open group `name`, in one commit.
+
+        Args:
+            new: the partial, as it is inserted when there is no place for it.
+            group: inserted when there is no open group of this name and owner.
+            name: how the client calls the group.
+            place: given the grids of all partials that the group ever had, returns that of the new one, or None. May
+                be called in another thread. In place, a partial has this grid and the object key of the group.
+        """
+
+    async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
+        """Insert a SEALED final of `sources`, in one commit. Compare-and-set on the state and offset of each.
+
+        The sources live at least `final.lifetime` seconds from now on.
+
+        Args:
+            final: with `parts`, it takes over the row and the multipart upload of the open group with its id;
+                partials of the group that are no sources end.
+            sources: in order, repeats allowed.
+            parts: in the group's multipart upload, all that the final is made of.
+
+        Raises:
+            Fenced: a source has changed, or the group is no longer open: look again.
+        """
+
+    async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+        """Seal an open group, so that it becomes an object of `parts`; other partials than `members` end.
+
+        Raises:
+            Fenced: it is no longer open, or one of `members` has changed.
+        """
+
+    async def sources(self, final: Upload) -> list[Upload]:
+        """Return what `final` is made of, in order, as committed now."""
+
+    async def members(self, group: Upload) -> list[Upload]:
+        """Return the UPLOADING partials that lie in the multipart upload of `group`, oldest first."""
+
+    async def find_final(self, final: NewUpload, first: UploadId) -> Upload | None:
+        """Return a final with the Upload-Concat and metadata of `final`, whose first source is `first`, if any.
+
+        SEALED or COMPLETE. That is how a client that has missed its answer gets it when it asks again.
+        """
 
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound."""
@@ -119,14 +166,19 @@ class Database(Protocol):
     async def fail(self, upload: Upload, reason: str) -> Upload:
         """Move an UPLOADING or SEALED upload to FAILED; pieces and the multipart upload become garbage.
 
+        Partials that lie in its multipart upload fail with it.
+
         Raises Fenced when the upload is in another state.
         """
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Move any upload that is not terminated or expired to TERMINATED; everything it stored becomes garbage.
 
+        A final in whose object partials lie becomes their group (again), and expires after the last of them.
+
         Raises:
             UploadNotFound: unknown.
+            StillNeeded: an unfinished final is made of it.
             UploadGone: terminated or expired before.
         """
 
@@ -144,6 +196,8 @@ class Database(Protocol):
 
     async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
         """Move up to `limit` UPLOADING uploads past their expiry to EXPIRED; what they stored becomes garbage.
+
+        COMPLETE partials, too, unless an unfinished final is made of them; groups only once all partials have ended.
 
         First `judge` sees the clock, within the step: unless it says to go on, its verdict is kept for all processes
         and nothing is expired. The object at an upload's own key is not made garbage: unless an intent names it, no

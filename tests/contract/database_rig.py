@@ -20,6 +20,7 @@ from tusgate.core.model import (
     ObjectKey,
     Part,
     Piece,
+    Role,
     Scope,
     State,
     Step,
@@ -222,6 +223,11 @@ def a_new_upload(**changes: Any) -> NewUpload:
         lifetime=LIFETIME,
     )
     return replace(new, **changes)
+
+
+def a_final(**changes: Any) -> NewUpload:
+    """Return a request by Alice for a final of 20 MiB."""
+    return a_new_upload(**{"role": Role.FINAL, "concat": "final;/files/a /files/b", **changes})
 
 
 def a_step(end: int, **changes: Any) -> Step:

@@ -14,14 +14,15 @@ import pytest
 
 import tusgate.database
 import tusgate.ports
+from tests.contract.conftest import SQL_DATABASES
 from tests.contract.database_rig import (
     CELL,
     LIFETIME,
     STRANGERS,
-    MemoryRig,
     PostgresRig,
     SqliteRig,
     a_complete_upload,
+    a_final,
     a_new_upload,
     a_part,
     a_piece,
@@ -48,7 +49,7 @@ from tusgate.core.model import Intent, MultipartId, ObjectKey, Part, Piece, Stat
 from tusgate.database.postgres import _queries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from typing import Any
 
     from tests.contract.database_rig import Rig, SqlRig
@@ -58,52 +59,6 @@ if TYPE_CHECKING:
 BIGGEST_CRC = (1 << 64) - 1
 GRACE = 600.0
 MIGRATIONS = sorted(file.stem for file in Path("migrations/sqlite").glob("*.sql"))
-
-
-SQL_DATABASES = [
-    "sqlite",
-    pytest.param("postgres", marks=pytest.mark.servers),
-    pytest.param("pgbouncer", marks=pytest.mark.servers),
-]
-
-
-@pytest.fixture(params=["memory", *SQL_DATABASES])
-async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
-    rig: Rig
-    match request.param:
-        case "memory":
-            rig = MemoryRig()
-        case "sqlite":
-            rig = SqliteRig(tmp_path)
-        case "pgbouncer":
-            pooler = request.getfixturevalue("pgbouncer")
-            rig = PostgresRig(request.getfixturevalue("database_url"), pooler)
-        case _:
-            rig = PostgresRig(request.getfixturevalue("database_url"))
-    await rig.database.migrate()
-    yield rig
-    await rig.close()
-
-
-@pytest.fixture
-def database(rig: Rig) -> Database:
-    return rig.database
-
-
-@pytest.fixture
-async def postgres_rig(database_url: str) -> AsyncIterator[PostgresRig]:
-    rig = PostgresRig(database_url)
-    await rig.database.migrate()
-    yield rig
-    await rig.close()
-
-
-@pytest.fixture
-async def sqlite_rig(tmp_path: Path) -> AsyncIterator[SqliteRig]:
-    rig = SqliteRig(tmp_path)
-    await rig.database.migrate()
-    yield rig
-    await rig.close()
 
 
 class TestMigrations:
@@ -245,6 +200,10 @@ class TestOwnership:
         "parts": lambda database, upload: database.parts(upload),
         "pieces": lambda database, upload: database.pieces(upload),
         "absorb": lambda database, upload: database.absorb(upload, [a_part(3, 4 * MIB)]),
+        "concatenate": lambda database, upload: database.concatenate(a_final(scope=upload.scope), [upload]),
+        "gather": lambda database, upload: database.gather(upload, [upload], [a_part(1)]),
+        "sources": lambda database, upload: database.sources(upload),
+        "members": lambda database, upload: database.members(upload),
         "complete": lambda database, upload: database.complete(upload, an_object(upload)),
         "fail": lambda database, upload: database.fail(upload, "stolen"),
         "terminate": lambda database, upload: database.terminate(upload.scope, upload.id),
@@ -268,7 +227,7 @@ class TestOwnership:
 
     def test_every_public_call_about_an_upload_is_in_this_table(self) -> None:
         system = {"migrate", "check", "close", "create", "claim_sealed", "expire", "due_garbage", "drop_garbage"}
-        system |= {"postpone_garbage", "listen"}
+        system |= {"postpone_garbage", "listen", "create_partial", "find_final"}
         calls = {name for name in vars(tusgate.ports.Database) if not name.startswith("_")}
         assert calls - system == {name.split()[0] for name in self.CALLS}
 

@@ -8,14 +8,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
-from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, UploadGone, UploadNotFound
-from tusgate.core.lifecycle import check_present, sources_of
-from tusgate.core.model import Garbage, State, StoreName, Upload
+from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, StillNeeded, UploadGone, UploadNotFound
+from tusgate.core.lifecycle import LEFT_OUT, check_alive, sources_of
+from tusgate.core.model import Garbage, Role, State, StoreName, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.grid import Grid
     from tusgate.core.model import (
         Intent,
         MultipartId,
@@ -55,6 +56,8 @@ class _Row:
     changed: float = 0.0
     finisher: str | None = None
     finish_until: float = 0.0
+    sources: list[UploadId] = field(default_factory=list)
+    group_name: str | None = None
 
 
 @dataclass
@@ -97,9 +100,9 @@ class MemoryDatabase:
             id=new.id,
             scope=new.scope,
             created_via=new.created_via,
-            state=State.UPLOADING,
+            state=State.SEALED if new.role is Role.FINAL else State.UPLOADING,
             length=new.length,
-            offset=0,
+            offset=(new.length or 0) if new.role is Role.FINAL else 0,
             grid=new.grid,
             epoch=new.epoch,
             metadata=new.metadata,
@@ -116,10 +119,99 @@ class MemoryDatabase:
             updated_at=now,
             completed_at=None,
             expires_at=self._expiry(now, new.lifetime, new.max_age),
+            role=new.role,
+            concat=new.concat,
+            group=new.group,
         )
         row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
         self._announce(row, intents)
         return row.upload
+
+    async def create_partial(
+        self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
+    ) -> Upload:
+        opened = self._open_group(group, name)
+        if opened is None:
+            opened = self._rows[(await self.create(group)).id]
+            opened.group_name = name
+        grid = place([row.upload.grid for row in self._rows.values() if row.upload.group == opened.upload.id])
+        lives_until = self._expiry(self._now(), group.lifetime, group.max_age)
+        if opened.upload.expires_at is not None and lives_until is not None:
+            opened.upload = replace(opened.upload, expires_at=max(opened.upload.expires_at, lives_until))
+        if grid is not None:
+            new = replace(new, grid=grid, group=opened.upload.id, object_key=opened.upload.object_key)
+        return await self.create(new)
+
+    def _open_group(self, group: NewUpload, name: str) -> _Row | None:
+        found = (row for row in self._rows.values() if row.upload.scope == group.scope and row.group_name == name)
+        return next((row for row in found if row.upload.state is State.UPLOADING), None)
+
+    async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
+        self._check_unchanged(sources)
+        if parts:
+            row = self._seal_group(self._find(final.scope, final.id), sources, parts)
+            self._change(
+                row,
+                role=final.role,
+                concat=final.concat,
+                metadata=final.metadata,
+                filename=final.filename,
+                content_type=final.content_type,
+                created_at=self._now(),
+                expires_at=None,
+            )
+        else:
+            row = self._rows[(await self.create(replace(final, lifetime=None, max_age=None))).id]
+        row.sources = [source.id for source in sources]
+        lives_until = self._expiry(self._now(), final.lifetime, None)
+        for source in map(self._rows.__getitem__, row.sources):
+            if source.upload.expires_at is not None and lives_until is not None:
+                source.upload = replace(source.upload, expires_at=max(source.upload.expires_at, lives_until))
+        return row.upload
+
+    async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+        self._check_unchanged(members)
+        return self._seal_group(self._find(group.scope, group.id), members, parts).upload
+
+    def _check_unchanged(self, expected: Sequence[Upload]) -> None:
+        for upload in expected:
+            found = self._find(upload.scope, upload.id).upload
+            if (found.state, found.offset, found.group) != (upload.state, upload.offset, upload.group):
+                raise _fenced_by(found)
+
+    def _seal_group(self, row: _Row, kept: Sequence[Upload], parts: Sequence[Part]) -> _Row:
+        if row.upload.role is not Role.GROUP or row.upload.state is not State.UPLOADING:
+            raise _fenced_by(row.upload)
+        total = sum(part.size for part in parts)
+        row.parts = {part.number: part for part in parts}
+        row.group_name = None
+        self._change(row, state=State.SEALED, offset=total, length=total)
+        names = {upload.id for upload in kept}
+        for member in self._members(row.upload):
+            if member.upload.id not in names:
+                self._drop_pieces(member)
+                self._change(member, state=State.TERMINATED, reason=LEFT_OUT, expires_at=None)
+        return row
+
+    def _members(self, group: Upload) -> list[_Row]:
+        return [
+            row for row in self._rows.values() if row.upload.group == group.id and row.upload.state is State.UPLOADING
+        ]
+
+    async def sources(self, final: Upload) -> list[Upload]:
+        return [self._rows[source].upload for source in self._find(final.scope, final.id).sources]
+
+    async def members(self, group: Upload) -> list[Upload]:
+        return [row.upload for row in self._members(self._find(group.scope, group.id).upload)]
+
+    async def find_final(self, final: NewUpload, first: UploadId) -> Upload | None:
+        for row in self._rows.values():
+            found = row.upload
+            is_alike = (found.scope, found.concat, found.metadata) == (final.scope, final.concat, final.metadata)
+            is_there = found.role is Role.FINAL and found.state in {State.SEALED, State.COMPLETE}
+            if is_alike and is_there and row.sources[0] == first:
+                return found
+        return None
 
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         return self._find(scope, upload_id).upload
@@ -175,7 +267,7 @@ class MemoryDatabase:
         self._change(row, offset=step.end, length=step.length, multipart_id=None)
         if before.multipart_id is not None:
             self._discard_multipart(row, before.multipart_id)
-        return self._finish(row, stored)
+        return self._finish(row, stored, step)
 
     async def parts(self, upload: Upload) -> list[Part]:
         return [part for _, part in sorted(self._find(upload.scope, upload.id).parts.items())]
@@ -197,7 +289,7 @@ class MemoryDatabase:
         found = self._find(upload.scope, upload.id).upload
         if found.state is State.COMPLETE:
             return found
-        check_present(found)
+        check_alive(found)
         return self._finish(self._expected(upload, State.SEALED, at_offset=True), stored)
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
@@ -206,15 +298,41 @@ class MemoryDatabase:
             raise _fenced_by(row.upload)
         self._discard_contents(row, with_object=False)
         self._change(row, state=State.FAILED, reason=reason, expires_at=None)
+        self._end_members(row, reason=reason)
         return row.upload
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
         row = self._find(scope, upload_id)
         if row.upload.state not in sources_of(State.TERMINATED):
             raise UploadGone(row.upload.state, row.upload.reason)
-        self._discard_contents(row, with_object=row.upload.state is not State.FAILED)
+        if row.upload.role is Role.GROUP:
+            raise UploadGone(State.TERMINATED)
+        if self._is_needed(row):
+            raise StillNeeded
+        if row.upload.role is Role.FINAL and self._members(row.upload):
+            self._change(row, role=Role.GROUP, concat=None, metadata=None, filename=None, expires_at=self._now())
+            return row.upload
+        has_object = row.upload.state is not State.FAILED and row.upload.group is None
+        self._discard_contents(row, with_object=has_object)
         self._change(row, state=State.TERMINATED, expires_at=None)
+        self._end_members(row)
         return row.upload
+
+    def _end_members(self, row: _Row, **changes: object) -> None:
+        for member in self._members(row.upload):
+            self._drop_pieces(member)
+            self._change(member, state=row.upload.state, expires_at=None, **changes)
+
+    def _is_needed(self, row: _Row) -> bool:
+        """Return whether an unfinished final is made of this upload."""
+        return any(
+            row.upload.id in final.sources for final in self._rows.values() if final.upload.state is State.SEALED
+        )
+
+    def _may_expire(self, row: _Row) -> bool:
+        if row.upload.role is Role.GROUP:
+            return not self._members(row.upload)
+        return row.upload.role is not Role.PARTIAL or not self._is_needed(row)
 
     async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
         now = self._clock()
@@ -247,11 +365,14 @@ class MemoryDatabase:
         due = [
             (row.upload.expires_at, row)
             for row in self._rows.values()
-            if row.upload.state is State.UPLOADING and row.upload.expires_at and row.upload.expires_at <= now
+            if row.upload.state in {State.UPLOADING, State.COMPLETE}
+            and row.upload.expires_at
+            and row.upload.expires_at <= now
+            and self._may_expire(row)
         ]
         expired = [row for _, row in sorted(due, key=lambda entry: entry[0])[:limit]]
         for row in expired:
-            self._discard_contents(row, with_object=False)
+            self._discard_contents(row, with_object=row.upload.state is State.COMPLETE)
             self._change(row, state=State.EXPIRED)
         return [row.upload for row in expired]
 
@@ -336,7 +457,7 @@ class MemoryDatabase:
             last_run=self._tables.last_run,
             waits_until=verdict.waits_until,
             held=verdict.held,
-            at_stake=any(upload.state is State.UPLOADING and upload.expires_at for upload in states),
+            at_stake=any(upload.state in {State.UPLOADING, State.COMPLETE} and upload.expires_at for upload in states),
         )
 
     def _now(self) -> datetime:
@@ -348,7 +469,7 @@ class MemoryDatabase:
         return min(ends, default=None)
 
     def _next_expiry(self, row: _Row, step: Step) -> datetime | None:
-        if step.state is not State.UPLOADING:
+        if step.state is not State.UPLOADING and row.upload.role is not Role.PARTIAL:
             return None
         return self._expiry(row.upload.created_at, step.lifetime, step.max_age)
 
@@ -377,8 +498,10 @@ class MemoryDatabase:
         if attempt is not None:
             row.upload = replace(row.upload, put_attempts=attempt)
 
-    def _finish(self, row: _Row, stored: StoredObject) -> Upload:
+    def _finish(self, row: _Row, stored: StoredObject, step: Step | None = None) -> Upload:
         row.finisher, row.finish_until = None, 0.0
+        keeps_expiring = row.upload.role in {Role.PARTIAL, Role.GROUP}
+        anew = None if step is None else self._next_expiry(row, step)
         self._change(
             row,
             state=State.COMPLETE,
@@ -386,7 +509,7 @@ class MemoryDatabase:
             etag=stored.etag,
             crc64=stored.crc64 if stored.crc64 >= 0 else None,
             completed_at=self._now(),
-            expires_at=None,
+            expires_at=(anew or row.upload.expires_at) if keeps_expiring else None,
         )
         row.waste = {
             waste_id: waste

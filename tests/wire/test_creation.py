@@ -154,14 +154,6 @@ async def test_a_post_to_an_upload_is_405(client):
     assert answer.headers["Allow"] == "HEAD, PATCH, DELETE, OPTIONS"
 
 
-async def test_concatenation_is_refused_while_it_is_not_offered(rig):
-    for concat in ("partial", "final;/files/a"):
-        answer = await rig.client.post(LENGTH | {"Upload-Concat": concat})
-        assert answer.status == 400
-        assert b"Upload-Concat" in answer.body
-    assert await rig.count() == 0
-
-
 @pytest.mark.spec("CWU-01")
 async def test_a_creation_may_bring_the_first_bytes(client):
     answer = await client.post({**CT, "Upload-Length": "12"}, b"hello")

@@ -29,6 +29,7 @@ async def test_exactly_the_extensions_that_work_are_listed_without_blanks(client
         "expiration",
         "termination",
         "checksum",
+        "concatenation",
     }
 
 

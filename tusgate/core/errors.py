@@ -13,6 +13,8 @@ TusgateError
 ├── OffsetMismatch            the request continues at another place than the upload does
 ├── WrongProtocol             appends are pinned to the protocol that created the upload
 ├── AlreadyComplete           an append to an upload whose end has been declared and reached
+├── FinalIsFixed              an append to an upload that is made of others, or a final with a body
+├── StillNeeded               an unfinished final is made of it
 ├── TooLarge                  more bytes than declared, allowed, or than the part grid can address
 │   ├── Overrun               more bytes than declared, where that spoils the upload for good
 │   └── MetadataTooLarge      Upload-Metadata or the header block over the limit
@@ -114,6 +116,18 @@ class UploadNotFound(TusgateError):
     """There is no such upload."""
 
     code = "not_found"
+
+
+class FinalIsFixed(TusgateError):
+    """The upload takes no bytes in this way: it is a concatenation of others, or part of one in another protocol."""
+
+    code = "final_is_fixed"
+
+
+class StillNeeded(TusgateError):
+    """The upload is part of a concatenation that is not finished yet."""
+
+    code = "still_needed"
 
 
 class UploadGone(TusgateError):

@@ -64,9 +64,19 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Runs of `(cells, size in bytes)`, laid end to end from offset 0."""
+    """Runs of `(cells, size in bytes)`, laid end to end from offset 0.
+
+    Attributes:
+        first: part number of the first cell; above 1 for a partial that shares a multipart upload with others.
+    """
 
     runs: tuple[tuple[int, int], ...]
+    first: int = 1
+
+    @property
+    def last(self) -> int:
+        """Part number of the last cell."""
+        return self.first + sum(cells for cells, _ in self.runs) - 1
 
     @property
     def capacity(self) -> int:
@@ -79,7 +89,7 @@ class Grid:
         Raises:
             TooLarge: the grid ends before `offset`.
         """
-        number, start = 1, 0
+        number, start = self.first, 0
         for cells, size in self.runs:
             span = cells * size
             if offset < start + span:
@@ -92,14 +102,16 @@ class Grid:
         raise TooLarge(f"the upload would pass {self.capacity} bytes, the most that its part grid can hold")
 
     def encode(self) -> str:
-        """Return the text stored with the upload, for example `10000*8388608`."""
-        return "+".join(f"{cells}*{size}" for cells, size in self.runs)
+        """Return the text stored with the upload, for example `10000*8388608`, or `7:3*8388608` from part 7 on."""
+        runs = "+".join(f"{cells}*{size}" for cells, size in self.runs)
+        return runs if self.first == 1 else f"{self.first}:{runs}"
 
     @classmethod
     def decode(cls, text: str) -> Grid:
         """Return the grid that `encode` wrote."""
-        runs = [run.split("*") for run in text.split("+")]
-        return cls(tuple((int(cells), int(size)) for cells, size in runs))
+        first, colon, rest = text.rpartition(":")
+        runs = [run.split("*") for run in rest.split("+")]
+        return cls(tuple((int(cells), int(size)) for cells, size in runs), int(first) if colon else 1)
 
 
 def grid_for(length: int | None, part_size: int, limits: PartLimits) -> Grid:

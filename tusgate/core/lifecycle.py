@@ -2,14 +2,14 @@
 
     uploading ──► sealed ──► complete
         │  └────────┼───────────▲        (one PutObject: no sealed step)
-        ├──► expired│           │
+        ├──► expired◄───────────┤        (complete partials only)
         ├──► failed ◄┘          │
         └──► terminated ◄───────┴── also from sealed, complete and failed
 
 Rule 1: a state changes only along `TRANSITIONS`.
 Rule 2: `offset` only rises, and only while uploading.
 Rule 3: an upload is sealed by the same commit that brings its last byte, or, where requests end uploads, by the one
-        that brings the end.
+        that brings the end. A partial that lies in the multipart upload of its group is not: it becomes no object.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from tusgate.core.errors import (
     AlreadyComplete,
+    FinalIsFixed,
     InconsistentLength,
     OffsetMismatch,
     Overrun,
@@ -26,7 +27,7 @@ from tusgate.core.errors import (
     UploadGone,
     WrongProtocol,
 )
-from tusgate.core.model import CreatedVia, State, Step
+from tusgate.core.model import CreatedVia, Role, State, Step
 
 if TYPE_CHECKING:
     from tusgate.core.model import Part, Piece, StoredObject, Upload
@@ -36,11 +37,13 @@ TRANSITIONS: Final[dict[State, frozenset[State]]] = {
         {State.UPLOADING, State.SEALED, State.COMPLETE, State.FAILED, State.EXPIRED, State.TERMINATED}
     ),
     State.SEALED: frozenset({State.SEALED, State.COMPLETE, State.FAILED, State.TERMINATED}),
-    State.COMPLETE: frozenset({State.TERMINATED}),
+    State.COMPLETE: frozenset({State.EXPIRED, State.TERMINATED}),
     State.FAILED: frozenset({State.TERMINATED}),
     State.EXPIRED: frozenset(),
     State.TERMINATED: frozenset(),
 }
+LEFT_OUT: Final = "its group was concatenated without it"
+"""Reason of partials that ended so."""
 GONE: Final = frozenset({State.FAILED, State.EXPIRED, State.TERMINATED})
 
 
@@ -50,7 +53,17 @@ def sources_of(state: State) -> tuple[State, ...]:
 
 
 def check_present(upload: Upload) -> None:
-    """Raise UploadGone when the upload is expired, terminated or failed."""
+    """Raise UploadGone when the upload is expired, terminated or failed.
+
+    A client that names a group means the final that it was: that was deleted, and its partials still need the bytes.
+    """
+    check_alive(upload)
+    if upload.role is Role.GROUP:
+        raise UploadGone(State.TERMINATED.value)
+
+
+def check_alive(upload: Upload) -> None:
+    """Raise UploadGone when what the upload has stored is lost or about to be removed."""
     if upload.state in GONE:
         raise UploadGone(upload.state.value, upload.reason)
 
@@ -77,11 +90,13 @@ class Append:
 def check_append(upload: Upload, append: Append, max_size: int | None) -> int | None:
     """Decide whether `append` may write to `upload`; return the upload length from now on.
 
-    The order of the checks is part of the contract with clients: gone, protocol, complete, offset, length, size. The
+    The order of the checks is part of the contract with clients: gone, final, protocol, complete, offset, length,
+    size. The
     returned length is not recorded yet: it is committed with the first step (DEF-09).
 
     Raises:
         UploadGone: expired, terminated, failed.
+        FinalIsFixed: it is made of partials (CAT-06), or is one and the request is not of tus (SH-06).
         WrongProtocol: created with another protocol, whose idea of the end is another one (SH-02).
         AlreadyComplete: its end has been declared and reached; only where requests end uploads.
         OffsetMismatch: other offset (tus 1.0 PATCH: MUST respond with 409).
@@ -90,8 +105,10 @@ def check_append(upload: Upload, append: Append, max_size: int | None) -> int | 
         Overrun: the body passes the length, and the upload must not go on (R-APP-08).
     """
     check_present(upload)
+    if upload.role is Role.FINAL:
+        raise FinalIsFixed
     if append.via is not upload.created_via:
-        raise WrongProtocol
+        raise FinalIsFixed if upload.role is Role.PARTIAL else WrongProtocol
     if upload.ends_by_request and upload.state is State.COMPLETE:
         raise AlreadyComplete
     if append.offset != upload.offset:
@@ -176,7 +193,7 @@ def advance(
     """
     if stored is not None:
         state = State.COMPLETE
-    elif length is not None and end == length and (ends or not upload.ends_by_request):
+    elif upload.group is None and length is not None and end == length and (ends or not upload.ends_by_request):
         state = State.SEALED
     else:
         state = State.UPLOADING

@@ -45,6 +45,20 @@ class CreatedVia(StrEnum):
         return self in {CreatedVia.RUFH, CreatedVia.PLAIN}
 
 
+class Role(StrEnum):
+    """What an upload is to other uploads (tus concatenation); most are nothing to any other.
+
+    PARTIAL: a piece of a file, to be named by a final.
+    FINAL: the ordered bytes of its partials; takes no bytes itself.
+    GROUP: owns the multipart upload that partials are parts of from the start, and later the object that they lie in.
+        No client knows it: as soon as one does, it is their final, and after that was deleted it is gone.
+    """
+
+    PARTIAL = "partial"
+    FINAL = "final"
+    GROUP = "group"
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """Whose uploads a request may see: part of the WHERE of every statement.
@@ -71,7 +85,10 @@ class Upload:
         etag, crc64: of the finished object.
         content_coding: such as `gzip`, when the client coded the file before it sent it; the bytes are never touched.
         reason: why the upload failed.
-        expires_at: None when the upload does not expire (finished, or expiry switched off).
+        expires_at: None when the upload does not expire (finished and no partial, or expiry switched off).
+        concat: the Upload-Concat header of a final, echoed as received.
+        group: the upload whose multipart upload holds the parts of this partial. Such a partial never has an object
+            of its own: it stays UPLOADING when all its bytes are committed, until it expires or is ended.
     """
 
     id: UploadId
@@ -96,6 +113,16 @@ class Upload:
     completed_at: datetime | None
     expires_at: datetime | None
     content_coding: str | None = None
+    role: Role | None = None
+    concat: str | None = None
+    group: UploadId | None = None
+
+    @property
+    def has_all_bytes(self) -> bool:
+        """Whether everything is committed, and the upload finished if it becomes an object of its own."""
+        if self.group is not None:
+            return self.state is State.UPLOADING and self.offset == self.length
+        return self.state is State.COMPLETE
 
     @property
     def ends_by_request(self) -> bool:
@@ -119,6 +146,7 @@ class NewUpload:
         epoch: 1 when the creating request also writes (creation-with-upload), else 0.
         lifetime: seconds of inactivity after which the upload expires; None = never.
         max_age: seconds after creation at which it expires, active or not; None = never.
+        role, concat, group: see `Upload`.
     """
 
     id: UploadId
@@ -134,6 +162,9 @@ class NewUpload:
     lifetime: float | None
     max_age: float | None = None
     content_coding: str | None = None
+    role: Role | None = None
+    concat: str | None = None
+    group: UploadId | None = None
 
     @property
     def offset(self) -> int:
@@ -167,10 +198,7 @@ class Piece:
     """Committed bytes that are not yet a part: in an object (`key`) or in the row (`data`).
 
     Attributes:
-        start: offset of the first byte in the upload.
-        size, crc64: of these bytes.
-        skip: where they begin within the object at `key`. Pieces of the database have objects of their own, so 0;
-            a body, or a part that is copied, may be made of any range of an object.
+        skip: where the bytes begin in the object; above 0 only for what a final is made of.
     """
 
     start: int
@@ -208,7 +236,7 @@ class Step:
         pieces: new pieces.
         absorb: byte range `[from, to)` whose older piece rows this step replaces; their objects become garbage.
         stored: the finished object, when the whole upload was stored by one PutObject.
-        lifetime: seconds until expiry from now on, while the state is UPLOADING; None = never.
+        lifetime: seconds until expiry from now on, while the state is UPLOADING, and of partials in any; None = never.
         max_age: seconds from the creation after which it expires all the same; None = never.
     """
 

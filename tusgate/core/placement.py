@@ -77,7 +77,7 @@ def foresee(
     if not size and length != 0:
         return []
     end = upload.offset + (size or 0)
-    multipart = upload.multipart_id is not None
+    multipart = upload.multipart_id is not None or upload.group is not None
     first = upload.grid.cell_at(0, length)
     if is_whole(first, length, multipart):
         return [whole_intent(upload)] if end == length else _tail_intent(upload, epoch, size, inline_max)

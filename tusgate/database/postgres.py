@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -24,15 +25,18 @@ from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
     SettingsError,
-    UploadGone,
+    StillNeeded,
     UploadNotFound,
 )
-from tusgate.core.lifecycle import sources_of
+from tusgate.core.grid import Grid
+from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State, UploadId
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.rows import (
     cell_start_of,
+    check_endable,
+    check_unchanged,
     completed_before,
     counts_from,
     creation_of,
@@ -42,6 +46,7 @@ from tusgate.database.rows import (
     garbage_from,
     identity_of,
     intent_columns,
+    lifetime_of,
     movement_of,
     object_of,
     part_columns,
@@ -49,6 +54,7 @@ from tusgate.database.rows import (
     piece_columns,
     piece_from,
     reading_from,
+    sealing_of,
     store_name_from,
     upload_from,
 )
@@ -187,6 +193,69 @@ class PostgresDatabase:
         assert row is not None  # an INSERT without ON CONFLICT returns its row or raises
         return upload_from(row)
 
+    async def create_partial(
+        self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
+    ) -> Upload:
+        """See `ports.Database.create_partial`."""
+        async with self._transaction() as connection:
+            opened = upload_from(await _queries.open_group(connection, **creation_of(group), name=name))
+            found = [Grid.decode(row["grid"]) async for row in _queries.list_grids(connection, **identity_of(opened))]
+            grid = place(found)
+            if grid is not None:
+                new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key)
+            row = await _queries.create_upload(connection, **creation_of(new), **intent_columns(()))
+        return upload_from(row)
+
+    async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
+        """See `ports.Database.concatenate`."""
+        async with self._transaction() as connection:
+            if parts:
+                group = await self._locked(connection, final.scope, final.id)
+                await _lock_sources(connection, sources)
+                sealed = await _seal_group(connection, group, sources, parts, final)
+            else:
+                await _lock_sources(connection, sources)
+                sealed = upload_from(
+                    await _queries.create_upload(connection, **creation_of(final), **intent_columns(()))
+                )
+            ids = [source.id for source in sources]
+            await _queries.keep_sources(connection, **identity_of(sealed), ids=ids, lifetime=final.lifetime)
+            await _queries.insert_sources(connection, **identity_of(sealed), sources=ids)
+        return sealed
+
+    async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+        """See `ports.Database.gather`."""
+        async with self._transaction() as connection:
+            found = await self._locked(connection, group.scope, group.id)
+            await _lock_sources(connection, members)
+            return await _seal_group(connection, found, members, parts, None)
+
+    async def sources(self, final: Upload) -> list[Upload]:
+        """See `ports.Database.sources`."""
+        found = await self._all(_queries.list_sources, **identity_of(final))
+        if not found:
+            await self.get(final.scope, final.id)
+        return [upload_from(row) for row in found]
+
+    async def members(self, group: Upload) -> list[Upload]:
+        """See `ports.Database.members`."""
+        found = await self._all(_queries.list_members, **identity_of(group))
+        if not found:
+            await self.get(group.scope, group.id)
+        return [upload_from(row) for row in found]
+
+    async def find_final(self, final: NewUpload, first: UploadId) -> Upload | None:
+        """See `ports.Database.find_final`."""
+        row = await self._one(
+            _queries.find_final,
+            tenant=final.scope.tenant,
+            owner=final.scope.owner,
+            source=first,
+            concat=final.concat,
+            metadata=final.metadata,
+        )
+        return None if row is None else upload_from(row)
+
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """See `ports.Database.get`."""
         row = await self._one(_queries.get_upload, id=upload_id, tenant=scope.tenant, owner=scope.owner)
@@ -230,12 +299,13 @@ class PostgresDatabase:
                 end=step.end,
                 length=step.length,
                 abandon_multipart=True,
+                **lifetime_of(upload, step),
             )
         return await self._change(
             upload,
             _queries.advance,
             **expectation_of(upload),
-            **movement_of(step),
+            **movement_of(upload, step),
             **part_columns(step.parts),
             **piece_columns(step.pieces),
         )
@@ -268,6 +338,8 @@ class PostgresDatabase:
             end=upload.offset,
             length=upload.length,
             abandon_multipart=False,
+            lifetime=None,
+            max_age=None,
         )
         if row is not None:
             return upload_from(row)
@@ -289,9 +361,10 @@ class PostgresDatabase:
         """See `ports.Database.terminate`."""
         async with self._transaction() as connection:
             found = await self._locked(connection, scope, upload_id)
-            if found.state not in sources_of(State.TERMINATED):
-                raise UploadGone(found.state, found.reason)
-            row = await _queries.end_upload(
+            check_endable(found)
+            if await _queries.is_needed(connection, **identity_of(found)) is not None:
+                raise StillNeeded
+            row = await _queries.hide_final(connection, **identity_of(found)) or await _queries.end_upload(
                 connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None
             )
         return upload_from(row)
@@ -496,6 +569,25 @@ class PostgresDatabase:
         }
         # A standby would show offsets of the past.
         return {**options, "target_session_attrs": "primary", "server_settings": settings}
+
+
+async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> None:
+    """Lock and compare; their group, if it changes too, has been locked before."""
+    ids = [source.id for source in sources]
+    found = _queries.lock_sources(connection, **identity_of(sources[0]), ids=ids)
+    check_unchanged(sources, {row["id"]: upload_from(row) async for row in found})
+
+
+async def _seal_group(
+    connection: Connection, group: Upload, kept: Sequence[Upload], parts: Sequence[Part], final: NewUpload | None
+) -> Upload:
+    row = await _queries.seal_group(connection, **sealing_of(group, parts, final))
+    if row is None:
+        raise fenced_by(group)
+    sealed = upload_from(row)
+    await _queries.insert_parts(connection, **identity_of(sealed), **part_columns(parts))
+    await _queries.leave_out(connection, **identity_of(sealed), ids=[upload.id for upload in kept], reason=LEFT_OUT)
+    return sealed
 
 
 async def _expire(connection: Connection, limit: int, judge: Judge) -> list[Upload]:

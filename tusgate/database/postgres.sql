@@ -9,13 +9,14 @@
 WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
-        filename, content_type, content_coding, object_key, put_attempts, expires_at
+        filename, content_type, content_coding, object_key, put_attempts, expires_at, role, concat, group_id
     )
     VALUES (
-        :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch,
+        :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
         CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :content_type, :content_coding,
         :object_key, coalesce(:attempt, 0),
-        least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age))
+        least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
+        :role, :concat, :group
     )
     RETURNING *
 ), new_intents AS (
@@ -132,8 +133,13 @@ SELECT * FROM moved;
 WITH finished AS (
     UPDATE uploads
     SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
-        crc64 = :crc64, completed_at = now(), updated_at = now(), expires_at = NULL, finisher = NULL,
-        finisher_until = NULL, multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END
+        crc64 = :crc64, completed_at = now(), updated_at = now(), finisher = NULL, finisher_until = NULL,
+        multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END,
+        expires_at = CASE WHEN uploads.role IN ('partial', 'group') THEN coalesce(
+            least(
+                now() + make_interval(secs => :lifetime), uploads.created_at + make_interval(secs => :max_age)
+            ), uploads.expires_at
+        ) END
     FROM uploads AS before
     WHERE uploads.id = :id AND uploads.tenant = :tenant AND uploads.owner = :owner
         AND uploads.epoch = :epoch AND uploads.upload_offset = :offset AND uploads.state = :from_state
@@ -190,13 +196,19 @@ SELECT * FROM sealed;
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner FOR UPDATE;
 
 -- name: end_upload^
--- Runs after lock_upload, in its transaction. Its writer, wherever it runs, is told as if it were taken over.
+-- Runs after lock_upload, in its transaction. Its writer, wherever it runs, is told as if it were taken over. Partials
+-- whose bytes lie in its multipart upload end with it.
 WITH ended AS (
     UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL
     WHERE id = :id AND tenant = :tenant AND owner = :owner
     RETURNING *
+), members AS (
+    UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL
+    WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
+    RETURNING id, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told
 ), abandoned AS (
-    DELETE FROM pieces WHERE upload_id = :id AND tenant = :tenant AND owner = :owner
+    DELETE FROM pieces
+    WHERE (upload_id = :id OR upload_id IN (SELECT id FROM members)) AND tenant = :tenant AND owner = :owner
     RETURNING *
 ), discarded AS (
     INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
@@ -208,6 +220,105 @@ WITH ended AS (
     WHERE :discard_multipart AND multipart_id IS NOT NULL
 )
 SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
+
+-- name: open_group^
+-- Locks the group. It lives at least as long as the partial that is about to join it.
+INSERT INTO uploads (
+    id, tenant, owner, created_via, state, upload_offset, grid, epoch, filename, content_type, object_key, expires_at,
+    role, group_name
+)
+VALUES (
+    :id, :tenant, :owner, :created_via, 'uploading', 0, :grid, 0, :filename, :content_type, :object_key,
+    least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)), 'group', :name
+)
+ON CONFLICT (tenant, owner, group_name) WHERE role = 'group' AND state = 'uploading'
+DO UPDATE SET expires_at = greatest(uploads.expires_at, excluded.expires_at)
+RETURNING *;
+
+-- name: list_grids
+SELECT grid FROM uploads WHERE group_id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: list_members
+SELECT * FROM uploads
+WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
+ORDER BY created_at, id;
+
+-- name: list_sources
+SELECT uploads.* FROM sources JOIN uploads ON uploads.id = sources.source_id
+WHERE sources.upload_id = :id AND sources.tenant = :tenant AND sources.owner = :owner
+    AND uploads.tenant = :tenant AND uploads.owner = :owner
+ORDER BY sources.position;
+
+-- name: find_final^
+SELECT uploads.* FROM sources JOIN uploads ON uploads.id = sources.upload_id
+WHERE sources.source_id = :source AND sources.position = 0 AND sources.tenant = :tenant AND sources.owner = :owner
+    AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.role = 'final'
+    AND uploads.state IN ('sealed', 'complete') AND uploads.concat = :concat
+    AND uploads.metadata IS NOT DISTINCT FROM :metadata
+ORDER BY uploads.created_at
+LIMIT 1;
+
+-- name: is_needed^
+SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+WHERE sources.tenant = :tenant AND sources.owner = :owner AND final.tenant = :tenant AND final.owner = :owner
+    AND sources.source_id = :id AND final.state = 'sealed'
+LIMIT 1;
+
+-- name: hide_final^
+-- A final whose object partials lie in is no longer one for clients, and ends after the last of them.
+UPDATE uploads
+SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now(), expires_at = now()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'final' AND state IN ('sealed', 'complete')
+    AND EXISTS (
+        SELECT FROM uploads AS member
+        WHERE member.group_id = :id AND member.tenant = :tenant AND member.owner = :owner
+            AND member.state = 'uploading'
+    )
+RETURNING *;
+
+-- name: lock_sources
+SELECT * FROM uploads WHERE id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner ORDER BY id FOR UPDATE;
+
+-- name: keep_sources!
+UPDATE uploads SET expires_at = greatest(expires_at, now() + make_interval(secs => :lifetime))
+WHERE id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner AND expires_at IS NOT NULL;
+
+-- name: insert_sources!
+INSERT INTO sources (upload_id, tenant, owner, position, source_id)
+SELECT :id, :tenant, :owner, source.number - 1, source.id
+FROM unnest(:sources::text[]) WITH ORDINALITY AS source (id, number);
+
+-- name: seal_group^
+-- With a role it becomes the final itself, else it only becomes an object that finals can be made of.
+UPDATE uploads
+SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_at = now(), group_name = NULL,
+    role = coalesce(:role, role), concat = :concat, metadata = :metadata,
+    filename = CASE WHEN :role::text IS NULL THEN filename ELSE :filename END,
+    content_type = CASE WHEN :role::text IS NULL THEN content_type ELSE :content_type END,
+    created_at = CASE WHEN :role::text IS NULL THEN created_at ELSE now() END,
+    expires_at = CASE WHEN :role::text IS NULL THEN expires_at END
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'group' AND state = 'uploading'
+RETURNING *;
+
+-- name: insert_parts!
+INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+SELECT :id, :tenant, :owner, part.* FROM unnest(
+    :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[], :part_crcs::bytea[]
+) AS part;
+
+-- name: leave_out!
+-- Ends the partials of a group whose multipart upload goes on without them.
+WITH ended AS (
+    UPDATE uploads SET state = 'terminated', reason = :reason, updated_at = now(), expires_at = NULL
+    WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND id <> ALL(:ids::text[])
+    RETURNING id, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told
+), abandoned AS (
+    DELETE FROM pieces USING ended
+    WHERE pieces.upload_id = ended.id AND pieces.tenant = :tenant AND pieces.owner = :owner
+    RETURNING pieces.*
+)
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
+SELECT upload_id, tenant, owner, object_key, false FROM abandoned WHERE object_key IS NOT NULL;
 
 -- name: lease_sealed^
 UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)
@@ -235,15 +346,23 @@ RETURNING uploads.*;
 -- name: system_clock^
 -- Locks the row: replicas judge one after the other, each seeing the verdict of the one before.
 SELECT now() AS now, last_run, waits_until, held_reason,
-    (SELECT min(expires_at) FROM uploads WHERE state = 'uploading') IS NOT NULL AS at_stake
+    (SELECT min(expires_at) FROM uploads WHERE state IN ('uploading', 'complete')) IS NOT NULL AS at_stake
 FROM expiry_brake FOR UPDATE;
 
 -- name: system_keep_verdict!
 UPDATE expiry_brake SET last_run = now(), waits_until = :waits_until, held_reason = :held;
 
 -- name: system_lock_expired
+-- A partial stays as long as an unfinished final is made of it, a group as long as it has partials.
 SELECT id FROM uploads
-WHERE state = 'uploading' AND expires_at <= now()
+WHERE state IN ('uploading', 'complete') AND expires_at <= now()
+    AND (role IS DISTINCT FROM 'partial' OR NOT EXISTS (
+        SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+        WHERE sources.source_id = uploads.id AND final.state = 'sealed'
+    ))
+    AND (role IS DISTINCT FROM 'group' OR NOT EXISTS (
+        SELECT FROM uploads AS member WHERE member.group_id = uploads.id AND member.state = 'uploading'
+    ))
 ORDER BY expires_at
 LIMIT :limit
 FOR UPDATE SKIP LOCKED;
@@ -251,8 +370,10 @@ FOR UPDATE SKIP LOCKED;
 -- name: system_expire
 -- Runs after system_lock_expired, in its transaction.
 WITH ended AS (
-    UPDATE uploads SET state = 'expired', updated_at = now() WHERE id = ANY(:ids::text[])
-    RETURNING *
+    UPDATE uploads SET state = 'expired', updated_at = now()
+    FROM uploads AS before
+    WHERE uploads.id = ANY(:ids::text[]) AND before.id = uploads.id
+    RETURNING uploads.*, before.state AS former_state
 ), abandoned AS (
     DELETE FROM pieces WHERE upload_id = ANY(:ids::text[])
     RETURNING *
@@ -260,7 +381,10 @@ WITH ended AS (
     INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, multipart_id)
     SELECT upload_id, tenant, owner, object_key, false, NULL FROM abandoned WHERE object_key IS NOT NULL
     UNION ALL
-    SELECT id, tenant, owner, object_key, true, multipart_id FROM ended WHERE multipart_id IS NOT NULL
+    SELECT id, tenant, owner, object_key, false, NULL FROM ended WHERE former_state = 'complete'
+    UNION ALL
+    SELECT id, tenant, owner, object_key, true, multipart_id FROM ended
+    WHERE former_state = 'uploading' AND multipart_id IS NOT NULL
 )
 SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
 

@@ -10,15 +10,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tusgate.core.clockwatch import ClockReading
-from tusgate.core.errors import Fenced
+from tusgate.core.errors import Fenced, UploadGone, UploadNotFound
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import check_present, sources_of
-from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Scope, State, StoreName, Upload
+from tusgate.core.lifecycle import check_alive, sources_of
+from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Role, Scope, State, StoreName, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tusgate.core.model import Intent, NewUpload, Step, StoredObject
+    from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -55,6 +55,9 @@ def upload_from(row: Row) -> Upload:
         updated_at=_moment(row["updated_at"]),
         completed_at=_optional_moment(row["completed_at"]),
         expires_at=_optional_moment(row["expires_at"]),
+        role=None if row["role"] is None else Role(row["role"]),
+        concat=row["concat"],
+        group=row["group_id"],
     )
 
 
@@ -114,13 +117,16 @@ def expectation_of(upload: Upload) -> dict[str, object]:
 
 
 def creation_of(new: NewUpload) -> dict[str, object]:
-    """Return the columns of a new upload."""
+    """Return the columns of a new upload. A final has all its bytes from the start."""
+    is_final = new.role is Role.FINAL
     return {
         "id": new.id,
         "tenant": new.scope.tenant,
         "owner": new.scope.owner,
         "created_via": new.created_via,
+        "state": State.SEALED if is_final else State.UPLOADING,
         "length": new.length,
+        "offset": new.length if is_final else 0,
         "grid": new.grid.encode(),
         "epoch": new.epoch,
         "metadata": new.metadata,
@@ -128,24 +134,57 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "content_type": new.content_type,
         "content_coding": new.content_coding,
         "object_key": new.object_key,
-        "lifetime": new.lifetime,
-        "max_age": new.max_age,
+        "lifetime": None if is_final else new.lifetime,
+        "max_age": None if is_final else new.max_age,
+        "role": new.role,
+        "concat": new.concat,
+        "group": new.group,
     }
 
 
-def movement_of(step: Step) -> dict[str, object]:
-    """Return the columns that a step which does not finish the upload sets."""
+def sealing_of(group: Upload, parts: Sequence[Part], final: NewUpload | None) -> dict[str, object]:
+    """Return the columns that sealing `group` with `parts` sets; it becomes `final` if one is given."""
+    return {
+        **identity_of(group),
+        "length": sum(part.size for part in parts),
+        "role": final and final.role,
+        "concat": final and final.concat,
+        "metadata": final and final.metadata,
+        "filename": final and final.filename,
+        "content_type": final and final.content_type,
+    }
+
+
+def check_unchanged(expected: Sequence[Upload], found: Mapping[UploadId, Upload]) -> None:
+    """Raise Fenced unless each of `expected` is still what it was, as far as a final made of it is concerned.
+
+    Raises UploadNotFound for one that is not in `found`.
+    """
+    for upload in expected:
+        now = found.get(upload.id)
+        if now is None:
+            raise UploadNotFound
+        if (now.state, now.offset, now.group) != (upload.state, upload.offset, upload.group):
+            raise fenced_by(now)
+
+
+def movement_of(upload: Upload, step: Step) -> dict[str, object]:
+    """Return the columns that a step of `upload` which does not finish it sets."""
     absorb_from, absorb_to = step.absorb or (0, 0)
-    expires = step.state is State.UPLOADING
     return {
         "end": step.end,
         "length": step.length,
         "state": step.state,
-        "lifetime": step.lifetime if expires else None,
-        "max_age": step.max_age if expires else None,
+        **lifetime_of(upload, step),
         "absorb_from": absorb_from,
         "absorb_to": absorb_to,
     }
+
+
+def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
+    """Return how long `step` lets `upload` live: once nothing is missing, only partials expire."""
+    expires = step.state is State.UPLOADING or upload.role is Role.PARTIAL
+    return {"lifetime": step.lifetime if expires else None, "max_age": step.max_age if expires else None}
 
 
 def object_of(stored: StoredObject) -> dict[str, object]:
@@ -227,14 +266,23 @@ def cell_start_of(upload: Upload) -> int:
 def ending_of(upload: Upload, state: State) -> dict[str, object]:
     """Return the columns that ending `upload` in `state` sets, and what of it becomes garbage besides its pieces.
 
-    A failed upload never touches its key again: nothing was verified there.
+    A failed upload never touches its key again: nothing was verified there. A partial in place has no object.
     """
     unfinished = upload.state in sources_of(State.FAILED)
+    has_object = state is not State.FAILED and upload.state is not State.FAILED and upload.group is None
     return {
         "state": state,
-        "discard_object": state is not State.FAILED and upload.state is not State.FAILED,
+        "discard_object": has_object,
         "discard_multipart": unfinished,
     }
+
+
+def check_endable(found: Upload) -> None:
+    """Raise UploadGone when `found` cannot be terminated (any more)."""
+    if found.state not in sources_of(State.TERMINATED):
+        raise UploadGone(found.state, found.reason)
+    if found.role is Role.GROUP:
+        raise UploadGone(State.TERMINATED)
 
 
 def completed_before(found: Upload) -> Upload:
@@ -246,7 +294,7 @@ def completed_before(found: Upload) -> Upload:
     """
     if found.state is State.COMPLETE:
         return found
-    check_present(found)
+    check_alive(found)
     raise fenced_by(found)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any
 import aiosql
 
 from tusgate.core.clockwatch import GO_ON, go_on
-from tusgate.core.errors import Fenced, SettingsError, UploadGone, UploadNotFound
-from tusgate.core.lifecycle import sources_of
+from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
+from tusgate.core.grid import Grid
+from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.rows import (
     attempt_of,
     cell_start_of,
+    check_endable,
+    check_unchanged,
     completed_before,
     counts_from,
     creation_of,
@@ -31,6 +35,7 @@ from tusgate.database.rows import (
     fenced_by,
     garbage_from,
     identity_of,
+    lifetime_of,
     movement_of,
     object_of,
     part_from,
@@ -38,6 +43,7 @@ from tusgate.database.rows import (
     piece_from,
     piece_rows,
     reading_from,
+    sealing_of,
     store_name_from,
     upload_from,
 )
@@ -105,6 +111,32 @@ class SqliteDatabase:
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """See `ports.Database.create`."""
         return await self._writer.run(partial(_create, new=new, intents=intents))
+
+    async def create_partial(
+        self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
+    ) -> Upload:
+        """See `ports.Database.create_partial`."""
+        return await self._writer.run(partial(_create_partial, new=new, group=group, name=name, place=place))
+
+    async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
+        """See `ports.Database.concatenate`."""
+        return await self._writer.run(partial(_concatenate, final=final, sources=sources, parts=parts))
+
+    async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+        """See `ports.Database.gather`."""
+        return await self._writer.run(partial(_gather, group=group, members=members, parts=parts))
+
+    async def sources(self, final: Upload) -> list[Upload]:
+        """See `ports.Database.sources`."""
+        return await self._reader.run(partial(_sources, final=final))
+
+    async def members(self, group: Upload) -> list[Upload]:
+        """See `ports.Database.members`."""
+        return await self._reader.run(partial(_members, group=group))
+
+    async def find_final(self, final: NewUpload, first: UploadId) -> Upload | None:
+        """See `ports.Database.find_final`."""
+        return await self._reader.run(partial(_find_final, final=final, first=first))
 
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """See `ports.Database.get`."""
@@ -240,6 +272,91 @@ def _create(connection: sqlite3.Connection, new: NewUpload, intents: Sequence[In
     return created
 
 
+def _create_partial(
+    connection: sqlite3.Connection,
+    new: NewUpload,
+    group: NewUpload,
+    name: str,
+    place: Callable[[Sequence[Grid]], Grid | None],
+) -> Upload:
+    opened = upload_from(_queries.open_group(connection, **creation_of(group), name=name))
+    grid = place([Grid.decode(row["grid"]) for row in _queries.list_grids(connection, **identity_of(opened))])
+    if grid is not None:
+        new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key)
+    return _create(connection, new, ())
+
+
+def _concatenate(
+    connection: sqlite3.Connection, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part]
+) -> Upload:
+    _check_sources(connection, sources)
+    if parts:
+        sealed = _seal_group(connection, _get(connection, final.scope, final.id), sources, parts, final)
+    else:
+        sealed = _create(connection, final, ())
+    ids = [source.id for source in sources]
+    identity = identity_of(sealed)
+    _queries.keep_sources(connection, **identity, ids=json.dumps(ids), lifetime=final.lifetime)
+    _queries.insert_sources(
+        connection, [identity | {"position": position, "source_id": each} for position, each in enumerate(ids)]
+    )
+    return sealed
+
+
+def _gather(connection: sqlite3.Connection, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+    _check_sources(connection, members)
+    return _seal_group(connection, group, members, parts, None)
+
+
+def _check_sources(connection: sqlite3.Connection, sources: Sequence[Upload]) -> None:
+    ids = json.dumps([source.id for source in sources])
+    found = _queries.find_uploads(connection, **identity_of(sources[0]), ids=ids)
+    check_unchanged(sources, {row["id"]: upload_from(row) for row in found})
+
+
+def _seal_group(
+    connection: sqlite3.Connection,
+    group: Upload,
+    kept: Sequence[Upload],
+    parts: Sequence[Part],
+    final: NewUpload | None,
+) -> Upload:
+    sealed = _changed(connection, group, _queries.seal_group(connection, **sealing_of(group, parts, final)))
+    _insert_parts_and_pieces(connection, sealed, parts, ())
+    names = {upload.id for upload in kept}
+    left_out = [member for member in _members(connection, sealed) if member.id not in names]
+    _end_members(connection, left_out, State.TERMINATED, LEFT_OUT)
+    return sealed
+
+
+def _end_members(connection: sqlite3.Connection, members: list[Upload], state: State, reason: str | None) -> None:
+    for member in members:
+        _queries.end_member(connection, **identity_of(member), state=state, reason=reason)
+        _drop_pieces(connection, member, _EVERYTHING)
+
+
+def _sources(connection: sqlite3.Connection, final: Upload) -> list[Upload]:
+    _get(connection, final.scope, final.id)
+    return [upload_from(row) for row in _queries.list_sources(connection, **identity_of(final))]
+
+
+def _members(connection: sqlite3.Connection, group: Upload) -> list[Upload]:
+    _get(connection, group.scope, group.id)
+    return [upload_from(row) for row in _queries.list_members(connection, **identity_of(group))]
+
+
+def _find_final(connection: sqlite3.Connection, final: NewUpload, first: UploadId) -> Upload | None:
+    row = _queries.find_final(
+        connection,
+        tenant=final.scope.tenant,
+        owner=final.scope.owner,
+        source=first,
+        concat=final.concat,
+        metadata=final.metadata,
+    )
+    return None if row is None else upload_from(row)
+
+
 def _get(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
     row = _queries.get_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
     if row is None:
@@ -271,7 +388,7 @@ def _record_multipart(connection: sqlite3.Connection, upload: Upload, multipart_
 
 
 def _commit(connection: sqlite3.Connection, upload: Upload, step: Step) -> Upload:
-    row = _queries.advance(connection, **expectation_of(upload), **movement_of(step))
+    row = _queries.advance(connection, **expectation_of(upload), **movement_of(upload, step))
     moved = _changed(connection, upload, row)
     if step.absorb is not None:
         _drop_pieces(connection, moved, step.absorb)
@@ -293,6 +410,7 @@ def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step, st
         end=step.end,
         length=step.length,
         abandon_multipart=True,
+        **lifetime_of(upload, step),
     )
     finished = _changed(connection, upload, row)
     _settle_object(connection, finished)
@@ -329,6 +447,8 @@ def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObje
         end=upload.offset,
         length=upload.length,
         abandon_multipart=False,
+        lifetime=None,
+        max_age=None,
     )
     if row is None:
         return completed_before(_get(connection, upload.scope, upload.id))
@@ -351,9 +471,11 @@ def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload
 
 def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
     found = _get(connection, scope, upload_id)
-    if found.state not in sources_of(State.TERMINATED):
-        raise UploadGone(found.state, found.reason)
-    return _end(connection, found, State.TERMINATED, None)
+    check_endable(found)
+    if _queries.is_needed(connection, **identity_of(found)) is not None:
+        raise StillNeeded
+    hidden = _queries.hide_final(connection, **identity_of(found))
+    return upload_from(hidden) if hidden is not None else _end(connection, found, State.TERMINATED, None)
 
 
 def _end(connection: sqlite3.Connection, found: Upload, state: State, reason: str | None) -> Upload:
@@ -365,6 +487,7 @@ def _end(connection: sqlite3.Connection, found: Upload, state: State, reason: st
         has_object=bool(ending["discard_object"]),
         has_multipart=bool(ending["discard_multipart"]),
     )
+    _end_members(connection, _members(connection, found), state, reason)
     return upload_from(row)
 
 
@@ -376,9 +499,12 @@ def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Up
     _keep(connection, verdict)
     if not verdict.goes_on:
         return []
-    expired = [upload_from(row) for row in _queries.system_expire(connection, limit=limit, now=clock["now"])]
-    for upload in expired:
-        _discard_contents(connection, upload, has_object=False, has_multipart=True)
+    expired = []
+    for row in list(_queries.system_due_to_expire(connection, limit=limit, now=clock["now"])):
+        due = upload_from(row)
+        expired.append(upload_from(_queries.system_expire(connection, id=due.id)))
+        finished = due.state is State.COMPLETE
+        _discard_contents(connection, due, has_object=finished, has_multipart=not finished)
     return expired
 
 

@@ -9,12 +9,12 @@
 -- name: create_upload^
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
-    content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at
+    content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at, role, concat, group_id
 )
 VALUES (
-    :id, :tenant, :owner, :created_via, 'uploading', :length, 0, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
+    :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
     :metadata, :filename, :content_type, :content_coding, :object_key, coalesce(:attempt, 0), now_ms(), now_ms(),
-    earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age))
+    earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
 )
 RETURNING *;
 
@@ -81,8 +81,11 @@ RETURNING *;
 -- name: finish^
 UPDATE uploads
 SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
-    crc64 = :crc64, completed_at = now_ms(), updated_at = now_ms(), expires_at = NULL, finisher = NULL,
-    finisher_until = NULL, multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE multipart_id END
+    crc64 = :crc64, completed_at = now_ms(), updated_at = now_ms(), finisher = NULL, finisher_until = NULL,
+    multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE multipart_id END,
+    expires_at = CASE WHEN role IN ('partial', 'group') THEN coalesce(
+        earliest(now_ms() + ms(:lifetime), created_at + ms(:max_age)), expires_at
+    ) END
 WHERE id = :id AND tenant = :tenant AND owner = :owner
     AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
 RETURNING *;
@@ -120,6 +123,91 @@ SELECT * FROM pieces
 WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND start_offset >= :start
 ORDER BY start_offset;
 
+-- name: open_group^
+-- It lives at least as long as the partial that is about to join it.
+INSERT INTO uploads (
+    id, tenant, owner, created_via, state, upload_offset, grid, epoch, filename, content_type, object_key, created_at,
+    updated_at, expires_at, role, group_name
+)
+VALUES (
+    :id, :tenant, :owner, :created_via, 'uploading', 0, :grid, 0, :filename, :content_type, :object_key, now_ms(),
+    now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), 'group', :name
+)
+ON CONFLICT (tenant, owner, group_name) WHERE role = 'group' AND state = 'uploading'
+DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
+RETURNING *;
+
+-- name: list_grids
+SELECT grid FROM uploads WHERE group_id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: find_uploads
+-- :ids is a JSON array.
+SELECT * FROM uploads
+WHERE id IN (SELECT value FROM json_each(:ids)) AND tenant = :tenant AND owner = :owner;
+
+-- name: list_members
+SELECT * FROM uploads
+WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
+ORDER BY created_at, id;
+
+-- name: list_sources
+SELECT uploads.* FROM sources JOIN uploads ON uploads.id = sources.source_id
+WHERE sources.upload_id = :id AND sources.tenant = :tenant AND sources.owner = :owner
+    AND uploads.tenant = :tenant AND uploads.owner = :owner
+ORDER BY sources.position;
+
+-- name: find_final^
+SELECT uploads.* FROM sources JOIN uploads ON uploads.id = sources.upload_id
+WHERE sources.source_id = :source AND sources.position = 0 AND sources.tenant = :tenant AND sources.owner = :owner
+    AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.role = 'final'
+    AND uploads.state IN ('sealed', 'complete') AND uploads.concat = :concat AND uploads.metadata IS :metadata
+ORDER BY uploads.created_at
+LIMIT 1;
+
+-- name: is_needed^
+SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+WHERE sources.tenant = :tenant AND sources.owner = :owner AND final.tenant = :tenant AND final.owner = :owner
+    AND sources.source_id = :id AND final.state = 'sealed'
+LIMIT 1;
+
+-- name: hide_final^
+-- A final whose object partials lie in is no longer one for clients, and ends after the last of them.
+UPDATE uploads
+SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now_ms(), expires_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'final' AND state IN ('sealed', 'complete')
+    AND EXISTS (
+        SELECT 1 FROM uploads AS member
+        WHERE member.group_id = :id AND member.tenant = :tenant AND member.owner = :owner
+            AND member.state = 'uploading'
+    )
+RETURNING *;
+
+-- name: keep_sources!
+UPDATE uploads SET expires_at = max(expires_at, now_ms() + ms(:lifetime))
+WHERE id IN (SELECT value FROM json_each(:ids)) AND tenant = :tenant AND owner = :owner
+    AND expires_at IS NOT NULL AND :lifetime IS NOT NULL;
+
+-- name: insert_sources*!
+INSERT INTO sources (upload_id, tenant, owner, position, source_id)
+VALUES (:id, :tenant, :owner, :position, :source_id);
+
+-- name: seal_group^
+-- With a role it becomes the final itself, else it only becomes an object that finals can be made of.
+UPDATE uploads
+SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_at = now_ms(), group_name = NULL,
+    role = coalesce(:role, role), concat = :concat, metadata = :metadata,
+    filename = CASE WHEN :role IS NULL THEN filename ELSE :filename END,
+    content_type = CASE WHEN :role IS NULL THEN content_type ELSE :content_type END,
+    created_at = CASE WHEN :role IS NULL THEN created_at ELSE now_ms() END,
+    expires_at = CASE WHEN :role IS NULL THEN expires_at END
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'group' AND state = 'uploading'
+RETURNING *;
+
+-- name: end_member^
+UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now_ms(), expires_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
+RETURNING *;
+
 -- name: lease_sealed^
 UPDATE uploads SET finisher = :holder, finisher_until = now_ms() + ms(:lease)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'sealed'
@@ -143,21 +231,28 @@ RETURNING *;
 
 -- name: system_clock^
 SELECT now_ms() AS now, last_run, waits_until, held_reason,
-    (SELECT min(expires_at) FROM uploads WHERE state = 'uploading') IS NOT NULL AS at_stake
+    (SELECT min(expires_at) FROM uploads WHERE state IN ('uploading', 'complete')) IS NOT NULL AS at_stake
 FROM expiry_brake;
 
 -- name: system_keep_verdict!
 UPDATE expiry_brake SET last_run = now_ms(), waits_until = :waits_until, held_reason = :held;
 
--- name: system_expire
-UPDATE uploads SET state = 'expired', updated_at = now_ms()
-WHERE id IN (
-    SELECT id FROM uploads
-    WHERE state = 'uploading' AND expires_at <= :now
-    ORDER BY expires_at
-    LIMIT :limit
-)
-RETURNING *;
+-- name: system_due_to_expire
+-- A partial stays as long as an unfinished final is made of it, a group as long as it has partials.
+SELECT * FROM uploads
+WHERE state IN ('uploading', 'complete') AND expires_at <= :now
+    AND (role IS NOT 'partial' OR NOT EXISTS (
+        SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+        WHERE sources.source_id = uploads.id AND final.state = 'sealed'
+    ))
+    AND (role IS NOT 'group' OR NOT EXISTS (
+        SELECT 1 FROM uploads AS member WHERE member.group_id = uploads.id AND member.state = 'uploading'
+    ))
+ORDER BY expires_at
+LIMIT :limit;
+
+-- name: system_expire^
+UPDATE uploads SET state = 'expired', updated_at = now_ms() WHERE id = :id RETURNING *;
 
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 import structlog
 
+from tusgate.core.concat import cut
 from tusgate.core.errors import (
     Fenced,
     MultipartLost,
@@ -23,17 +25,18 @@ from tusgate.core.errors import (
     Unavailable,
     UploadGone,
 )
-from tusgate.core.model import Part, State, StoredObject
+from tusgate.core.model import Part, Role, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
 from tusgate.service.digest import combined_crc64
+from tusgate.service.material import merged, missing_cells, pieces_of
 from tusgate.service.multiparts import begin_multipart
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tusgate.core.grid import Cell
-    from tusgate.core.model import MultipartId, Piece, Scope, Upload, UploadId
+    from tusgate.core.model import Piece, Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
 
 log = structlog.get_logger(__name__)
@@ -48,6 +51,23 @@ LONGEST_DELAY = 8.0
 LOST_CONFIRMATIONS = 4
 """How often in a row the store must know neither the multipart upload nor the object, or not give a piece back,
 before we believe the loss."""
+
+
+PARTS_AT_ONCE = 4
+"""Parts of one upload that are made side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What has to be done before Complete.
+
+    Attributes:
+        cells: that have no part yet, each with what it is made of.
+        copies: parts may be copied: the multipart upload is one that allows it.
+    """
+
+    cells: list[tuple[Cell, list[Piece]]]
+    copies: bool = False
 
 
 class Completion:
@@ -163,39 +183,81 @@ class Completion:
         upload = await self._database.get(upload.scope, upload.id)
         if upload.state is not State.SEALED:
             return
-        pieces = await self._database.pieces(upload)
+        work = await self._work_on(upload)
         if is_whole(upload.grid.cell_at(0, upload.length), upload.length, upload.multipart_id is not None):
-            stored = await self._put_whole(upload, pieces)
+            stored = await self._put_whole(upload, [piece for _, pieces in work.cells for piece in pieces])
         else:
-            upload = await self._put_missing_parts(upload, pieces)
-            stored = await self._complete_multipart(upload, await self._database.parts(upload))
+            upload = await self._put_missing_parts(upload, work)
+            stored = await self._complete_multipart(upload, await self._database.parts(upload), copies=work.copies)
         await self._database.complete(upload, stored)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
+
+    async def _work_on(self, upload: Upload) -> _Work:
+        """Return the cells that are there as pieces only: the last one, all that one checksum covered, or a final's."""
+        if upload.role is Role.FINAL:
+            return await self._work_on_final(upload)
+        pieces = await self._database.pieces(upload)
+        cells = groupby(pieces, lambda piece: upload.grid.cell_at(piece.start, upload.length))
+        return _Work([(cell, list(members)) for cell, members in cells])
+
+    async def _work_on_final(self, final: Upload) -> _Work:
+        partials = await self._database.sources(final)
+        if any(partial.group == final.id for partial in partials):
+            return _Work([])
+        cells = missing_cells(final, await self._database.parts(final))
+        pieces = await pieces_of(self._database, partials) if cells else []
+        return _Work([(cell, cut(pieces, cell)) for cell in cells], copies=self._store.copies_parts)
 
     async def _put_whole(self, upload: Upload, pieces: Sequence[Piece]) -> StoredObject:
         intent = whole_intent(upload)
         await self._database.intend(upload, [intent])
-        return await self._store.put_object(intent.key, _body(pieces), Attributes.of(upload))
+        body = _body(await self._merged(upload, pieces))
+        return await self._store.put_object(intent.key, body, Attributes.of(upload))
 
-    async def _put_missing_parts(self, upload: Upload, pieces: Sequence[Piece]) -> Upload:
-        """Make parts of the cells that are there as pieces only: the last one, or all that one checksum covered."""
-        if not pieces:
+    async def _put_missing_parts(self, upload: Upload, work: _Work) -> Upload:
+        """Make parts of the cells that are there as pieces only, each committed as soon as the store has it."""
+        if not work.cells:
             return upload
-        multipart_id = upload.multipart_id
-        if multipart_id is None:
-            multipart_id = await begin_multipart(self._database, self._store, upload, announced=False)
-        parts = []
-        cells = groupby(pieces, lambda piece: upload.grid.cell_at(piece.start, upload.length))
-        for cell, members in cells:
-            parts.append(await self._put_part(upload, multipart_id, cell, list(members)))
-        return await self._database.absorb(upload, parts)
+        if upload.multipart_id is None:
+            multipart_id = await begin_multipart(
+                self._database, self._store, upload, announced=False, with_copies=work.copies
+            )
+            upload = replace(upload, multipart_id=multipart_id)
+        slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
-    async def _put_part(self, upload: Upload, multipart_id: MultipartId, cell: Cell, pieces: Sequence[Piece]) -> Part:
-        body = _body(pieces)
-        etag = await self._store.put_part(upload.object_key, multipart_id, cell.number, body)
+        async def put(cell: Cell, pieces: Sequence[Piece]) -> None:
+            async with slots:
+                part = await self._put_part(upload, cell, await self._merged(upload, pieces), copies=work.copies)
+                await self._database.absorb(upload, [part])
+
+        tasks = [asyncio.create_task(put(cell, pieces)) for cell, pieces in work.cells]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return upload
+
+    async def _merged(self, upload: Upload, pieces: Sequence[Piece]) -> Sequence[Piece]:
+        return await merged(self._store, pieces) if upload.role is Role.FINAL else pieces
+
+    async def _put_part(self, upload: Upload, cell: Cell, pieces: Sequence[Piece], *, copies: bool) -> Part:
+        """Copy what lies in one object, where the store can; else, or where it does not like to, send the bytes."""
+        assert upload.multipart_id is not None
+        body, etag = _body(pieces), None
+        if copies and len(pieces) == 1:
+            try:
+                etag = await self._store.copy_part(upload.object_key, upload.multipart_id, cell.number, pieces[0])
+            except MultipartLost:
+                raise
+            except StoreRefused as error:
+                log.warning("completion.not_copied", upload_id=upload.id, part=cell.number, error=str(error))
+        if etag is None:
+            etag = await self._store.put_part(upload.object_key, upload.multipart_id, cell.number, body)
         return Part(cell.number, cell.start, body.size, etag, body.crc64)
 
-    async def _complete_multipart(self, upload: Upload, parts: Sequence[Part]) -> StoredObject:
+    async def _complete_multipart(self, upload: Upload, parts: Sequence[Part], *, copies: bool = False) -> StoredObject:
         """Complete with exactly the committed parts, then look: only a verified object counts."""
         assert upload.multipart_id is not None
         if sum(part.size for part in parts) != upload.length:
@@ -204,7 +266,9 @@ class Completion:
         crc64 = combined_crc64(parts)
         doubt: StoreRefused | StoreUnavailable | None = None
         try:
-            await self._store.complete_multipart(upload.object_key, upload.multipart_id, parts, crc64)
+            await self._store.complete_multipart(
+                upload.object_key, upload.multipart_id, parts, crc64, with_copies=copies
+            )
         except (StoreRefused, StoreUnavailable) as error:
             doubt = error
         found = await self._store.find(upload.object_key, upload.id)

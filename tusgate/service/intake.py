@@ -28,7 +28,7 @@ from tusgate.ports import Attributes, Body
 from tusgate.service.cell import OpenCell
 from tusgate.service.digest import RequestDigest, crc64
 from tusgate.service.ledger import Ledger, Stored
-from tusgate.service.multiparts import begin_multipart
+from tusgate.service.multiparts import begin_multipart, join_multipart
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
@@ -306,7 +306,7 @@ class Intake:
             cell.cell,
             cell.marks,
             self._length,
-            multipart=self._multipart_id is not None,
+            multipart=self._multipart_id is not None or self._claimed.group is not None,
             inline_max=self._tools.piece_inline_max,
         )
 
@@ -359,7 +359,9 @@ class Intake:
     async def _multipart(self) -> MultipartId:
         """Return the multipart upload, created at the first whole cell."""
         async with self._multipart_lock:
-            if self._multipart_id is None:
+            if self._multipart_id is None and self._claimed.group is not None:
+                self._multipart_id = await join_multipart(self._tools.database, self._tools.store, self._claimed)
+            elif self._multipart_id is None:
                 intent = (self._claimed.object_key, True)
                 announced = intent in self._intended
                 self._intended.discard(intent)  # it stands for one attempt; the next part may have to try again

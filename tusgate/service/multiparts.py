@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.errors import StoreUnavailable
+from tusgate.core.errors import Fenced, StoreUnavailable
+from tusgate.core.lifecycle import check_alive
 from tusgate.core.model import Intent
 from tusgate.ports import Attributes
 
@@ -19,7 +21,9 @@ LONGEST_PAUSE: Final = 0.4
 """Seconds at most between two tries."""
 
 
-async def begin_multipart(database: Database, store: ObjectStore, upload: Upload, *, announced: bool) -> MultipartId:
+async def begin_multipart(
+    database: Database, store: ObjectStore, upload: Upload, *, announced: bool, with_copies: bool = False
+) -> MultipartId:
     """Create the multipart upload of `upload.object_key` and record it.
 
     Every try has an intent of its own: one whose answer was lost may have made a multipart upload all the same, and
@@ -29,6 +33,7 @@ async def begin_multipart(database: Database, store: ObjectStore, upload: Upload
         database, store: where to.
         upload: with the epoch of its writer or finisher.
         announced: the intent of the first try is written already.
+        with_copies: see `ObjectStore.create_multipart`.
 
     Raises:
         Fenced: somebody else writes, or has created it.
@@ -38,7 +43,7 @@ async def begin_multipart(database: Database, store: ObjectStore, upload: Upload
         if attempt or not announced:
             await database.intend(upload, [Intent(upload.object_key, multipart=True)])
         try:
-            created = await store.create_multipart(upload.object_key, Attributes.of(upload))
+            created = await store.create_multipart(upload.object_key, Attributes.of(upload), with_copies=with_copies)
         except StoreUnavailable:
             if attempt == TRIES - 1:
                 raise
@@ -47,3 +52,20 @@ async def begin_multipart(database: Database, store: ObjectStore, upload: Upload
         await database.record_multipart(upload, created)
         return created
     raise StoreUnavailable
+
+
+async def join_multipart(database: Database, store: ObjectStore, partial: Upload) -> MultipartId:
+    """Return the multipart upload of the group that `partial` lies in, created by the first one that needs it.
+
+    Raises:
+        UploadGone: the group has ended, and its partials with it.
+        StoreUnavailable: three tries failed.
+    """
+    assert partial.group is not None
+    while True:
+        group = await database.get(partial.scope, partial.group)
+        check_alive(group)
+        if group.multipart_id is not None:
+            return group.multipart_id
+        with suppress(Fenced):  # another partial was first
+            return await begin_multipart(database, store, group, announced=False)

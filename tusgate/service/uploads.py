@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
@@ -26,10 +26,11 @@ from tusgate.core.errors import (
 )
 from tusgate.core.grid import grid_for
 from tusgate.core.lifecycle import Append, check_append, check_present, declared_length, overrun
-from tusgate.core.model import NewUpload, State, UploadId
+from tusgate.core.model import NewUpload, Role, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
 from tusgate.service.completion import loss_reason
+from tusgate.service.concatenation import Concatenation
 from tusgate.service.digest import RequestDigest
 from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tusgate.core.checksum import Checksum
+    from tusgate.core.concat import GroupWish
     from tusgate.core.model import CreatedVia, Intent, Piece, Scope, Upload
     from tusgate.ports import ByteSource
     from tusgate.service.completion import Completion
@@ -74,6 +76,8 @@ class Creation:
         filename, content_type, content_coding: as the client says, cleaned of what cannot be stored or shown.
         checksum: of the body of the creating request.
         ends: the upload ends with the body of the creating request.
+        role: PARTIAL for an upload that a final will be made of.
+        group: with which other partials it shall be stored.
     """
 
     created_via: CreatedVia
@@ -84,6 +88,8 @@ class Creation:
     checksum: Checksum | None = None
     ends: bool = False
     content_coding: str | None = None
+    role: Role | None = None
+    group: GroupWish | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +121,9 @@ class Uploads:
         now: Callable[[], datetime],
     ) -> None:
         self._tools = tools
+        self._concatenation = Concatenation(
+            tools.database, tools.store, completion, rules.part_size, rules.finish_wait, tools.max_size
+        )
         expiry = tools.expiry
         self._database = tools.database
         self._writers = writers
@@ -151,8 +160,10 @@ class Uploads:
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(scope, creation, length, epoch=1 if writes else 0)
         body = source or _Nothing()
-        intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else ()
-        upload = await self._database.create(new, intents)
+        intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else []
+        upload = await self._insert(scope, creation, new, intents)
+        if upload.group is not None:
+            intents = []
         if progress is not None:
             progress(upload)
         if not writes:
@@ -166,8 +177,36 @@ class Uploads:
             await self._database.terminate(scope, upload.id)
             raise
 
+    async def _insert(self, scope: Scope, creation: Creation, new: NewUpload, intents: Sequence[Intent]) -> Upload:
+        if creation.group is not None:
+            group = self._new_upload(scope, creation, None, epoch=0)
+            beside = await self._concatenation.create_partial(new, group, creation.group)
+            if beside is not None:
+                return beside
+        return await self._database.create(new, intents)
+
+    async def concatenate(self, scope: Scope, creation: Creation, concat: str, partials: Sequence[UploadId]) -> Upload:
+        """Make the upload that is the bytes of `partials`, in this order.
+
+        Args:
+            scope: whose.
+            creation: what the client says of the new upload.
+            concat: the header that names the partials, kept as received.
+            partials: their ids, repeats allowed.
+
+        Raises:
+            Draining: this process is about to end.
+            UploadNotFound, UploadGone, InvalidRequest, TooLarge, Finishing, Fenced: see `Concatenation`.
+        """
+        if self._writers.draining:
+            raise Draining
+        final = replace(self._new_upload(scope, creation, None, epoch=0), role=Role.FINAL, concat=concat)
+        return await self._concatenation.concatenate(final, partials)
+
     async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload as committed; waits while it is being finished, never for a writer.
+
+        A final is returned SEALED when that takes longer than `finish_wait` seconds: its offset must not be shown.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to continue.
@@ -180,7 +219,7 @@ class Uploads:
         if upload.state is State.SEALED:
             upload = await self._completion.wait(upload, self._rules.finish_wait)
         check_present(upload)
-        if upload.state is State.SEALED:
+        if upload.state is State.SEALED and upload.role is not Role.FINAL:
             raise Finishing
         self._recent.remember(upload)
         return upload
@@ -365,7 +404,10 @@ class Uploads:
             fenced.upload = current
             raise fenced from error
         reason = loss_reason(error)
-        failed = await self._database.fail(upload, reason)
+        doomed = upload
+        if isinstance(error, MultipartLost) and upload.group is not None:
+            doomed = await self._database.get(upload.scope, upload.group)
+        failed = await self._database.fail(doomed, reason)
         log.error("upload.failed", upload_id=upload.id, reason=reason)
         raise UploadGone(failed.state.value, reason) from error
 
@@ -427,6 +469,7 @@ class Uploads:
             lifetime=self._tools.expiry.lifetime,
             max_age=self._tools.expiry.max_age,
             content_coding=creation.content_coding,
+            role=creation.role,
         )
 
 

@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     public_url: WebUrl | None = _listen(
         None, "Address at which clients reach the gateway, without BASE_PATH; upload URLs begin with it."
     )
+    public_aliases: Origins = _listen(
+        (), "Further origins that clients know the gateway under: a concatenation may name uploads by them."
+    )
     base_path: UrlPath = _listen("/files", "Path under which uploads are created and continued.")
     cors_origins: Origins = _listen(("*",), "Origins whose web pages may upload; * is every one.")
     cors_headers: HeaderNames = _listen((), "Request headers that web pages may send beside those of the protocols.")

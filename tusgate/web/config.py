@@ -19,6 +19,7 @@ class WebConfig:
         base_path: where uploads are created, for example `/files`; no slash at the end.
         public_url: scheme and authority (and path prefix) that clients reach us under; None = taken from the
             request. No slash at the end.
+        public_aliases: further origins that clients know us under; URLs of uploads may begin with them.
         cors_origins: origins whose pages may upload, as browsers write them, or `*` for any (without credentials).
             Our own origin is always allowed.
         cors_headers: request headers that pages may send beside those of the protocols.
@@ -32,6 +33,7 @@ class WebConfig:
 
     base_path: str = "/files"
     public_url: str | None = None
+    public_aliases: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ("*",)
     cors_headers: tuple[str, ...] = ()
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = ()

@@ -25,9 +25,11 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.AlreadyComplete: 400,
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
     errors.OriginForbidden: 403,
+    errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
     errors.UploadNotFound: 404,
     errors.UnsupportedMethod: 405,
     errors.OffsetMismatch: 409,
+    errors.StillNeeded: 409,
     errors.Fenced: 409,
     errors.UploadGone: 410,
     errors.MultipartLost: 410,

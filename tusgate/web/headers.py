@@ -142,7 +142,7 @@ def parse_metadata(text: str | None, limit: int) -> Metadata:
     raw = text.encode("utf-8", "surrogateescape")
     if len(raw) > limit:
         raise MetadataTooLarge(f"Upload-Metadata: at most {limit} bytes are taken, got {len(raw)}")
-    values = _metadata_values(text)
+    values = metadata_values(text)
     return Metadata(
         raw,
         clean_filename(_first(values, _FILENAME_KEYS)),
@@ -150,9 +150,10 @@ def parse_metadata(text: str | None, limit: int) -> Metadata:
     )
 
 
-def _metadata_values(text: str) -> dict[str, bytes]:
+def metadata_values(text: str) -> dict[str, bytes]:
+    """Return the decoded pairs of an Upload-Metadata header. Raises InvalidRequest outside the grammar."""
     values: dict[str, bytes] = {}
-    for pair in text.split(","):
+    for pair in text.split(",") if text else ():
         key, _, value = pair.partition(" ")
         if _METADATA_KEY.fullmatch(key) is None:
             raise InvalidRequest("Upload-Metadata", "keys of printable ASCII without blanks and commas")

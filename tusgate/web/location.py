@@ -9,9 +9,10 @@ from __future__ import annotations
 import re
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urljoin, urlsplit
 
-from tusgate.core.errors import InvalidRequest
+from tusgate.core.errors import InvalidRequest, UploadNotFound
+from tusgate.core.model import UPLOAD_ID, UploadId
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -30,10 +31,34 @@ class PublicAddress:
         self._public_url = config.public_url
         self._base_path = config.base_path
         self._trusted = config.trusted_proxies
+        self._aliases = config.public_aliases
 
     def upload_url(self, request: web.Request, upload_id: str) -> str:
         """Return the absolute URL of an upload. Raises InvalidRequest when the Host header is malformed."""
         return f"{self._root(request)}{self._base_path}/{upload_id}"
+
+    def upload_id(self, request: web.Request, url: str) -> UploadId:
+        """Return the id in the URL of an upload, absolute or relative, as a client may write it (CAT-12).
+
+        It must lead to us, under the address of this request or another one of ours, and is compared by its path: old
+        URLs may have been made under any of our names.
+
+        Raises:
+            InvalidRequest: it leads elsewhere.
+        """
+        home = f"{self._root(request)}{self._base_path}/"
+        try:
+            parts = urlsplit(urljoin(home, url))
+            origin = f"{parts.scheme}://{parts.netloc.lower().removesuffix(_DEFAULT_PORTS.get(parts.scheme, ' '))}"
+        except ValueError:
+            raise _not_ours() from None
+        path, own_path = unquote(parts.path), urlsplit(home).path
+        tail = path.removeprefix(own_path)
+        if origin not in {self.origin(request), *self._aliases} or parts.query or tail == path:
+            raise _not_ours()
+        if UPLOAD_ID.fullmatch(tail) is None:
+            raise UploadNotFound
+        return UploadId(tail)
 
     def origin(self, request: web.Request) -> str:
         """Return our own origin as a browser writes it. Raises InvalidRequest like `upload_url`."""
@@ -64,6 +89,10 @@ class PublicAddress:
         peer = ip_address(request.remote.partition("%")[0])
         mapped = getattr(peer, "ipv4_mapped", None) or peer
         return any(mapped in network for network in self._trusted)
+
+
+def _not_ours() -> InvalidRequest:
+    return InvalidRequest("Upload-Concat", "URLs of uploads of this server")
 
 
 def _forwarded(request: web.Request) -> dict[str, str]:

@@ -14,9 +14,9 @@ from aiohttp import web
 from tusgate.core import errors
 from tusgate.core.checksum import DIGEST_SIZES
 from tusgate.core.lifecycle import Append, check_append
-from tusgate.core.model import UPLOAD_ID, CreatedVia, State, UploadId
+from tusgate.core.model import UPLOAD_ID, CreatedVia, Role, State, UploadId
 from tusgate.service.uploads import Creation
-from tusgate.web import headers
+from tusgate.web import concat, headers
 from tusgate.web.body import RequestBody, announced_size
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.errors import LOCKED, Problem, plain_text, problem_of
@@ -33,7 +33,14 @@ if TYPE_CHECKING:
     from tusgate.web.location import PublicAddress
 
 VERSION: Final = "1.0.0"
-EXTENSIONS: Final = ("creation", "creation-with-upload", "creation-defer-length", "termination", "checksum")
+EXTENSIONS: Final = (
+    "creation",
+    "creation-with-upload",
+    "creation-defer-length",
+    "termination",
+    "checksum",
+    "concatenation",
+)
 _CREATION_METHODS: Final = ("POST", "OPTIONS")
 _UPLOAD_METHODS: Final = ("HEAD", "PATCH", "DELETE", "OPTIONS")
 _VERSIONED_METHODS: Final = frozenset({"POST", "HEAD", "PATCH", "DELETE"})
@@ -110,10 +117,12 @@ class Tus:
     async def _post(self, request: web.Request, scope: Scope) -> web.Response:
         check_syntax(request)
         fields = request.headers
-        if "Upload-Concat" in fields:
-            raise errors.InvalidRequest("Upload-Concat", "no such field: the concatenation extension is not offered")
-        length = headers.creation_length(fields)
         metadata = headers.parse_metadata(fields.get("Upload-Metadata"), self._max_metadata)
+        urls = concat.final_urls(fields)
+        if urls is not None:
+            return await self._post_final(request, scope, metadata, urls)
+        is_partial = concat.is_partial(fields)
+        length = headers.creation_length(fields)
         brings_bytes = check_creation_body(request)
         checksum = announced_checksum(fields)
         creation = Creation(
@@ -123,6 +132,8 @@ class Tus:
             filename=metadata.filename,
             content_type=metadata.content_type,
             checksum=checksum,
+            role=Role.PARTIAL if is_partial else None,
+            group=concat.group_wish(fields.get("Upload-Metadata")) if is_partial else None,
         )
         # Found out before anything is created: a malformed Host must not leave an upload that nobody can reach.
         location = self._address.upload_url(request, "")
@@ -134,10 +145,30 @@ class Tus:
             answer["Upload-Offset"] = str(upload.offset)
         return web.Response(status=201, headers=answer)
 
+    async def _post_final(
+        self, request: web.Request, scope: Scope, metadata: headers.Metadata, urls: list[str]
+    ) -> web.Response:
+        if announced_size(request) != 0:
+            raise errors.FinalIsFixed
+        partials = [self._address.upload_id(request, url) for url in urls]
+        creation = Creation(
+            created_via=CreatedVia.TUS,
+            length=None,
+            metadata=metadata.raw,
+            filename=metadata.filename,
+            content_type=metadata.content_type,
+        )
+        upload = await self._uploads.concatenate(scope, creation, request.headers[concat.FIELD], partials)
+        return web.Response(status=201, headers={"Location": self._address.upload_url(request, upload.id)})
+
     async def _head(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
         check_syntax(request)
         upload = await self._uploads.head(scope, upload_id)
-        answer = {"Cache-Control": "no-store", "Upload-Offset": str(upload.offset)} | expiry(upload)
+        answer = {"Cache-Control": "no-store"} | expiry(upload)
+        if upload.state is not State.SEALED:  # tus 1.0: no offset before a concatenation is finished (CAT-20)
+            answer["Upload-Offset"] = str(upload.offset)
+        if upload.role is not None:
+            answer[concat.FIELD] = upload.concat or upload.role
         if upload.final_length is None:
             answer["Upload-Defer-Length"] = "1"
         else:
@@ -235,8 +266,8 @@ def announced_checksum(fields: Mapping[str, str]) -> Checksum | None:
 
 
 def expiry(upload: Upload) -> dict[str, str]:
-    """Return Upload-Expires for an unfinished upload that expires: on a finished one it would mislead."""
-    if upload.expires_at is None or upload.state is not State.UPLOADING:
+    """Return Upload-Expires for an unfinished upload, or a partial, that expires: others stay."""
+    if upload.expires_at is None:
         return {}
     return {"Upload-Expires": headers.format_date(upload.expires_at)}
 

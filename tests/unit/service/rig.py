@@ -21,7 +21,7 @@ from tests.doubles.store import MemoryStore
 from tusgate.core import grid
 from tusgate.core.errors import ClientGone, ClientStalled
 from tusgate.core.lifecycle import Append
-from tusgate.core.model import CreatedVia, Scope, State, Upload
+from tusgate.core.model import CreatedVia, Role, Scope, State, Upload
 from tusgate.core.naming import PIECES
 from tusgate.service import cell, intake
 from tusgate.service.budget import Budget
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tusgate.core.checksum import Checksum
+    from tusgate.core.concat import GroupWish
+    from tusgate.core.grid import PartLimits
     from tusgate.core.model import UploadId
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.ledger import Progress
@@ -167,6 +169,8 @@ class World:
     disorder: int | None = None
     completes_all_parts: bool = False
     bandwidth: float | None = None
+    limits: PartLimits | None = None
+    copies_parts: bool = True
     database: MemoryDatabase = field(init=False)
     store: MemoryStore = field(init=False)
 
@@ -177,6 +181,8 @@ class World:
             bandwidth=self.bandwidth,
             delay=None if self.disorder is None else lambda: chance.uniform(0, 0.1),
             completes_all_parts=self.completes_all_parts,
+            limits=self.limits,
+            copies_parts=self.copies_parts,
         )
 
     def process(self, faults: Faults | None = None, **settings: Any) -> Process:
@@ -259,6 +265,8 @@ class Process:
         via: CreatedVia = CreatedVia.TUS,
         ends: bool = False,
         progress: Progress | None = None,
+        role: Role | None = None,
+        group: GroupWish | None = None,
     ) -> Upload:
         creation = Creation(
             created_via=via,
@@ -268,8 +276,22 @@ class Process:
             content_type=None,
             checksum=checksum,
             ends=ends,
+            role=role,
+            group=group,
         )
         return await self.uploads.create(SCOPE, creation, source, progress)
+
+    async def partial(self, data: bytes, group: GroupWish | None = None) -> Upload:
+        """Return a finished partial."""
+        partial = await self.create(len(data), role=Role.PARTIAL, group=group)
+        return await self.append(partial, Sender(data)) if data else partial
+
+    async def concatenate(self, *partials: Upload, metadata: bytes | None = None) -> Upload:
+        creation = Creation(
+            created_via=CreatedVia.TUS, length=None, metadata=metadata, filename="b.bin", content_type=None
+        )
+        ids = [partial.id for partial in partials]
+        return await self.uploads.concatenate(SCOPE, creation, "final;" + " ".join(ids), ids)
 
     async def append(
         self,

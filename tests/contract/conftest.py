@@ -1,0 +1,61 @@
+"""The databases that the contract is held against."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.database_rig import MemoryRig, PostgresRig, SqliteRig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from tests.contract.database_rig import Rig
+    from tusgate.ports import Database
+
+SQL_DATABASES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.servers),
+    pytest.param("pgbouncer", marks=pytest.mark.servers),
+]
+
+
+@pytest.fixture(params=["memory", *SQL_DATABASES])
+async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Rig]:
+    rig: Rig
+    match request.param:
+        case "memory":
+            rig = MemoryRig()
+        case "sqlite":
+            rig = SqliteRig(tmp_path)
+        case "pgbouncer":
+            pooler = request.getfixturevalue("pgbouncer")
+            rig = PostgresRig(request.getfixturevalue("database_url"), pooler)
+        case _:
+            rig = PostgresRig(request.getfixturevalue("database_url"))
+    await rig.database.migrate()
+    yield rig
+    await rig.close()
+
+
+@pytest.fixture
+def database(rig: Rig) -> Database:
+    return rig.database
+
+
+@pytest.fixture
+async def postgres_rig(database_url: str) -> AsyncIterator[PostgresRig]:
+    rig = PostgresRig(database_url)
+    await rig.database.migrate()
+    yield rig
+    await rig.close()
+
+
+@pytest.fixture
+async def sqlite_rig(tmp_path: Path) -> AsyncIterator[SqliteRig]:
+    rig = SqliteRig(tmp_path)
+    await rig.database.migrate()
+    yield rig
+    await rig.close()

@@ -427,6 +427,10 @@ class ByteSource(Protocol):
     size: int | None
     """Announced bytes (Content-Length); None when chunked."""
 
+    @property
+    def is_abandoned(self) -> bool:
+        """Whether the client has ended its side of the connection already; it may have sent all of the body before."""
+
     async def read(self) -> bytes:
         """Return the next chunk as it arrived, without copying; `b""` at the end.
 

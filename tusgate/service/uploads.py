@@ -13,6 +13,7 @@ import structlog
 from tusgate.core.errors import (
     AlreadyComplete,
     ChecksumMismatch,
+    ClientGone,
     DatabaseUnavailable,
     Draining,
     Fenced,
@@ -300,6 +301,8 @@ class Uploads:
             try:
                 upload, pieces = await self._database.claim(upload, self._rules.holder, intents)
             except Fenced:
+                if source.is_abandoned:
+                    raise ClientGone from None  # to try again could only take over from the client's next request
                 upload, length = await self._check(scope, upload_id, append)
                 continue
             return await self._write(
@@ -477,6 +480,7 @@ class _Nothing:
     """The body of a request without one."""
 
     size: int | None = 0
+    is_abandoned = False
 
     async def read(self) -> bytes:
         return b""

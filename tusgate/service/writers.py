@@ -30,12 +30,15 @@ class Writers:
 
         Raises:
             Draining: the process is shutting down.
+            Fenced: a later writer is here already: the answer to the earlier claim came after that to its own.
         """
         if self.draining:
             raise Draining
-        older = self._active.get(intake.upload_id)
-        if older is not None:
-            older.interrupt(Fenced())
+        other = self._active.get(intake.upload_id)
+        if other is not None and other.epoch > intake.epoch:
+            raise Fenced
+        if other is not None:
+            other.interrupt(Fenced())
         self._active[intake.upload_id] = intake
         self._idle.clear()
 

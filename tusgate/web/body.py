@@ -9,6 +9,7 @@ Rule 3: time counts against a client only while we wait for it, not while it wai
 from __future__ import annotations
 
 import asyncio
+import select
 from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from tusgate.ports import ByteSource
 
+_HUNG_UP = getattr(select, "POLLRDHUP", 0) | select.POLLHUP | select.POLLERR
+"""What the kernel says of a connection whose other side has ended it; POLLRDHUP (half of it) is Linux only."""
 TICK = 1.0
 """Seconds between two looks of the watch; the precision of its deadlines."""
 
@@ -61,6 +64,16 @@ class RequestBody:
     def received(self) -> int:
         """Bytes that have arrived so far."""
         return self._content.total_bytes
+
+    @property
+    def is_abandoned(self) -> bool:
+        """See `ports.ByteSource.is_abandoned`. The kernel is asked: nobody reads from a paused socket."""
+        transport = self._request.transport
+        if transport is None or transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(transport.get_extra_info("socket"), _HUNG_UP)
+        return bool(poll.poll(0))
 
     async def read(self) -> bytes:
         """Return what has arrived, `b""` at the end; see `ports.ByteSource.read`."""

@@ -94,6 +94,7 @@ class Sender:
     ) -> None:
         self.size = None if chunked else len(data)
         self.arrived = 0
+        self.is_abandoned = False
         self._rest = data if cut is None else data[:cut]
         self._cut = cut is not None
         self._sizes = cycle(chunks)

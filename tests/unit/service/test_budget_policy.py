@@ -53,6 +53,10 @@ class RatedClient:
         self.produced = min(self.produced + (now - self.updated) * self.rate + 1e-6, self.window)
         self.updated = now
 
+    @property
+    def is_abandoned(self) -> bool:
+        return False
+
     def interrupt(self, error: Exception) -> None:
         raise error
 

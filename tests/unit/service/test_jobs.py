@@ -317,11 +317,11 @@ def test_an_object_that_the_store_never_lets_go_does_not_keep_the_others() -> No
             await delete(keys)
 
         world.store.delete_objects = delete_unless_locked  # type: ignore[method-assign]  # a bucket with retention
-        for _ in range(12):
+        for _ in range(100):  # a run whose probe happens to be the locked one removes nothing
             await asyncio.sleep(61)
             await process.jobs.collect_garbage()
         assert world.pieces == [locked]
-        assert {garbage.key for garbage in world.database.all_garbage() if garbage.tries} == {locked}
+        assert {garbage.key for garbage in world.database.all_garbage()} == {locked}
 
     run(work())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.virtual_time import run
 from tusgate.core.checksum import Checksum
 from tusgate.core.errors import (
     ChecksumMismatch,
+    ClientGone,
     DatabaseUnavailable,
     Draining,
     Fenced,
@@ -149,6 +151,52 @@ def test_a_claim_that_is_lost_to_a_writer_who_moved_on_is_told_the_new_offset() 
             await late
         assert mismatch.value.upload == await quick.committed(upload.id)
         assert mismatch.value.expected == 20
+
+    run(work())
+
+
+def test_a_request_whose_client_has_gone_takes_nothing_over() -> None:
+    """I6: all that it could end is the next request of the same client."""
+
+    async def work() -> None:
+        world = World()
+        process, other = world.process(), world.process()
+        upload = await process.create(57)
+        rest = Sender(DATA, stop=0)
+        successor = asyncio.create_task(other.append(upload, rest))
+        await asyncio.sleep(1)
+        abandoned = Sender(DATA)
+        abandoned.is_abandoned = True
+        with pytest.raises(ClientGone):
+            await process.append(upload, abandoned)
+        rest.go_on()
+        assert (await successor).state is State.COMPLETE
+
+    run(work())
+
+
+def test_a_claim_whose_answer_comes_late_does_not_end_the_writer_that_came_after_it() -> None:
+    """I6, I20: the later claim is the one that counts."""
+
+    async def work() -> None:
+        world = World()
+        process = world.process()
+        upload = await process.create(57)
+        claim = process.tools.database.claim
+
+        async def answered_late(*arguments: Any) -> Any:
+            process.tools.database.claim = claim  # type: ignore[method-assign]  # this one call only
+            claimed = await claim(*arguments)
+            await asyncio.sleep(1)
+            return claimed
+
+        process.tools.database.claim = answered_late  # type: ignore[method-assign,assignment]  # the network is slow once
+        early = asyncio.create_task(process.append(upload, Sender(DATA)))
+        await asyncio.sleep(0.1)
+        late = asyncio.create_task(process.append(upload, Sender(DATA, pause=0.5)))
+        with pytest.raises(Fenced):
+            await early
+        assert (await late).state is State.COMPLETE
 
     run(work())
 

@@ -133,6 +133,19 @@ async def test_the_connection_serves_the_next_request_after_a_body(reader):
     assert sum(map(len, reader.chunks)) == 900_000
 
 
+@pytest.mark.parametrize("sent", [0, 5, 30_000])
+async def test_a_client_that_has_left_is_noticed_before_its_body_is_read(held, sent):
+    """I6: nobody reads from a paused socket, so only the kernel knows."""
+    async with connected(held) as (_, up):
+        up.write(PLAIN % 300_001 + bytes(sent))
+        await held.opened.wait()
+        assert not held.body.is_abandoned
+        up.write_eof()
+        while not held.body.is_abandoned:  # noqa: ASYNC110 # the kernel tells nobody
+            await asyncio.sleep(0)
+    held.may_read.set()
+
+
 @pytest.mark.parametrize("reset", [False, True], ids=["closed", "reset"])
 async def test_a_connection_that_breaks_is_client_gone_after_what_arrived(reader, reset):
     async with connected(reader) as (_, up):

@@ -71,7 +71,7 @@ soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (T
 servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO and Versity (minutes, once), apt-get as root
 	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node
 
-spec: $(VENV)/.development ## list the protocol requirements that no test names
+spec: $(VENV)/.development ## list the protocol requirements and the cases of failure that no test names
 	$(BIN)/python -m tests.spec
 
 wheel: $(VENV)/.development ## build the wheel into dist/

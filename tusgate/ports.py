@@ -317,7 +317,13 @@ class ObjectStore(Protocol):
         """Release all connections. Idempotent."""
 
     async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
-        """Store a whole object; it appears at `key` at once or not at all. Raises StoreRefused, PieceLost."""
+        """Store a whole object; it appears at `key` at once or not at all.
+
+        Raises:
+            PieceLost: see `put_part`.
+            StoreRefused: the store will never take it.
+            StoreUnavailable: anything else, and bytes that did not arrive intact in three tries.
+        """
 
     async def create_multipart(
         self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
@@ -337,7 +343,9 @@ class ObjectStore(Protocol):
         Raises:
             MultipartLost: the store no longer has the multipart upload.
             PieceLost: the store says that a piece of `body` is not there, or gives back other bytes, three times.
-            StoreRefused: the bytes did not arrive intact in three tries.
+            StoreRefused: the store will never take it.
+            StoreUnavailable: anything else, and bytes that did not arrive intact in three tries: a link that damages
+                them says nothing about the upload.
         """
 
     async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:

@@ -25,7 +25,7 @@ from tests.doubles.s3.behaviour import MINIO
 from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Drop, DropAnswer, FlipByte, Gate, ReplaceAnswer, Reply, S3FaultProxy, s3_error
 from tests.servers.process import free_port
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, Part
 from tusgate.ports import Body
 from tusgate.s3.config import S3Config
@@ -178,7 +178,7 @@ async def test_a_piece_that_always_comes_back_damaged_is_never_stored_even_where
 async def test_bytes_that_are_damaged_every_time_are_refused(rig: Rig) -> None:
     rule = rig.proxy.on("PutObject", FlipByte(at=0))
 
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnavailable):
         await rig.store.put_object(KEY, BODY, OURS)
 
     assert rule.fired == TRIES
@@ -479,7 +479,7 @@ async def test_a_part_that_the_store_took_without_an_etag_is_not_stored(alone: R
 async def test_a_store_that_confirms_other_bytes_is_not_believed(alone: Rig) -> None:
     alone.proxy.on("PutObject", Reply(200, b"", {"ETag": '"e"', "x-amz-checksum-crc64nvme": "AAAAAAAAAAA="}))
 
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnavailable):
         await alone.store.put_object(KEY, BODY, OURS)
 
 

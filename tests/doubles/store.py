@@ -222,7 +222,7 @@ class MemoryStore:
         if len(data) != body.size:
             raise ValueError(f"a body of {body.size} bytes has {len(data)}")
         if crc64_of([data]) != body.crc64:
-            raise StoreRefused("BadDigest")
+            raise StoreUnavailable("BadDigest")
         return _Blob(body.size, body.crc64, data)
 
     def _read_back(self, body: Body) -> list[bytes]:

@@ -12,12 +12,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import random
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.fault.honest import Upload, begin
-from tests.fault.proxy import Drop, DropAnswer, Gate, Hold, Reply, s3_error
+from tests.fault.proxy import Drop, DropAnswer, FlipByte, Gate, Hold, Reply, s3_error
 from tests.fault.rig import KIB, MIB, PART, Rig, id_of, pieces_of
 from tusgate.s3.retry import TRIES
 
@@ -95,9 +96,52 @@ async def test_beginning_a_multipart_upload_fails(rig: Rig, fault: Fault, times:
 
 @faults
 async def test_a_part_fails_whichever_it_is(rig: Rig, fault: Fault) -> None:
+    """DF-03: it is sent again under its own number, once, and no other part is."""
     uploads = [await for_upload(rig, fault, "UploadPart", part=part, times=1) for part in (1, 3, 6)]
 
     await run_all(rig, *uploads)
+
+    for faulty in uploads:
+        sent = Counter(
+            call.part for call in rig.proxy.history.of("UploadPart") if call.key == id_of(faulty.upload.path)
+        )
+        assert sent == {part: 2 if part == faulty.rule.part else 1 for part in range(1, 7)}
+
+
+@pytest.mark.parametrize("times", [1, IN_A_ROW])
+async def test_a_byte_that_flips_on_its_way_to_the_store_is_never_acknowledged(rig: Rig, times: int) -> None:
+    """DF-13, I2, I5: in a part, in a piece, in a file that is stored whole, and in one that waits in pieces for that.
+
+    A link that damages all tries is a fault that will pass: it costs no upload.
+    """
+    flipped = FlipByte(at=1000)
+    uploads = [await for_upload(rig, flipped, "UploadPart", part=part, times=times) for part in (1, 3, 6)]
+    uploads += [
+        await for_upload(rig, flipped, "PutObject", chunk=AWKWARD, pieces=True, nth=nth, times=times) for nth in (1, 4)
+    ]
+    uploads += [await for_upload(rig, flipped, "PutObject", SMALL, chunk, times=times) for chunk in (None, 2 * MIB)]
+
+    await run_all(rig, *uploads)
+
+    refused = [call.store_status for call in rig.proxy.history.calls if call.fault]
+    assert {*refused} == {400}
+    assert len(refused) == times * len(uploads)
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE], ids=["whole", "last part"])
+async def test_a_link_that_damages_all_tries_fails_no_upload_whose_bytes_are_all_there(rig: Rig, data: bytes) -> None:
+    """DF-13, I1, I5: the end is said when the last bytes wait in a piece, so finishing has to send them again."""
+    path = await rig.client.create(None)
+    assert (await rig.client.patch(path, 0, data)).status == 204
+    kind = "PutObject" if data is SMALL else "UploadPart"
+    rule = rig.proxy.on(kind, FlipByte(at=1000), under=id_of(path), times=IN_A_ROW)
+
+    answer = await rig.client.patch(path, len(data), b"", {"Upload-Length": str(len(data))})
+
+    assert answer.status in (204, 423), answer
+    await rig.until_state(path, "complete", "failed")
+    assert rule.fired == IN_A_ROW
+    assert await rig.stored(path) == data
 
 
 @faults
@@ -178,7 +222,7 @@ async def test_looking_fails_after_the_answer_to_complete_was_lost(rig: Rig, fau
 
 @faults
 async def test_cleaning_up_fails(rig: Rig, fault: Fault) -> None:
-    """I11: what a terminated upload left behind is removed all the same."""
+    """I11, GC-09: what a terminated upload left behind is removed all the same, parts and pieces."""
     uploads = [await begin(rig, LARGE) for _ in range(2)]
     for upload, end in zip(uploads, (PART + 3 * MIB, MIB), strict=True):
         await upload.send(end, MIB)

@@ -320,7 +320,7 @@ class DirectoryStore:
         return manifest
 
     def _write_body(self, descriptor: int, body: Body) -> None:
-        """Write pieces and buffers. Raises StoreRefused when they are not what `body` says they are."""
+        """Write pieces and buffers. Raises StoreUnavailable when they are not what `body` says they are."""
         crc64 = size = 0
         for piece in body.pieces:
             self._append_piece(descriptor, piece)
@@ -332,7 +332,7 @@ class DirectoryStore:
         if size != body.size:
             raise ValueError(f"a body of {body.size} bytes has {size}")
         if crc64 != body.crc64:
-            raise StoreRefused("BadDigest: the bytes do not have the checksum that came with them")
+            raise StoreUnavailable("BadDigest: the bytes do not have the checksum that came with them")
         durable.write_all(descriptor, body.buffers)
 
     def _append_piece(self, descriptor: int, piece: Piece) -> None:

@@ -17,7 +17,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from tusgate.core.errors import MultipartLost, StoreUnavailable
+from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
@@ -157,10 +157,13 @@ class Control:
                 raise Transient("UploadPartCopy: 200 without an ETag")
             crc64 = result.get("ChecksumCRC64NVME")
             if crc64 and crc64 != encode_crc64(source.crc64):
-                raise Damaged("UploadPartCopy: the store copied other bytes")
+                raise Damaged("UploadPartCopy: the store copied other bytes", answered=True)
             return etag
 
-        return await retried(attempt)
+        try:
+            return await retried(attempt)
+        except Damaged as error:  # no link has had a hand in it: to copy is not this store's strength
+            raise StoreRefused(str(error)) from error
 
     async def _etag_of_small_object(self, key: str, source: Piece) -> str | None:
         """Return the ETag of an object that S3 copies only as a whole, if `source` is all of it."""

@@ -76,10 +76,8 @@ class Transient(StoreUnavailable):
         self.answered = answered
 
 
-class Damaged(StoreRefused):
-    """The bytes did not have the checksum that was sent with them; sending them again may help."""
-
-    code = StoreRefused.code
+class Damaged(Transient):
+    """The bytes did not arrive with the checksum that was sent with them: a link damages them, and will be mended."""
 
 
 class PieceDamaged(Transient, PieceLost):
@@ -113,9 +111,9 @@ def failure(operation: str, status: int, code: str, retry_after: str | None = No
         return MultipartLost(message)
     if code in _ABSENT:
         return ObjectAbsent(message)
-    if code in _DAMAGED:
-        return Damaged(message)
-    if code in _REFUSED or (code in _REFUSED_COPIES and operation == "UploadPartCopy"):
+    if code in _DAMAGED and operation != "CompleteMultipartUpload":  # that one sends no bytes: the parts are wrong
+        return Damaged(message, answered=True)
+    if code in _REFUSED or code in _DAMAGED or (code in _REFUSED_COPIES and operation == "UploadPartCopy"):
         return StoreRefused(message)
     if code in _MISCONFIGURED or status in {301, 307, 401, 403}:
         _log.error("store.rejects_us", operation=operation, status=status, s3_code=code)

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from tusgate.s3.errors import Damaged, Transient
+from tusgate.s3.errors import Transient
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -31,9 +31,8 @@ async def retried(call: Callable[[], Awaitable[T]]) -> T:
     for attempt in range(1, TRIES):
         try:
             return await call()
-        except (Transient, Damaged) as error:
-            wanted = error.delay if isinstance(error, Transient) else 0.0
-            if wanted > LONGEST_DELAY:
+        except Transient as error:
+            if error.delay > LONGEST_DELAY:
                 raise
-            await asyncio.sleep(wanted + _random.uniform(0, FIRST_DELAY * 2 ** (attempt - 1)))
+            await asyncio.sleep(error.delay + _random.uniform(0, FIRST_DELAY * 2 ** (attempt - 1)))
     return await call()

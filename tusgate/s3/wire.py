@@ -282,5 +282,5 @@ def _etag_of(operation: str, answer: Answer, sent: Mapping[str, str]) -> str:
     if not answer.etag:
         raise Transient(f"{operation}: 200 without an ETag")
     if answer.crc64 and CRC64_HEADER in sent and answer.crc64 != sent[CRC64_HEADER]:
-        raise Damaged(f"{operation}: the store received other bytes")
+        raise Damaged(f"{operation}: the store received other bytes", answered=True)
     return answer.etag

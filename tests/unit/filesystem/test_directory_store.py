@@ -149,7 +149,7 @@ async def test_what_was_deleted_or_aborted_leaves_nothing(store: DirectoryStore,
     await store.put_object(KEY, body_of(b"two"), OURS)
     multipart_id = await store.create_multipart(KEY, OURS)
     await store.put_part(KEY, multipart_id, 1, body_of(b"abc"))
-    with pytest.raises(StoreRefused):
+    with pytest.raises(StoreUnavailable):
         await store.put_part(KEY, multipart_id, 2, Body(3, 0, buffers=[b"abc"]))
 
     await store.abort_multipart(KEY, multipart_id)

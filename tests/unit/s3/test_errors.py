@@ -40,6 +40,12 @@ def test_an_answer_means(status: int, code: str, kind: type[TusgateError]) -> No
     assert type(failure("UploadPart", status, code)) is kind
 
 
+@pytest.mark.parametrize("code", ["BadDigest", "XAmzContentChecksumMismatch"])
+def test_a_complete_whose_checksum_is_wrong_is_refused_for_good(code: str) -> None:
+    """It sends no bytes that could have been damaged on their way."""
+    assert type(failure("CompleteMultipartUpload", 400, code)) is StoreRefused
+
+
 @pytest.mark.parametrize("operation", ["GetObject", "UploadPartCopy"])
 def test_a_missing_object_is_absent(operation: str) -> None:
     assert type(failure(operation, 404, "NoSuchKey")) is ObjectAbsent

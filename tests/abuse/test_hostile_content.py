@@ -83,7 +83,22 @@ async def test_a_bomb_that_is_not_declared_is_a_file_like_any_other(victim: Rig)
     assert await victim.stored(path) == packed
 
 
-BAD_NUMBERS = ("-1", "-0", "+5", "1_0", "0x10", "1e3", "\u0663", "\uff15", "", "5,5", " 5 5", "5" * 5_000, str(2**64))
+BAD_NUMBERS = (
+    "-1",
+    "-0",
+    "+5",
+    "1_0",
+    "0x10",
+    "1e3",
+    "\u0663",
+    "\uff15",
+    "",
+    "5,5",
+    " 5 5",
+    "5" * 5_000,
+    str(2**63),
+    str(2**64),
+)
 BAD_METADATA = (
     "a YQ==,a YQ==",
     "a YQ==, YQ==",
@@ -120,7 +135,10 @@ BAD_IDS = (
 
 async def test_hostile_requests_reach_neither_database_nor_store(victim: Rig) -> None:
     """PA-03, PA-06, PA-14, PA-20, I13."""
+    path = await victim.client.create(5)
+    before = victim.row(path)
     requests = [("POST", "/files", {"Upload-Length": number}) for number in BAD_NUMBERS]
+    requests += [("PATCH", path, {**CT, "Content-Length": "5", "Upload-Offset": number}) for number in BAD_NUMBERS]
     requests += [("POST", "/files", {"Upload-Length": "5", "Upload-Metadata": text}) for text in BAD_METADATA]
     requests += [("POST", "/files", {"Upload-Defer-Length": value}) for value in ("0", "2", "true", "")]
     requests += [("POST", "/files", {"Upload-Length": "5", "Upload-Defer-Length": "1"}), ("POST", "/files", {})]
@@ -137,7 +155,7 @@ async def test_hostile_requests_reach_neither_database_nor_store(victim: Rig) ->
         if answer.status not in (400, 404, 405, 413, 431):
             wrong[method, target[:40], str(fields)[:80]] = answer.status
     assert wrong == {}
-    assert victim.rows("SELECT 1 FROM uploads") == []
+    assert victim.rows("SELECT * FROM uploads") == [before]
     assert victim.rows("SELECT 1 FROM garbage") == []
     assert victim.proxy.history.calls == []
 

@@ -44,6 +44,7 @@ async def test_every_listed_algorithm_verifies(rig):
 @pytest.mark.spec("SUM-03", "SUM-04", "SUM-09", "SUM-11")
 @pytest.mark.parametrize("length", [11, 22])
 async def test_a_wrong_digest_is_460_and_the_right_one_then_succeeds(rig, length):
+    """PA-15."""
     path = await rig.client.create(length)
     answer = await rig.client.patch(path, 0, HELLO, {"Upload-Checksum": NOTHING})
     assert (answer.status, answer.reason) == (460, "Checksum Mismatch")
@@ -53,6 +54,7 @@ async def test_a_wrong_digest_is_460_and_the_right_one_then_succeeds(rig, length
 
 @pytest.mark.spec("SUM-03")
 async def test_a_wrong_digest_over_several_parts_keeps_nothing(rig):
+    """PA-15, I9."""
     payload = bytes(11 * MIB)
     path = await rig.client.create(len(payload))
     assert (await rig.client.patch(path, 0, payload, {"Upload-Checksum": SHA1})).status == 460
@@ -76,6 +78,7 @@ async def test_a_wrong_digest_over_several_parts_keeps_nothing(rig):
     ],
 )
 async def test_an_unknown_algorithm_or_malformed_digest_is_400_before_the_body(client, text):
+    """PA-15."""
     path = await client.create(11)
     async with client.connect() as connection:
         fields = {**V, **CT, "Upload-Offset": "0", "Content-Length": "11", "Upload-Checksum": text}

@@ -26,6 +26,7 @@ async def test_a_creation_is_201_with_an_absolute_location_that_knows_the_upload
 
 @pytest.mark.spec("CRE-08")
 async def test_the_location_stands_on_the_configured_address(start):
+    """PA-23."""
     rig = await start(WebConfig(public_url="https://up.example/tusgate", base_path="/files"))
     answer = await rig.client.post([("Host", "evil"), *LENGTH.items()])
     assert answer.headers["Location"].startswith("https://up.example/tusgate/files/")
@@ -64,6 +65,7 @@ async def test_equal_creations_make_different_unguessable_uploads(client):
     ],
 )
 async def test_an_unclear_length_is_400_naming_the_field_and_creates_nothing(rig, fields):
+    """PA-03, PA-06."""
     answer = await rig.client.post(fields)
     assert answer.status == 400
     assert answer.body.startswith((b"invalid_request: Upload-Length", b"invalid_request: Upload-Defer-Length"))
@@ -83,6 +85,7 @@ async def test_lengths_up_to_the_maximum_are_taken(start):
 @pytest.mark.spec("CRE-07", "HEAD-03", "PATCH-11")
 @pytest.mark.parametrize("with_type", [False, True])
 async def test_an_upload_of_nothing_is_complete_at_once(rig, with_type):
+    """PA-18."""
     answer = await rig.client.post({"Upload-Length": "0", **(CT if with_type else {})}, b"" if with_type else None)
     assert answer.status == 201
     path = answer.upload_path
@@ -96,6 +99,7 @@ async def test_an_upload_of_nothing_is_complete_at_once(rig, with_type):
 
 @pytest.mark.spec("CRE-09", "HEAD-07")
 async def test_metadata_is_echoed_byte_for_byte(client):
+    """PA-14, I16."""
     raw = "is_confidential,filename dGVzdA==,b ,a /+8="
     assert (await client.head(await client.create(5, Upload_Metadata=raw))).headers["Upload-Metadata"] == raw
 
@@ -110,6 +114,7 @@ async def test_metadata_is_echoed_byte_for_byte(client):
     ],
 )
 async def test_odd_but_legal_metadata_is_taken_and_echoed(client, raw):
+    """PA-14, I16."""
     assert (await client.head(await client.create(5, Upload_Metadata=raw))).headers["Upload-Metadata"] == raw
 
 
@@ -123,6 +128,7 @@ async def test_empty_metadata_counts_as_none(client):
 @pytest.mark.spec("CRE-10", "CRE-13")
 @pytest.mark.parametrize("raw", [",a YQ==", "a b YQ==", "a !!!", "a YQ", "a Yg===", "a YQ==,a Yg==", "ключ YQ=="])
 async def test_illegal_metadata_is_400_and_creates_nothing(rig, raw):
+    """PA-14."""
     answer = await rig.client.post(LENGTH | {"Upload-Metadata": raw})
     assert answer.status == 400
     assert answer.body.startswith(b"invalid_request: Upload-Metadata")
@@ -174,6 +180,7 @@ async def test_a_creation_may_bring_all_bytes(rig, chunked):
 @pytest.mark.spec("CWU-03")
 @pytest.mark.parametrize("content_type", ["text/plain", "application/octet-stream", None])
 async def test_a_creation_with_a_body_of_another_type_is_415_and_creates_nothing(rig, content_type):
+    """PA-24."""
     fields = {"Upload-Length": "12"} | ({"Content-Type": content_type} if content_type else {})
     assert (await rig.client.post(fields, b"hello")).status == 415
     assert (await rig.client.post(fields, b"hello", chunked=True)).status == 415
@@ -191,6 +198,7 @@ async def test_a_creation_that_brings_no_bytes_says_so(client, chunked):
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("length", [0, 4])
 async def test_a_creation_that_brings_too_much_is_413_and_creates_nothing(rig, length, chunked):
+    """PA-18, PA-24."""
     answer = await rig.client.post({**CT, "Upload-Length": str(length)}, b"hello", chunked=chunked)
     assert answer.status == 413
     assert await rig.count() == 0
@@ -205,6 +213,7 @@ async def test_a_deferred_creation_may_bring_bytes(client):
 
 @pytest.mark.spec("CWU-08")
 async def test_a_creation_gets_100_continue_only_after_its_headers_passed(client):
+    """PA-12."""
     expect = {**V, **CT, "Expect": "100-continue", "Content-Length": "5"}
     for bad, status in (({"Upload-Length": "x"}, 400), ({"Upload-Length": "4"}, 413), ({"Tus-Resumable": "0"}, 412)):
         async with client.connect() as connection:
@@ -225,6 +234,7 @@ async def test_a_creation_gets_100_continue_only_after_its_headers_passed(client
 
 @pytest.mark.spec("CWU-09", "EXP-09")
 async def test_an_upload_whose_creation_was_cut_expires(rig):
+    """PA-24, I11."""
     async with rig.client.connect() as connection:
         connection.send_head("POST", "/files", {**V, **CT, "Upload-Length": "100", "Content-Length": "100"})
         connection.up.write(b"hello")

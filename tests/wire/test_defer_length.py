@@ -38,6 +38,7 @@ async def test_an_empty_patch_with_the_length_ends_a_stream(rig, payload, chunke
 @pytest.mark.spec("DEF-06", "DEF-08")
 @pytest.mark.parametrize(("length", "status"), [(3, 400), (6, 413), (1001, 413)])
 async def test_a_length_that_cannot_be_is_refused_and_not_recorded(start, length, status):
+    """PA-07."""
     rig = await start(max_size=1000)
     client = rig.client
     path = await client.create(None)
@@ -59,6 +60,7 @@ async def test_a_chunked_body_that_passes_its_own_length_leaves_it_unrecorded(cl
 
 @pytest.mark.spec("DEF-07")
 async def test_a_second_length_is_400_and_the_first_stays(client):
+    """PA-07."""
     path = await client.create(None)
     await client.patch(path, 0, b"hello", {"Upload-Length": "10"})
     assert (await client.patch(path, 5, b"x", {"Upload-Length": "11"})).status == 400

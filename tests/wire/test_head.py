@@ -48,6 +48,22 @@ async def test_head_of_an_unknown_upload_is_404_without_offset(client):
     assert "Upload-Offset" not in head.headers
 
 
+async def test_only_a_head_of_what_is_there_tells_an_offset(rig):
+    """PA-17, I9: complete, deleted, expired, unknown."""
+    complete, deleted, expired = [await rig.client.create(5) for _ in range(3)]
+    await rig.client.patch(complete, 0, b"hello")
+    await rig.client.patch(deleted, 0, b"hel")
+    await rig.client.delete(deleted)
+    await rig.client.patch(expired, 0, b"hel")
+    await rig.expire()
+    found = await rig.client.head(complete)
+    assert (found.status, found.offset, found.headers["Upload-Length"]) == (200, 5, "5")
+    assert found.headers["Cache-Control"] == "no-store"
+    missing = [await rig.client.head(path) for path in (deleted, expired, UNKNOWN)]
+    assert [answer.status for answer in missing] == [410, 410, 404]
+    assert not any("Upload-Offset" in answer.headers for answer in missing)
+
+
 @pytest.mark.parametrize("path", ["known", UNKNOWN, "/files", "/nope"])
 async def test_no_answer_to_a_head_has_a_body(client, path):
     target = await client.create(5) if path == "known" else path

@@ -20,10 +20,12 @@ async def test_an_overridden_patch_is_a_patch(rig, real, name):
     assert await rig.stored(path) == b"hello"
 
 
-@pytest.mark.spec("OVR-02")
-async def test_an_overridden_delete_is_a_delete(client):
+@pytest.mark.spec("OVR-02", "OVR-04")
+@pytest.mark.parametrize("real", ["POST", "PUT", "GET", "HEAD"])
+async def test_an_overridden_delete_is_a_delete(client, real):
+    """PA-13."""
     path = await client.create(5)
-    assert (await client.request("POST", path, override("DELETE"))).status == 204
+    assert (await client.request(real, path, override("DELETE"))).status == 204
     assert (await client.head(path)).status == 410
 
 
@@ -39,6 +41,7 @@ async def test_an_overridden_head_is_a_head_without_a_body(client):
 @pytest.mark.spec("OVR-05")
 @pytest.mark.parametrize("name", ["TRACE", "foo", "", "GET"])
 async def test_another_method_is_405(client, name):
+    """PA-13."""
     path = await client.create(5)
     answer = await client.request("POST", path, override(name))
     assert answer.status == 405
@@ -46,6 +49,7 @@ async def test_another_method_is_405(client, name):
 
 
 async def test_two_overrides_are_400(client):
+    """PA-13."""
     path = await client.create(5)
     fields = [*override("HEAD").items(), ("X-HTTP-Method-Override", "DELETE")]
     assert (await client.request("POST", path, fields)).status == 400
@@ -54,6 +58,7 @@ async def test_two_overrides_are_400(client):
 
 @pytest.mark.spec("OVR-06")
 async def test_the_rules_of_the_effective_method_apply(client):
+    """PA-13."""
     path = await client.create(5)
     fields = {"X-HTTP-Method-Override": "DELETE"}
     assert (await client.request("GET", path, fields)).status == 412

@@ -55,5 +55,6 @@ async def test_checksum_algorithms_are_listed_in_lower_case_with_sha1_among_them
 
 @pytest.mark.spec("OPT-08")
 async def test_options_answers_while_the_database_is_closed(rig):
+    """PA-22."""
     await rig.database.close()
     assert (await rig.client.request("OPTIONS", "/files/unknown-upload-0123456789")).status == 200

@@ -62,6 +62,7 @@ async def test_the_content_type_may_have_parameters_and_any_case(client, content
     "offset", [None, "", "-1", "-0", "+0", "0.0", "1e0", "0x0", "0_0", "\u0660", "abc", "0,0", str(2**63), "0" * 5000]
 )
 async def test_a_missing_or_malformed_offset_is_400_and_changes_nothing(client, offset):
+    """PA-03."""
     path = await client.create(5)
     fields = {**V, **CT} | ({} if offset is None else {"Upload-Offset": offset})
     answer = await client.request("PATCH", path, fields, b"hello")
@@ -81,6 +82,7 @@ async def test_two_offsets_are_400(client):
 @pytest.mark.spec("PATCH-07", "EXP-03", "Z-03")
 @pytest.mark.parametrize("offset", [0, 4, 6, 10, 11, 2**63 - 1])
 async def test_another_offset_is_409_with_the_current_one_and_changes_nothing(client, offset):
+    """PA-02."""
     path = await client.create(10)
     await client.patch(path, 0, b"hello")
     answer = await client.patch(path, offset, b"x")
@@ -96,6 +98,7 @@ async def test_an_unknown_upload_is_404(client):
 
 @pytest.mark.spec("PATCH-09", "EXP-03", "Z-04")
 async def test_an_announced_overrun_is_413_before_the_body_is_read(client):
+    """PA-08."""
     path = await client.create(10)
     async with client.connect() as connection:
         connection.send_head("PATCH", path, {**V, **CT, "Upload-Offset": "0", "Content-Length": "11000000"})
@@ -108,6 +111,7 @@ async def test_an_announced_overrun_is_413_before_the_body_is_read(client):
 
 @pytest.mark.spec("PATCH-10")
 async def test_a_chunked_overrun_is_413_and_nothing_of_it_is_kept(rig):
+    """PA-08."""
     path = await rig.client.create(10)
     await rig.client.patch(path, 0, b"hello")
     answer = await rig.client.patch(path, 5, b"world!", chunked=True)
@@ -122,6 +126,7 @@ async def test_a_chunked_overrun_is_413_and_nothing_of_it_is_kept(rig):
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("length", [5, 10])
 async def test_an_empty_body_at_the_offset_changes_nothing_and_succeeds(client, length, chunked):
+    """PA-21."""
     path = await client.create(length)
     await client.patch(path, 0, b"hello")
     answer = await client.patch(path, 5, chunked=chunked)
@@ -131,6 +136,7 @@ async def test_an_empty_body_at_the_offset_changes_nothing_and_succeeds(client, 
 @pytest.mark.spec("PATCH-13")
 @pytest.mark.parametrize("way", ["close", "half-close", "reset"])
 async def test_what_arrived_before_the_client_vanished_is_kept(rig, way):
+    """PA-09, I1, I2."""
     path = await rig.client.create(10 * MIB)
     async with rig.client.connect() as connection:
         connection.send_head("PATCH", path, {**V, **CT, "Upload-Offset": "0", "Content-Length": str(10 * MIB)})
@@ -169,6 +175,7 @@ async def test_a_body_that_stalls_is_ended_and_what_arrived_is_kept(start):
 
 @pytest.mark.spec("PATCH-15")
 async def test_more_bytes_for_a_complete_upload_are_413_and_another_offset_409(client):
+    """PA-21."""
     path = await client.create(5)
     await client.patch(path, 0, b"hello")
     assert (await client.patch(path, 5, b"!")).status == 413
@@ -203,10 +210,12 @@ async def test_concatenation_and_metadata_on_patch_are_ignored(client):
         ({"Upload-Offset": "1"}, 409),
         ({"Tus-Resumable": "0.2"}, 412),
         ({"Content-Type": "text/plain"}, 415),
+        ({"Content-Length": "6"}, 413),
         ({"Upload-Checksum": "md4 x"}, 400),
     ],
 )
 async def test_a_refused_request_gets_no_100_continue(client, bad, status):
+    """PA-12."""
     path = await client.create(5)
     fields = {**V, **CT, "Upload-Offset": "0", "Content-Length": "5", "Expect": "100-continue"} | bad
     async with client.connect() as connection:
@@ -219,6 +228,7 @@ async def test_a_refused_request_gets_no_100_continue(client, bad, status):
 @pytest.mark.spec("PATCH-19", "PATCH-12")
 @pytest.mark.parametrize("payload", [b"hello", b""])
 async def test_an_accepted_chunked_request_gets_100_continue_first(client, payload):
+    """PA-12."""
     path = await client.create(5)
     fields = {**V, **CT, "Upload-Offset": "0", "Transfer-Encoding": "chunked", "Expect": "100-continue"}
     async with client.connect() as connection:

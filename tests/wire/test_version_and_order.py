@@ -26,6 +26,7 @@ async def test_every_tus_answer_names_its_version(client):
 @pytest.mark.parametrize("version", [None, "99.99.99", "0.2.2", "1.0", "", "1.0.0,2.0", "v1.0.0"])
 @pytest.mark.parametrize("method", ["POST", "HEAD", "PATCH", "DELETE"])
 async def test_another_version_is_refused_and_nothing_happens(rig, version, method):
+    """PA-01."""
     path = await rig.client.create(5)
     fields = {**CT, "Upload-Offset": "0", "Upload-Length": "5"}
     if version is not None:
@@ -62,6 +63,7 @@ async def test_404_comes_before_400_and_415_and_409_before_an_unknown_checksum(c
 
 @pytest.mark.parametrize("version", ["HTTP/0.9", "HTTP/1.2", "HTTP/2.0", "HTTP/3.0"])
 async def test_only_http_1_0_and_1_1_are_served(client, version):
+    """PA-23."""
     async with client.connect() as connection:
         connection.send_head("OPTIONS", "/files", (), version)
         assert (await connection.answer()).status in (400, 505)
@@ -73,6 +75,7 @@ async def test_http_1_0_is_served(client):
 
 
 async def test_a_request_target_in_absolute_form_does_not_change_the_location(client):
+    """PA-23."""
     answer = await client.request("POST", "http://evil.test/files", {**V, "Upload-Length": "5"})
     assert answer.status == 201
     assert answer.headers["Location"].startswith("http://gateway.test/files/")
@@ -116,6 +119,7 @@ async def test_a_header_block_over_the_limit_is_431_with_all_headers_a_browser_n
     ],
 )
 async def test_what_cannot_be_an_id_is_404_without_asking_the_database(rig, tail):
+    """PA-20."""
     await rig.database.close()
     for method in ("HEAD", "PATCH", "DELETE"):
         answer = await rig.client.request(method, f"/files/{tail}", {**V, **CT, "Upload-Offset": "0"})

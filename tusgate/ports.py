@@ -80,19 +80,19 @@ class Database(Protocol):
 
         Args:
             final: with `parts`, it takes over the row and the multipart upload of the open group with its id;
-                partials of the group that are no sources end.
+                partials of the group that are no sources end, for which they must not hold a byte.
             sources: in order, repeats allowed.
             parts: in the group's multipart upload, all that the final is made of.
 
         Raises:
-            Fenced: a source has changed, or the group is no longer open: look again.
+            Fenced: a source has changed, the group is no longer open or has others that hold bytes: look again.
         """
 
     async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
         """Seal an open group, so that it becomes an object of `parts`; other partials than `members` end.
 
         Raises:
-            Fenced: it is no longer open, or one of `members` has changed.
+            Fenced: it is no longer open, one of `members` has changed, or others hold bytes.
         """
 
     async def sources(self, final: Upload) -> list[Upload]:

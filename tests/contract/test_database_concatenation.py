@@ -184,16 +184,20 @@ class TestFinals:
         final = await adopted(database, member)
         assert (await a_member(database)).group not in (final.id, None)
 
-    async def test_partials_that_are_left_out_end_with_what_they_stored(self, rig: Rig) -> None:
-        database = rig.database
-        a = await filled(database, await a_member(database))
-        left_out = await a_member(database)
-        writer, _ = await database.claim(left_out, "replica-1")
+    async def test_partials_that_are_left_out_end_unless_they_hold_bytes(self, database: Database) -> None:
+        a, b = [await filled(database, await a_member(database)) for _ in range(2)]
+        left_out, begun = await a_member(database), await a_member(database)
+        writer, _ = await database.claim(begun, "replica-1")
         await database.commit(writer, a_step(8, state=State.UPLOADING, pieces=(a_piece(0, 8, "p"),)))
-        await adopted(database, a)
+        for kept in ((a,), (a, b), (a, begun)):
+            with pytest.raises(Fenced):
+                await adopted(database, *kept)
+            with pytest.raises(Fenced):
+                await database.gather(await home_of(database, a), kept, [a_part(1)])
+        await database.terminate(begun.scope, begun.id)
+        await adopted(database, a, b)
         found = await database.get(left_out.scope, left_out.id)
         assert (found.state, found.reason) == (State.TERMINATED, "its group was concatenated without it")
-        assert await garbage_in(rig) == {("p", None)}
         assert (await database.get(a.scope, a.id)).state is State.UPLOADING
 
     async def test_a_gathered_group_becomes_an_object_of_its_own_until_its_partials_are_gone(self, rig: Rig) -> None:

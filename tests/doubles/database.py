@@ -182,15 +182,17 @@ class MemoryDatabase:
     def _seal_group(self, row: _Row, kept: Sequence[Upload], parts: Sequence[Part]) -> _Row:
         if row.upload.role is not Role.GROUP or row.upload.state is not State.UPLOADING:
             raise _fenced_by(row.upload)
+        names = {upload.id for upload in kept}
+        left_out = [member for member in self._members(row.upload) if member.upload.id not in names]
+        for member in left_out:
+            if member.upload.offset:
+                raise _fenced_by(member.upload)
         total = sum(part.size for part in parts)
         row.parts = {part.number: part for part in parts}
         row.group_name = None
         self._change(row, state=State.SEALED, offset=total, length=total)
-        names = {upload.id for upload in kept}
-        for member in self._members(row.upload):
-            if member.upload.id not in names:
-                self._drop_pieces(member)
-                self._change(member, state=State.TERMINATED, reason=LEFT_OUT, expires_at=None)
+        for member in left_out:
+            self._change(member, state=State.TERMINATED, reason=LEFT_OUT, expires_at=None)
         return row
 
     def _members(self, group: Upload) -> list[_Row]:

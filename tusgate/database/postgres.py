@@ -586,7 +586,11 @@ async def _seal_group(
         raise fenced_by(group)
     sealed = upload_from(row)
     await _queries.insert_parts(connection, **identity_of(sealed), **part_columns(parts))
-    await _queries.leave_out(connection, **identity_of(sealed), ids=[upload.id for upload in kept], reason=LEFT_OUT)
+    ids = {upload.id for upload in kept}
+    await _queries.leave_out(connection, **identity_of(sealed), ids=[*ids], reason=LEFT_OUT)
+    async for member in _queries.list_members(connection, **identity_of(sealed)):
+        if member["id"] not in ids:
+            raise fenced_by(upload_from(member))
     return sealed
 
 

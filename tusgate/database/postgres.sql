@@ -307,18 +307,11 @@ SELECT :id, :tenant, :owner, part.* FROM unnest(
 ) AS part;
 
 -- name: leave_out!
--- Ends the partials of a group whose multipart upload goes on without them.
-WITH ended AS (
-    UPDATE uploads SET state = 'terminated', reason = :reason, updated_at = now(), expires_at = NULL
-    WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND id <> ALL(:ids::text[])
-    RETURNING id, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told
-), abandoned AS (
-    DELETE FROM pieces USING ended
-    WHERE pieces.upload_id = ended.id AND pieces.tenant = :tenant AND pieces.owner = :owner
-    RETURNING pieces.*
-)
-INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
-SELECT upload_id, tenant, owner, object_key, false FROM abandoned WHERE object_key IS NOT NULL;
+-- Ends the partials of a group whose multipart upload goes on without them. They hold no bytes, so no pieces.
+UPDATE uploads SET state = 'terminated', reason = :reason, updated_at = now(), expires_at = NULL
+WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND upload_offset = 0
+    AND id <> ALL(:ids::text[])
+RETURNING pg_notify('tusgate_writer', id || ' ' || epoch + 1);
 
 -- name: lease_sealed^
 UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)

@@ -325,6 +325,9 @@ def _seal_group(
     _insert_parts_and_pieces(connection, sealed, parts, ())
     names = {upload.id for upload in kept}
     left_out = [member for member in _members(connection, sealed) if member.id not in names]
+    for member in left_out:
+        if member.offset:
+            raise fenced_by(member)
     _end_members(connection, left_out, State.TERMINATED, LEFT_OUT)
     return sealed
 

@@ -123,7 +123,7 @@ class Concatenation:
         group_id = shared_group(partials)
         if group_id is not None:
             group = await self._database.get(final.scope, group_id)
-            if await self._may_become_final(group, partials):
+            if group.state is State.UPLOADING and not await self._finished_members(group, partials):
                 return await self._turn_into(group, final, partials)
         await self._gather_homes(partials)
         pieces = await pieces_of(self._database, partials)
@@ -133,11 +133,17 @@ class Concatenation:
         log.info("upload.concatenated", upload_id=made.id, partials=len(partials), in_place=False)
         return made
 
-    async def _may_become_final(self, group: Upload, partials: Sequence[Upload]) -> bool:
-        """Return whether completing the group's multipart upload loses no partial that has all its bytes."""
-        listed = {partial.id for partial in partials}
+    async def _finished_members(self, group: Upload, besides: Sequence[Upload] = ()) -> list[Upload]:
+        """Return the partials of `group`, but those in `besides`, that have all their bytes, in the order of parts.
+
+        Others end with the multipart upload. That may happen only to those that hold no byte: their creation, as a
+        rule, was answered in vain. Raises InvalidRequest when there are bytes to lose.
+        """
+        listed = {partial.id for partial in besides}
         others = [member for member in await self._database.members(group) if member.id not in listed]
-        return group.state is State.UPLOADING and not any(member.has_all_bytes for member in others)
+        if any(member.offset and not member.has_all_bytes for member in others):
+            raise InvalidRequest("Upload-Metadata, concat-group", "a name for this file only: others are not finished")
+        return sorted((member for member in others if member.has_all_bytes), key=lambda member: member.grid.first)
 
     async def _turn_into(self, group: Upload, final: NewUpload, partials: Sequence[Upload]) -> Upload:
         parts = chained(await self._parts(partials))
@@ -158,8 +164,7 @@ class Concatenation:
         for home_id in {partial.group for partial in partials if partial.group is not None}:
             home = await self._database.get(partials[0].scope, home_id)
             if home.state is State.UPLOADING:
-                members = [each for each in await self._database.members(home) if each.has_all_bytes]
-                members.sort(key=lambda member: member.grid.first)
+                members = await self._finished_members(home)
                 home = await self._database.gather(home, members, chained(await self._parts(members)))
             if home.state is State.SEALED:
                 home = await self._completion.wait(home, self._finish_wait)

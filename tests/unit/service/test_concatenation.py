@@ -185,6 +185,28 @@ def test_a_partial_that_nobody_names_because_its_creation_was_answered_in_vain_d
     run(work())
 
 
+@pytest.mark.parametrize("in_order", [True, False])
+def test_a_final_is_refused_as_long_as_it_would_throw_away_bytes_of_another_file_with_the_same_group(
+    in_order: bool,
+) -> None:
+    """I1: two files that name one group by mistake."""
+
+    async def work() -> None:
+        case = Case()
+        a, b = await case.partials(A, B, group=GROUP)
+        other = await case.process.create(len(C), role=Role.PARTIAL, group=GROUP)
+        with pytest.raises(ClientGone):
+            await case.process.append(other, Sender(C, cut=6))
+        order = (a, b) if in_order else (b, a)
+        with pytest.raises(InvalidRequest, match="concat-group"):
+            await case.process.concatenate(*order)
+        other = await case.process.append(await case.process.uploads.head(SCOPE, other.id), Sender(C[6:]))
+        case.holds(await case.process.concatenate(*order), A + B if in_order else B + A)
+        case.holds(await case.process.concatenate(other), C)
+
+    run(work())
+
+
 @pytest.mark.parametrize("group", [None, GROUP])
 def test_files_without_bytes(group: GroupWish | None) -> None:
     """CAT-16, CAT-17."""

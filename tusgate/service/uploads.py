@@ -233,6 +233,8 @@ class Uploads:
         """
         for _ in range(CLAIM_TRIES):
             upload = await self.head(scope, upload_id)
+            if upload.state is State.SEALED:
+                raise Finishing
             if not upload.ends_by_request or upload.state is not State.UPLOADING:
                 return upload
             await self._writers.end(upload_id, ENDING_PATIENCE)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Protocol
 from tusgate.core.clockwatch import go_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import Grid, PartLimits
+    from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -109,6 +110,20 @@ class Database(Protocol):
 
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound."""
+
+    async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
+        """Return up to `limit` uploads of `scope` that `wanted` describes, the newest first, from the place `after` on.
+
+        Going on after the last one of each page shows every upload once that is there all the time.
+        """
+
+    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+        """Set `filename` and `content_type` to what `changes` has for them; neither the bytes nor `metadata` change.
+
+        Raises:
+            UploadNotFound: unknown.
+            UploadGone: it has failed, expired or been terminated.
+        """
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         """Become the writer of `upload`: raise its epoch by one, record `holder` and the time, write `intents`.

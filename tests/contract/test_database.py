@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -16,6 +17,7 @@ import tusgate.database
 import tusgate.ports
 from tests.contract.conftest import SQL_DATABASES
 from tests.contract.database_rig import (
+    ALICE,
     CELL,
     LIFETIME,
     STRANGERS,
@@ -45,7 +47,8 @@ from tusgate.core.errors import (
     UploadNotFound,
 )
 from tusgate.core.grid import MIB, Grid
-from tusgate.core.model import Intent, MultipartId, ObjectKey, Part, Piece, State, Step, StoreName, UploadId
+from tusgate.core.listing import LISTED, FileFilter, Position, folded
+from tusgate.core.model import CreatedVia, Intent, MultipartId, ObjectKey, Part, Piece, State, Step, StoreName, UploadId
 from tusgate.database.postgres import _queries
 
 if TYPE_CHECKING:
@@ -190,6 +193,7 @@ class TestCreatingAndReading:
 class TestOwnership:
     CALLS: ClassVar[dict[str, Callable[[Database, Upload], Coroutine[Any, Any, object]]]] = {
         "get": lambda database, upload: database.get(upload.scope, upload.id),
+        "describe": lambda database, upload: database.describe(upload.scope, upload.id, {"filename": "stolen"}),
         "claim": lambda database, upload: database.claim(upload, "thief"),
         "intend": lambda database, upload: database.intend(upload, [Intent(ObjectKey("stolen"))]),
         "record_multipart": lambda database, upload: database.record_multipart(upload, MultipartId("stolen")),
@@ -228,6 +232,7 @@ class TestOwnership:
     def test_every_public_call_about_an_upload_is_in_this_table(self) -> None:
         system = {"migrate", "check", "close", "create", "claim_sealed", "expire", "due_garbage", "drop_garbage"}
         system |= {"postpone_garbage", "listen", "create_partial", "find_final"}
+        system |= {"list_files"}  # answers with nothing: see TestListing
         calls = {name for name in vars(tusgate.ports.Database) if not name.startswith("_")}
         assert calls - system == {name.split()[0] for name in self.CALLS}
 
@@ -267,6 +272,180 @@ def unscoped_accesses(sql: str) -> int:
     inserts = re.findall(r"INSERT INTO (?:uploads|parts|pieces|garbage) \(([^)]*)\)", sql)
     bare = sum("tenant, owner" not in " ".join(columns.split()) for columns in inserts)
     return max(reached - scoped, 0) + bare
+
+
+class TestListing:
+    WANTED: ClassVar[dict[str, FileFilter]] = {
+        "everything": FileFilter(),
+        "expired ones too": FileFilter(states=LISTED),
+        "finished ones": FileFilter(states=frozenset({State.COMPLETE})),
+        "failed and unfinished ones": FileFilter(states=frozenset({State.FAILED, State.UPLOADING})),
+        "none of any state": FileFilter(states=frozenset()),
+        "a type with parameters": FileFilter(content_type="text/plain"),
+        "a kind of types": FileFilter(content_type="image/*"),
+        "a type that others begin with": FileFilter(content_type="image/svg"),
+        "a part of a name in another case": FileFilter(name_contains="SSE"),
+        "a part with the letters of patterns": FileFilter(name_contains="%_"),
+        "a part in another composition": FileFilter(name_contains="e\u0301t"),
+        "the beginning of a name": FileFilter(name_prefix="\u00c9t\u00e9"),
+        "a protocol": FileFilter(created_via=CreatedVia.RUFH),
+        "several things at once": FileFilter(name_contains="a", content_type="text/plain", created_via=CreatedVia.TUS),
+    }
+    FILES: ClassVar[list[dict[str, Any]]] = [
+        {"filename": "a.txt", "content_type": "text/plain"},
+        {"filename": "A.TXT", "content_type": "Text/Plain; charset=utf-8", "created_via": CreatedVia.RUFH},
+        {"filename": "Stra\u00dfe.png", "content_type": "image/png"},
+        {"filename": "STRASSE.PNG", "content_type": "image/svg+xml"},
+        {"filename": "100%_sure", "content_type": None},
+        {"filename": "1000 sure", "content_type": "image/svg"},
+        {"filename": "\u00c9t\u00e9 2026.jpg", "content_type": "image/jpeg;q=1"},
+        {"filename": "e\u0301te\u0301.jpg", "content_type": "imagery/jpeg"},
+        {"filename": None, "content_type": "text/plain"},
+    ]
+
+    @staticmethod
+    async def fill(rig: Rig, *, hours: float) -> list[Upload]:
+        """Create files, `hours` apart, and one in each state; return them, the newest first."""
+        made = []
+        for description in TestListing.FILES:
+            made.append(await rig.database.create(a_new_upload(**description)))
+            await rig.pass_time(hours * 3600)
+        made += [await an_upload_in(rig.database, state) for state in State]
+        found = [await rig.database.get(upload.scope, upload.id) for upload in made]
+        return sorted(found, key=lambda upload: upload.created_at, reverse=True)
+
+    @staticmethod
+    async def walk(database: Database, wanted: FileFilter, size: int) -> list[Upload]:
+        """Return all pages of `size`, one after the other."""
+        walked: list[Upload] = []
+        after = None
+        while page := await database.list_files(ALICE, wanted, after, size):
+            assert len(page) <= size
+            walked += page
+            after = Position.of(page[-1])
+        return walked
+
+    @pytest.mark.parametrize("name", WANTED)
+    async def test_a_listing_has_what_is_wanted_and_nothing_else(self, rig: Rig, name: str) -> None:
+        files, wanted = await self.fill(rig, hours=0.0), self.WANTED[name]
+        found = await rig.database.list_files(ALICE, wanted, None, 1000)
+        assert {upload.id for upload in found} == {upload.id for upload in files if is_wanted(upload, wanted)}
+        assert len(found) == len({upload.id for upload in found})
+        assert all(upload in files for upload in found)
+
+    @pytest.mark.parametrize("hours", [0.0, 0.01], ids=["at one moment", "one after the other"])
+    async def test_pages_of_any_size_make_the_whole_the_newest_first(self, rig: Rig, hours: float) -> None:
+        files = await self.fill(rig, hours=hours)
+        whole = await rig.database.list_files(ALICE, FileFilter(states=LISTED), None, 1000)
+        moments = [upload.created_at for upload in whole]
+        assert moments == sorted(moments, reverse=True)
+        assert len(whole) == len(files) - 1  # one was deleted
+        for size in (1, 2, 5, 14, 1000):
+            assert await self.walk(rig.database, FileFilter(states=LISTED), size) == whole
+
+    async def test_files_that_come_and_go_between_two_pages_move_no_other_file(self, rig: Rig) -> None:
+        await self.fill(rig, hours=0.01)
+        await rig.pass_time(1.0)
+        database = rig.database
+        whole = await database.list_files(ALICE, FileFilter(), None, 1000)
+        first = await database.list_files(ALICE, FileFilter(), None, 4)
+        await database.create(a_new_upload())
+        await database.terminate(first[-1].scope, first[-1].id)  # the very one that the next page begins after
+        await database.describe(whole[-1].scope, whole[-1].id, {"filename": "renamed"})
+        rest = await database.list_files(ALICE, FileFilter(), Position.of(first[-1]), 1000)
+        assert [upload.id for upload in first + rest] == [upload.id for upload in whole]
+
+    async def test_the_bounds_of_time_take_the_first_moment_in_and_leave_the_last_out(self, rig: Rig) -> None:
+        files = await self.fill(rig, hours=0.01)
+        early, late = files[-2].created_at, files[2].created_at
+        for low, high in ((early, late), (early, None), (None, late), (late, early)):
+            wanted = FileFilter(states=LISTED, created_from=low, created_before=high)
+            found = await rig.database.list_files(ALICE, wanted, None, 1000)
+            assert {upload.id for upload in found} == {upload.id for upload in files if is_wanted(upload, wanted)}
+
+    async def test_nobody_else_sees_a_file_in_a_listing(self, rig: Rig) -> None:
+        """I13."""
+        await self.fill(rig, hours=0.0)
+        for stranger in STRANGERS:
+            assert await rig.database.list_files(stranger, FileFilter(states=LISTED), None, 1000) == []
+
+    @pytest.mark.parametrize("rig", SQL_DATABASES, indirect=True)
+    async def test_a_file_of_an_earlier_release_is_found_by_its_name_too(self, rig: SqlRig) -> None:
+        upload = await rig.database.create(a_new_upload(filename="Report.PDF"))
+        await rig.query("UPDATE uploads SET filename_folded = NULL")
+        for wanted in (FileFilter(name_prefix="rEP"), FileFilter(name_contains="pdf")):
+            assert [found.id for found in await rig.database.list_files(ALICE, wanted, None, 10)] == [upload.id]
+
+    @pytest.mark.parametrize("rig", SQL_DATABASES[:2], indirect=True)
+    async def test_a_page_is_read_from_the_index(self, rig: SqlRig) -> None:
+        """Else a page costs as much as all files of all tenants."""
+        is_sqlite = isinstance(rig, SqliteRig)
+        last = "9223372036854775807" if is_sqlite else "now()"
+        statement = (
+            "SELECT * FROM uploads WHERE tenant = 'acme' AND owner = 'alice'"
+            f" AND (created_at, id) < ({last}, '') ORDER BY created_at DESC, id DESC LIMIT 50"
+        )
+        if not is_sqlite:
+            many = "SELECT 'acme', 'alice', 'tus', 'complete', 0, '', 0, 'k', n::text FROM generate_series(1, 5000) n"
+            columns = "tenant, owner, created_via, state, upload_offset, grid, epoch, object_key, id"
+            await rig.query(f"INSERT INTO uploads ({columns}) {many}")
+            await rig.query("ANALYZE uploads")
+        plan = await rig.query(f"EXPLAIN {'QUERY PLAN ' if is_sqlite else ''}{statement}")
+        assert "uploads_listing" in str(plan)
+        assert "sort" not in str(plan).lower()
+        assert "temp b-tree" not in str(plan).lower()
+
+
+def is_wanted(upload: Upload, wanted: FileFilter) -> bool:
+    """Return what a listing has to say about `upload`, written once more in another way."""
+    name = None if upload.filename is None else folded(upload.filename)
+    kind = re.split("; ?", (upload.content_type or "").lower())[0]
+    refusals = [
+        upload.state not in wanted.states,
+        wanted.created_via is not None and upload.created_via is not wanted.created_via,
+        wanted.created_from is not None and upload.created_at < wanted.created_from,
+        wanted.created_before is not None and upload.created_at >= wanted.created_before,
+        wanted.name_contains is not None and (name is None or folded(wanted.name_contains) not in name),
+        wanted.name_prefix is not None and (name is None or not name.startswith(folded(wanted.name_prefix))),
+        wanted.content_type is not None and not fnmatchcase(kind, wanted.content_type),
+    ]
+    return not any(refusals)
+
+
+class TestDescribing:
+    @pytest.mark.parametrize("state", [State.UPLOADING, State.SEALED, State.COMPLETE])
+    async def test_a_file_gets_another_name_and_type_and_keeps_the_rest(self, rig: Rig, state: State) -> None:
+        """I16: what HEAD echoes is not touched."""
+        upload = await an_upload_in(rig.database, state)
+        await rig.pass_time(1.0)
+        before = await rig.database.get(upload.scope, upload.id)
+        after = await rig.database.describe(before.scope, before.id, {"filename": "b.bin", "content_type": None})
+        assert after.updated_at > before.updated_at
+        assert after == replace(before, filename="b.bin", content_type=None, updated_at=after.updated_at)
+        assert after == await rig.database.get(before.scope, before.id)
+        assert await rig.database.list_files(ALICE, FileFilter(name_prefix="B."), None, 10) == [after]
+        assert await rig.database.list_files(ALICE, FileFilter(name_prefix="a."), None, 10) == []
+
+    async def test_what_is_not_named_stays(self, database: Database) -> None:
+        upload = await database.create(a_new_upload())
+        renamed = await database.describe(upload.scope, upload.id, {"filename": "b.txt"})
+        assert (renamed.filename, renamed.content_type) == ("b.txt", "text/plain")
+        retyped = await database.describe(upload.scope, upload.id, {"content_type": "image/png"})
+        assert (retyped.filename, retyped.content_type) == ("b.txt", "image/png")
+
+    async def test_a_new_name_disturbs_no_writer(self, database: Database) -> None:
+        writer = await a_writer(database)
+        await database.describe(writer.scope, writer.id, {"filename": "b.txt"})
+        moved = await database.commit(writer, a_step(CELL, parts=(a_part(1),)))
+        assert (moved.offset, moved.filename) == (CELL, "b.txt")
+
+    @pytest.mark.parametrize("state", [State.FAILED, State.EXPIRED, State.TERMINATED])
+    async def test_what_has_ended_stays_as_it_is(self, database: Database, state: State) -> None:
+        """I9."""
+        upload = await an_upload_in(database, state)
+        with pytest.raises(UploadGone):
+            await database.describe(upload.scope, upload.id, {"filename": "b.txt"})
+        assert await database.get(upload.scope, upload.id) == upload
 
 
 class TestBecomingTheWriter:

@@ -21,6 +21,7 @@ from tests.contract.database_rig import (
 )
 from tusgate.core.errors import Fenced, StillNeeded, UploadGone, UploadNotFound
 from tusgate.core.grid import MIB, Grid
+from tusgate.core.listing import FileFilter
 from tusgate.core.model import MultipartId, ObjectKey, Role, State, StoredObject
 
 if TYPE_CHECKING:
@@ -316,3 +317,17 @@ class TestPartialsInUse:
         for stranger in STRANGERS:
             with pytest.raises(UploadNotFound):
                 await database.concatenate(a_final(scope=stranger), [replace(a, scope=stranger)])
+
+
+class TestWhatOwnersSee:
+    async def test_finals_are_files_and_partials_and_groups_are_not(self, database: Database) -> None:
+        a = await filled(database, await a_member(database))
+        await a_complete_partial(database)
+        assert await database.list_files(a.scope, FileFilter(), None, 10) == []
+        final = await adopted(database, a, filename="Whole.txt")
+        named = FileFilter(name_prefix="whole")
+        assert await database.list_files(a.scope, named, None, 10) == [final]
+        await database.terminate(final.scope, final.id)
+        assert await database.list_files(a.scope, FileFilter(), None, 10) == []
+        with pytest.raises(UploadGone):
+            await database.describe(final.scope, final.id, {"filename": "x"})

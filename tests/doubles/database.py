@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, StillNeeded, UploadGone, UploadNotFound
-from tusgate.core.lifecycle import LEFT_OUT, check_alive, sources_of
+from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
+from tusgate.core.listing import folded
 from tusgate.core.model import Garbage, Role, State, StoreName, Upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import Grid
+    from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Intent,
         MultipartId,
@@ -217,6 +219,20 @@ class MemoryDatabase:
 
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         return self._find(scope, upload_id).upload
+
+    async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
+        found = [row.upload for row in self._rows.values() if row.upload.scope == scope]
+        found = [upload for upload in found if _is_wanted(upload, wanted)]
+        found.sort(key=_place, reverse=True)
+        if after is not None:
+            found = [upload for upload in found if _place(upload) < (after.created_at, after.id)]
+        return found[:limit]
+
+    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+        row = self._find(scope, upload_id)
+        check_present(row.upload)
+        self._change(row, **changes)
+        return row.upload
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         row = self._expected(upload, State.UPLOADING, at_offset=True)
@@ -551,6 +567,26 @@ class MemoryDatabase:
         self._tables.next_waste += 1
         garbage = Garbage(waste_id, row.upload.id, key, multipart, multipart_id, 0)
         row.waste[waste_id] = _Waste(garbage, now, now, intent_epoch)
+
+
+def _place(upload: Upload) -> tuple[datetime, str]:
+    return upload.created_at, upload.id
+
+
+def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:
+    name = folded(upload.filename or "\0")
+    media_type = (upload.content_type or "").partition(";")[0].lower()
+    kind = (wanted.content_type or "").removesuffix("*")
+    return (
+        upload.state in wanted.states
+        and upload.role in (None, Role.FINAL)
+        and wanted.created_via in (None, upload.created_via)
+        and (wanted.created_from is None or upload.created_at >= wanted.created_from)
+        and (wanted.created_before is None or upload.created_at < wanted.created_before)
+        and (wanted.name_prefix is None or name.startswith(folded(wanted.name_prefix)))
+        and (wanted.name_contains is None or folded(wanted.name_contains) in name)
+        and (not kind or (media_type.startswith(kind) if kind.endswith("/") else media_type == kind))
+    )
 
 
 def _is_storable(text: str) -> bool:

@@ -40,14 +40,17 @@ from tusgate.database.rows import (
     completed_before,
     counts_from,
     creation_of,
+    description_of,
     ending_of,
     expectation_of,
     fenced_by,
+    filter_of,
     garbage_from,
     identity_of,
     intent_columns,
     lifetime_of,
     movement_of,
+    not_described,
     object_of,
     part_columns,
     part_from,
@@ -60,11 +63,12 @@ from tusgate.database.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
 
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -260,6 +264,30 @@ class PostgresDatabase:
         """See `ports.Database.get`."""
         row = await self._one(_queries.get_upload, id=upload_id, tenant=scope.tenant, owner=scope.owner)
         return upload_from(_present(row))
+
+    async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
+        """See `ports.Database.list_files`."""
+        found = await self._all(
+            _queries.list_files,
+            **filter_of(wanted),
+            tenant=scope.tenant,
+            owner=scope.owner,
+            states=sorted(wanted.states),
+            after_time=None if after is None else after.created_at,
+            after_id="" if after is None else after.id,
+            created_from=wanted.created_from,
+            created_before=wanted.created_before,
+            limit=limit,
+        )
+        return [upload_from(row) for row in found]
+
+    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+        """See `ports.Database.describe`."""
+        identity = {"id": upload_id, "tenant": scope.tenant, "owner": scope.owner}
+        row = await self._one(_queries.describe, **identity, **description_of(changes))
+        if row is None:
+            raise not_described(await self.get(scope, upload_id))
+        return upload_from(row)
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         """See `ports.Database.claim`. Another holder is told (`listen`) when the last claim was its own."""

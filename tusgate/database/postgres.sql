@@ -9,12 +9,13 @@
 WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
-        filename, content_type, content_coding, object_key, put_attempts, expires_at, role, concat, group_id
+        filename, filename_folded, content_type, content_coding, object_key, put_attempts, expires_at, role, concat,
+        group_id
     )
     VALUES (
         :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
-        CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :content_type, :content_coding,
-        :object_key, coalesce(:attempt, 0),
+        CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :filename_folded, :content_type,
+        :content_coding, :object_key, coalesce(:attempt, 0),
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
         :role, :concat, :group
     )
@@ -28,6 +29,33 @@ SELECT * FROM created;
 
 -- name: get_upload^
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: list_files
+-- Bounds are never NULL, so that the page is read from uploads_listing, from its first row to its last. Rows of earlier
+-- releases have no folded name: what the server knows about letters has to do for them.
+SELECT * FROM uploads
+WHERE tenant = :tenant AND owner = :owner
+    AND (created_at, id) < (coalesce(:after_time::timestamptz, 'infinity'), :after_id)
+    AND created_at >= coalesce(:created_from::timestamptz, '-infinity')
+    AND created_at < coalesce(:created_before::timestamptz, 'infinity')
+    AND state = ANY(:states::text[])
+    AND (:created_via::text IS NULL OR created_via = :created_via)
+    AND (:type_prefix::text IS NULL OR starts_with(lower(content_type) || ';', :type_prefix))
+    AND (:name_prefix::text IS NULL OR starts_with(coalesce(filename_folded, lower(filename)), :name_prefix))
+    AND (:name_part::text IS NULL OR strpos(coalesce(filename_folded, lower(filename)), :name_part) > 0)
+    AND (role IS NULL OR role = 'final')
+ORDER BY created_at DESC, id DESC
+LIMIT :limit;
+
+-- name: describe^
+UPDATE uploads
+SET filename = CASE WHEN :sets_filename THEN :filename ELSE filename END,
+    filename_folded = CASE WHEN :sets_filename THEN :filename_folded ELSE filename_folded END,
+    content_type = CASE WHEN :sets_content_type THEN :content_type ELSE content_type END,
+    updated_at = now()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state IN ('uploading', 'sealed', 'complete')
+    AND (role IS NULL OR role <> 'group')
+RETURNING *;
 
 -- name: claim
 -- One row per piece of the open cell, one without a piece when there is none. The row as it was (before) must still
@@ -294,6 +322,7 @@ UPDATE uploads
 SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_at = now(), group_name = NULL,
     role = coalesce(:role, role), concat = :concat, metadata = :metadata,
     filename = CASE WHEN :role::text IS NULL THEN filename ELSE :filename END,
+    filename_folded = CASE WHEN :role::text IS NULL THEN filename_folded ELSE :filename_folded END,
     content_type = CASE WHEN :role::text IS NULL THEN content_type ELSE :content_type END,
     created_at = CASE WHEN :role::text IS NULL THEN created_at ELSE now() END,
     expires_at = CASE WHEN :role::text IS NULL THEN expires_at END
@@ -346,16 +375,18 @@ FROM expiry_brake FOR UPDATE;
 UPDATE expiry_brake SET last_run = now(), waits_until = :waits_until, held_reason = :held;
 
 -- name: system_lock_expired
--- A partial stays as long as an unfinished final is made of it, a group as long as it has partials.
+-- A partial stays as long as an unfinished final is made of it, a group as long as it has partials. Looked up for each
+-- row that is due: of a NOT EXISTS the planner may make a hash of the whole table.
 SELECT id FROM uploads
 WHERE state IN ('uploading', 'complete') AND expires_at <= now()
-    AND (role IS DISTINCT FROM 'partial' OR NOT EXISTS (
-        SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
-        WHERE sources.source_id = uploads.id AND final.state = 'sealed'
-    ))
-    AND (role IS DISTINCT FROM 'group' OR NOT EXISTS (
-        SELECT FROM uploads AS member WHERE member.group_id = uploads.id AND member.state = 'uploading'
-    ))
+    AND (role IS DISTINCT FROM 'partial' OR (
+        SELECT final.id FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+        WHERE sources.source_id = uploads.id AND final.state = 'sealed' LIMIT 1
+    ) IS NULL)
+    AND (role IS DISTINCT FROM 'group' OR (
+        SELECT member.id FROM uploads AS member
+        WHERE member.group_id = uploads.id AND member.state = 'uploading' LIMIT 1
+    ) IS NULL)
 ORDER BY expires_at
 LIMIT :limit
 FOR UPDATE SKIP LOCKED;

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tusgate.core.clockwatch import ClockReading
 from tusgate.core.errors import Fenced, UploadGone, UploadNotFound
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import check_alive, sources_of
+from tusgate.core.lifecycle import check_alive, check_present, sources_of
+from tusgate.core.listing import folded
 from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Role, Scope, State, StoreName, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tusgate.core.listing import FileFilter
     from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -131,6 +133,7 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "epoch": new.epoch,
         "metadata": new.metadata,
         "filename": new.filename,
+        "filename_folded": _folded(new.filename),
         "content_type": new.content_type,
         "content_coding": new.content_coding,
         "object_key": new.object_key,
@@ -151,6 +154,7 @@ def sealing_of(group: Upload, parts: Sequence[Part], final: NewUpload | None) ->
         "concat": final and final.concat,
         "metadata": final and final.metadata,
         "filename": final and final.filename,
+        "filename_folded": final and _folded(final.filename),
         "content_type": final and final.content_type,
     }
 
@@ -166,6 +170,38 @@ def check_unchanged(expected: Sequence[Upload], found: Mapping[UploadId, Upload]
             raise UploadNotFound
         if (now.state, now.offset, now.group) != (upload.state, upload.offset, upload.group):
             raise fenced_by(now)
+
+
+def filter_of(wanted: FileFilter) -> dict[str, object]:
+    """Return the conditions of a listing, but for its place and its times."""
+    return {
+        "created_via": wanted.created_via,
+        "type_prefix": wanted.type_prefix,
+        "name_prefix": _folded(wanted.name_prefix),
+        "name_part": _folded(wanted.name_contains),
+    }
+
+
+def description_of(changes: Mapping[str, str | None]) -> dict[str, object]:
+    """Return the columns that a change of what a file is called and said to be sets; others keep their values."""
+    filename = changes.get("filename")
+    return {
+        "sets_filename": "filename" in changes,
+        "filename": filename,
+        "filename_folded": _folded(filename),
+        "sets_content_type": "content_type" in changes,
+        "content_type": changes.get("content_type"),
+    }
+
+
+def not_described(found: Upload) -> Fenced:
+    """Return the error for a description that found its upload, and changed nothing.
+
+    Raises:
+        UploadGone: it has ended.
+    """
+    check_present(found)
+    return fenced_by(found)
 
 
 def movement_of(upload: Upload, step: Step) -> dict[str, object]:
@@ -311,6 +347,10 @@ def counts_from(rows: Sequence[Row]) -> dict[State, int]:
     return {state: found.get(state, 0) for state in State}
 
 
+def _folded(name: str | None) -> str | None:
+    return None if name is None else folded(name)
+
+
 def _crc_to(crc64: int) -> bytes | None:
     """Return the stored form; None for -1, by which a store says that it reports no checksum."""
     return crc64.to_bytes(8, "big") if crc64 >= 0 else None
@@ -323,6 +363,11 @@ def _crc_from(stored: bytes | None) -> int | None:
 def _moment(value: datetime | int) -> datetime:
     """Return a timestamptz as it is, integer milliseconds since 1970 (SQLite) as a datetime."""
     return value if isinstance(value, datetime) else _EPOCH + timedelta(milliseconds=value)
+
+
+def milliseconds_from(moment: datetime) -> int:
+    """Return the first whole millisecond since 1970 that is not before `moment` (SQLite)."""
+    return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
 def _optional_moment(value: datetime | int | None) -> datetime | None:

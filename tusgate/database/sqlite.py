@@ -30,13 +30,17 @@ from tusgate.database.rows import (
     completed_before,
     counts_from,
     creation_of,
+    description_of,
     ending_of,
     expectation_of,
     fenced_by,
+    filter_of,
     garbage_from,
     identity_of,
     lifetime_of,
+    milliseconds_from,
     movement_of,
+    not_described,
     object_of,
     part_from,
     part_rows,
@@ -51,10 +55,11 @@ from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
@@ -141,6 +146,14 @@ class SqliteDatabase:
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """See `ports.Database.get`."""
         return await self._reader.run(partial(_get, scope=scope, upload_id=upload_id))
+
+    async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
+        """See `ports.Database.list_files`."""
+        return await self._reader.run(partial(_list_files, scope=scope, wanted=wanted, after=after, limit=limit))
+
+    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+        """See `ports.Database.describe`."""
+        return await self._writer.run(partial(_describe, scope=scope, upload_id=upload_id, changes=changes))
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         """See `ports.Database.claim`."""
@@ -364,6 +377,34 @@ def _get(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> U
     row = _queries.get_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
     if row is None:
         raise UploadNotFound
+    return upload_from(row)
+
+
+def _list_files(
+    connection: sqlite3.Connection, scope: Scope, wanted: FileFilter, after: Position | None, limit: int
+) -> list[Upload]:
+    always, never = -_EVERYTHING[1], _EVERYTHING[1]
+    found = _queries.list_files(
+        connection,
+        **filter_of(wanted),
+        tenant=scope.tenant,
+        owner=scope.owner,
+        states=json.dumps(sorted(wanted.states)),
+        after_time=never if after is None else milliseconds_from(after.created_at),
+        after_id="" if after is None else after.id,
+        created_from=always if wanted.created_from is None else milliseconds_from(wanted.created_from),
+        created_before=never if wanted.created_before is None else milliseconds_from(wanted.created_before),
+        limit=limit,
+    )
+    return [upload_from(row) for row in found]
+
+
+def _describe(
+    connection: sqlite3.Connection, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]
+) -> Upload:
+    row = _queries.describe(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner, **description_of(changes))
+    if row is None:
+        raise not_described(_get(connection, scope, upload_id))
     return upload_from(row)
 
 

@@ -9,17 +9,48 @@
 -- name: create_upload^
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
-    content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at, role, concat, group_id
+    filename_folded, content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at, role,
+    concat, group_id
 )
 VALUES (
     :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
-    :metadata, :filename, :content_type, :content_coding, :object_key, coalesce(:attempt, 0), now_ms(), now_ms(),
-    earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
+    :metadata, :filename, :filename_folded, :content_type, :content_coding, :object_key, coalesce(:attempt, 0),
+    now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
 )
 RETURNING *;
 
 -- name: get_upload^
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: list_files
+-- Times are milliseconds. Bounds are never NULL, so that the page is read from uploads_listing, from its first row to
+-- its last. Rows of earlier releases have no folded name: SQLite's lower(), which knows ASCII, has to do for them.
+SELECT * FROM uploads
+WHERE tenant = :tenant AND owner = :owner
+    AND (created_at, id) < (:after_time, :after_id)
+    AND created_at >= :created_from
+    AND created_at < :created_before
+    AND state IN (SELECT value FROM json_each(:states))
+    AND (:created_via IS NULL OR created_via = :created_via)
+    AND (:type_prefix IS NULL OR substr(lower(content_type) || ';', 1, length(:type_prefix)) = :type_prefix)
+    AND (
+        :name_prefix IS NULL
+        OR substr(coalesce(filename_folded, lower(filename)), 1, length(:name_prefix)) = :name_prefix
+    )
+    AND (:name_part IS NULL OR instr(coalesce(filename_folded, lower(filename)), :name_part) > 0)
+    AND (role IS NULL OR role = 'final')
+ORDER BY created_at DESC, id DESC
+LIMIT :limit;
+
+-- name: describe^
+UPDATE uploads
+SET filename = CASE WHEN :sets_filename THEN :filename ELSE filename END,
+    filename_folded = CASE WHEN :sets_filename THEN :filename_folded ELSE filename_folded END,
+    content_type = CASE WHEN :sets_content_type THEN :content_type ELSE content_type END,
+    updated_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state IN ('uploading', 'sealed', 'complete')
+    AND (role IS NULL OR role <> 'group')
+RETURNING *;
 
 -- name: claim^
 UPDATE uploads
@@ -197,6 +228,7 @@ UPDATE uploads
 SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_at = now_ms(), group_name = NULL,
     role = coalesce(:role, role), concat = :concat, metadata = :metadata,
     filename = CASE WHEN :role IS NULL THEN filename ELSE :filename END,
+    filename_folded = CASE WHEN :role IS NULL THEN filename_folded ELSE :filename_folded END,
     content_type = CASE WHEN :role IS NULL THEN content_type ELSE :content_type END,
     created_at = CASE WHEN :role IS NULL THEN created_at ELSE now_ms() END,
     expires_at = CASE WHEN :role IS NULL THEN expires_at END

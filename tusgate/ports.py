@@ -8,12 +8,12 @@ concurrently. Technology errors never pass a port: they arrive as `core.errors`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from tusgate.core.clockwatch import go_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
     from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import Grid, PartLimits
@@ -312,6 +312,19 @@ class Attributes:
         return cls(upload.id, upload.content_type, upload.content_coding)
 
 
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """What the store is to answer with instead of the attributes that an object is stored with.
+
+    Attributes:
+        content_type, disposition, cache_control: values of header fields, in ASCII.
+    """
+
+    content_type: str
+    disposition: str
+    cache_control: str
+
+
 class ObjectStore(Protocol):
     """Where bytes live. A returned call means durable; a raised or cancelled one means unknown.
 
@@ -424,10 +437,29 @@ class ObjectStore(Protocol):
     async def delete_objects(self, keys: Sequence[ObjectKey]) -> None:
         """Delete objects; missing ones are fine. Idempotent."""
 
-    def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
-        """Stream `size` bytes (None: to the end) of the object from byte `start`.
+    def read(
+        self, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Stream `size` bytes (None: to the end) of the object from byte `start`. Close it when it is given up.
 
-        Raises StoreUnavailable also in the middle: the iterator never ends early without an error.
+        Args:
+            key: of the object.
+            start: first byte.
+            size: bytes.
+            etag: of the one object that may be read, from its first byte to the last. Such a read may take as long as
+                its reader likes, and holds no connection that uploads need.
+
+        Raises:
+            ObjectLost: there is surely no object, or it is not the one with `etag`; also in the middle.
+            StoreUnavailable: also in the middle: the iterator never ends early without an error.
+        """
+
+    def presign(
+        self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int
+    ) -> str | None:
+        """Return a URL under which anybody can read the object for `seconds`; None where there is no such thing.
+
+        Nothing is asked of the store. The URL is a secret for as long as it works, and cannot be revoked.
         """
 
 

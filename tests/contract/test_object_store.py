@@ -9,16 +9,18 @@ from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import aiohttp
 import pytest
 from awscrt.checksums import crc64nvme
+from yarl import URL
 
 from tests.doubles.s3.behaviour import BEHAVIOURS
 from tests.doubles.s3.server import S3Double
 from tests.doubles.store import MemoryStore
-from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, Part, Piece, StoredObject, UploadId
 from tusgate.filesystem import DirectoryStore
-from tusgate.ports import Attributes, Body, SurveyedStore
+from tusgate.ports import Attributes, Body, Presentation, SurveyedStore
 from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.store import S3Store
@@ -99,8 +101,10 @@ def part_size(store: SurveyedStore) -> int:
     return max(store.limits.min_part_size, SMALL)
 
 
-async def content(store: SurveyedStore, key: ObjectKey, start: int = 0, size: int | None = None) -> bytes:
-    return b"".join([chunk async for chunk in store.read(key, start, size)])
+async def content(
+    store: SurveyedStore, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
+) -> bytes:
+    return b"".join([chunk async for chunk in store.read(key, start, size, etag=etag)])
 
 
 async def upload_parts(
@@ -238,9 +242,75 @@ async def test_a_read_beyond_the_end_is_an_error(store: SurveyedStore, start: in
         await content(store, KEY, start, size)
 
 
-async def test_a_read_of_a_missing_object_is_an_error(store: SurveyedStore) -> None:
-    with pytest.raises(StoreUnavailable):
-        await content(store, KEY)
+@pytest.mark.parametrize("etag", [None, "whichever"])
+async def test_a_read_of_a_missing_object_finds_it_lost(store: SurveyedStore, etag: str | None) -> None:
+    with pytest.raises(ObjectLost):
+        await content(store, KEY, etag=etag)
+
+
+async def test_the_very_object_that_is_meant_is_read(store: SurveyedStore) -> None:
+    data = some_bytes(SMALL)
+    stored = await store.put_object(KEY, body_of(data), OURS)
+
+    assert await content(store, KEY, etag=stored.etag) == data
+    assert await content(store, KEY, 70_000, 20_000, etag=stored.etag) == data[70_000:90_000]
+    assert await content(store, KEY, 70_000, etag=stored.etag) == data[70_000:]
+
+
+async def test_an_object_of_parts_is_read_by_the_etag_that_it_was_found_with(store: SurveyedStore) -> None:
+    data = some_bytes(part_size(store))
+    multipart_id = await store.create_multipart(KEY, OURS)
+    parts = await upload_parts(store, KEY, multipart_id, [data, data[:7]])
+    await store.complete_multipart(KEY, multipart_id, parts, crc64nvme(data + data[:7]))
+    found = await store.find(KEY, OURS.upload_id)
+
+    assert found is not None
+    assert await content(store, KEY, len(data) - 1, etag=found.etag) == data[-1:] + data[:7]
+
+
+@pytest.mark.parametrize("size", [SMALL, SMALL - 1])
+@pytest.mark.parametrize(("start", "wanted"), [(0, None), (0, 10), (70_000, 100)])
+async def test_an_object_that_another_one_has_replaced_is_not_read(
+    store: SurveyedStore, size: int, start: int, wanted: int | None
+) -> None:
+    """DL-07."""
+    stored = await store.put_object(KEY, body_of(some_bytes(SMALL)), OURS)
+    await store.put_object(KEY, body_of(some_bytes(size, 1)), OURS)
+
+    with pytest.raises(ObjectLost):
+        await content(store, KEY, start, wanted, etag=stored.etag)
+
+
+async def test_a_url_for_an_object_gives_it_to_anybody_as_it_is_to_be_presented(store: SurveyedStore) -> None:
+    """DL-03."""
+    data = some_bytes(SMALL)
+    name = "attachment; filename=\"a b.bin\"; filename*=UTF-8''%C3%A4%20b.bin"
+    presentation = Presentation("application/octet-stream", name, "private, no-cache")
+    await store.put_object(KEY, body_of(data), OURS)
+    url = store.presign("GET", KEY, presentation, 60)
+    if url is None:
+        assert isinstance(store, MemoryStore | DirectoryStore)
+        return
+
+    async with aiohttp.ClientSession() as session:
+        async with session.get(URL(url, encoded=True)) as answer:
+            assert await answer.read() == data
+            shown = [answer.headers[name] for name in ("Content-Type", "Content-Disposition", "Cache-Control")]
+            assert shown == [presentation.content_type, presentation.disposition, presentation.cache_control]
+        async with session.get(URL(url, encoded=True), headers={"Range": "bytes=5-9"}) as answer:
+            assert (answer.status, await answer.read()) == (206, data[5:10])
+        async with session.put(URL(url, encoded=True), data=b"other bytes") as answer:
+            assert answer.status == 403
+        async with session.get(URL(url.replace("octet-stream", "xhtml%2Bxml"), encoded=True)) as answer:
+            assert answer.status == 403
+        async with session.get(URL(url.replace("file.bin", "file.txt"), encoded=True)) as answer:
+            assert answer.status == 403
+        head = store.presign("HEAD", KEY, presentation, 60)
+        assert head is not None
+        async with session.head(URL(head, encoded=True)) as answer:
+            assert (answer.status, answer.headers["Content-Length"]) == (200, str(SMALL))
+            assert answer.headers["Content-Disposition"] == presentation.disposition
+    assert await content(store, KEY) == data
 
 
 async def test_a_read_may_be_given_up_in_the_middle(store: SurveyedStore) -> None:
@@ -249,7 +319,7 @@ async def test_a_read_may_be_given_up_in_the_middle(store: SurveyedStore) -> Non
     reading = store.read(KEY)
 
     first = await anext(reading)
-    await reading.aclose()  # type: ignore[attr-defined]  # the port promises an iterator, all of ours generate
+    await reading.aclose()
 
     assert first == data[: len(first)]
     assert await content(store, KEY, 0, 10) == data[:10]

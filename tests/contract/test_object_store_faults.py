@@ -25,7 +25,7 @@ from tests.doubles.s3.behaviour import MINIO
 from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Drop, DropAnswer, FlipByte, Gate, ReplaceAnswer, Reply, S3FaultProxy, s3_error
 from tests.servers.process import free_port
-from tusgate.core.errors import MultipartLost, StoreUnavailable
+from tusgate.core.errors import MultipartLost, ObjectLost, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, Part
 from tusgate.ports import Body
 from tusgate.s3.config import S3Config
@@ -316,7 +316,7 @@ async def test_a_read_does_not_mix_two_objects(rig: Rig) -> None:
     await rig.store.put_object(KEY, body_of(some_bytes(len(DATA), 5)), OURS)
     gate.open()
 
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(ObjectLost):
         await reading
 
 

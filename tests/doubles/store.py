@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
 from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject
 from tusgate.core.naming import PIECES
 from tusgate.service.digest import combined_crc64, crc64_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
     from tusgate.core.model import Part, Piece, UploadId
-    from tusgate.ports import Attributes, Body, SurveyedStore
+    from tusgate.ports import Attributes, Body, Presentation, SurveyedStore
 
 READ_BLOCK = 64 * 1024
 
@@ -174,18 +174,25 @@ class MemoryStore:
         found = self.objects.get(key)
         return None if found is None else found.attributes.upload_id
 
-    async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+    async def read(
+        self, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes]:
         data = self._data(key)
+        if etag is not None and self.objects[key].stored.etag != etag:
+            raise ObjectLost(f"{key} was replaced")
         end = len(data) if size is None else start + size
         if not start <= end <= len(data):
             raise StoreUnavailable(f"{key} has {len(data)} bytes, {start} to {end} were wanted")
         for at in range(start, end, READ_BLOCK):
             yield data[at : min(at + READ_BLOCK, end)]
 
+    def presign(self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int) -> None:
+        return
+
     def _data(self, key: ObjectKey) -> bytes:
         found = self.objects.get(key)
         if found is None:
-            raise StoreUnavailable(f"{key} is missing")
+            raise ObjectLost(f"{key} is missing")
         return found.data
 
     def _multipart(self, key: ObjectKey, multipart_id: MultipartId) -> _Multipart:

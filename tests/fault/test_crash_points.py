@@ -187,9 +187,9 @@ SLOW_STORIES: dict[str, Story] = {
 """Told only where they are needed: the gateway cleans up every 5 s, and looks every 20 s for what has expired."""
 AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
-NEVER = ("read", "copy-part")
-"""No request and no job takes these steps: stores read pieces back inside of their other steps, and no upload is made
-of other objects so far."""
+NEVER = ("read", "copy-part", "list-files", "describe")
+"""No upload and no job of these stories takes these steps: stores read pieces back inside of their other steps, and the
+API of finished files reads, or changes a description in one statement."""
 IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NEVER)]
 
 

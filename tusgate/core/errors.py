@@ -29,7 +29,8 @@ TusgateError
 ├── Unavailable               a dependency cannot be used now; trying again later helps
 │   ├── DatabaseUnavailable
 │   ├── StoreUnavailable
-│   │   └── PieceLost         the store no longer has bytes that wait for their part, or has other ones
+│   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
+│   │   └── ObjectLost        the store has no object where one should be, or another one
 │   └── Overloaded            this process serves as many connections as it may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
@@ -251,6 +252,12 @@ class PieceLost(StoreUnavailable):
     """The object store no longer has bytes that it had confirmed, or has damaged them."""
 
     code = "piece_lost"
+
+
+class ObjectLost(StoreUnavailable):
+    """The object store no longer has the object that it had confirmed, or has another one in its place."""
+
+    code = "object_lost"
 
 
 class Overloaded(Unavailable):

@@ -7,7 +7,8 @@
 
 An object becomes visible by one rename. Its attributes are written before, under a name that holds the inode and
 modification time of that very file, so a reader never sees the attributes of another file at the same key. (A copy
-of the tree has other inodes: its objects can be read, but no longer be proven to belong to an upload.)
+of the tree has other inodes: its objects can be read, but no longer be proven to belong to an upload. Whether it is
+still the object that a reader wants, the checksum tells: it is computed when a process first meets such a file.)
 """
 
 from __future__ import annotations
@@ -19,30 +20,32 @@ import os
 import re
 import secrets
 import stat
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from errno import EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
-from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
 from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject, UploadId
 from tusgate.filesystem import durable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
     from io import FileIO
     from pathlib import Path
 
     from tusgate.core.model import Part, Piece
-    from tusgate.ports import Attributes, Body
+    from tusgate.ports import Attributes, Body, Presentation
 
 READ_SIZE: Final = 1 << 20
 """Bytes read at a time: each read is a trip to another thread."""
+MOST_COMPUTED: Final = 10_000
+"""Files without attributes whose computed ETags are remembered."""
 CRC_SIZE: Final = 8
 """Bytes of the CRC64NVME at the end of a part's file."""
 _MULTIPART_ID: Final = re.compile(r"[0-9a-f]{48}", re.ASCII)
@@ -93,6 +96,7 @@ class DirectoryStore:
         self._attributes = root / "attributes"
         self._multipart = root / "multipart"
         self._staging = root / "staging"
+        self._computed: dict[Path, str] = {}
         try:
             self._make_tree()
         except OSError as error:
@@ -258,10 +262,11 @@ class DirectoryStore:
         about = await _in_thread(lambda: self._read_attributes(key, path))
         return None if about is None else UploadId(about.upload_id)
 
-    async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
-        """Stream bytes of an object. See the port."""
-        path = self._object_path(key)
-        with await _in_thread(lambda: path.open("rb", buffering=0)) as file:
+    async def read(
+        self, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes]:
+        """Stream bytes of an object. A file that is open stays what it is, whatever takes its place. See the port."""
+        with await _in_thread(partial(self._open_object, key, etag)) as file:
             length = os.fstat(file.fileno()).st_size
             end = length if size is None else start + size
             if not start <= end <= length:
@@ -273,6 +278,37 @@ class DirectoryStore:
                     raise StoreUnavailable("the object became shorter while it was read")
                 start += len(chunk)
                 yield chunk
+
+    def presign(self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int) -> None:
+        """Return None: files have no URLs."""
+
+    def _open_object(self, key: ObjectKey, etag: str | None) -> FileIO:
+        """Open an object, if it is the one with `etag`. Raises ObjectLost."""
+        path = self._object_path(key)
+        try:
+            file = path.open("rb", buffering=0)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise ObjectLost("there is no such file in the storage directory") from error
+        with ExitStack() as opened:
+            opened.enter_context(file)
+            if etag is not None and self._etag_of(key, file) != etag:
+                raise ObjectLost("there is another file in the storage directory now")
+            opened.pop_all()
+        return file
+
+    def _etag_of(self, key: ObjectKey, file: FileIO) -> str:
+        """Return the ETag of an open file: as it was noted, or else computed, as for a copy of the tree."""
+        found = os.fstat(file.fileno())
+        attributes = self._attributes_path(key, found)
+        try:
+            about = _ObjectAttributes(**json.loads(attributes.read_text("utf-8")))
+            return _etag(about.crc64, found.st_size)
+        except FileNotFoundError:
+            if attributes not in self._computed:
+                if len(self._computed) >= MOST_COMPUTED:
+                    self._computed.clear()
+                self._computed[attributes] = _etag(_crc64_of_file(file), found.st_size)
+            return self._computed[attributes]
 
     def _listed(self, directory: Path, prefix: str) -> tuple[list[ListedObject], list[Path]]:
         """Return the objects right in `directory`, and the directories in it, as far as `prefix` leads there."""
@@ -472,6 +508,13 @@ def _combined_crc64(parts: Iterable[Part]) -> int:
     crc64 = 0
     for part in parts:
         crc64 = combine_crc64nvme(crc64, part.crc64, part.size)
+    return crc64
+
+
+def _crc64_of_file(file: FileIO) -> int:
+    crc64 = 0
+    while chunk := file.read(READ_SIZE):
+        crc64 = crc64nvme(chunk, crc64)
     return crc64
 
 

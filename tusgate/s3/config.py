@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, urlsplit
 
 from tusgate.core.errors import SettingsError
@@ -16,9 +16,11 @@ class S3Config:
 
     Attributes:
         endpoint: base URL, `http` or `https`; must not have a path.
+        public_endpoint: the same as browsers reach it, for signed URLs; None: they reach `endpoint`.
         prefix: put before every key; usually ends with `/`.
         profile: what the server can do.
         connections: most connections for parts and objects that are open at once; others wait.
+        readers: the same for objects that are read at the pace of clients.
         connect_timeout: seconds for a TCP and TLS handshake.
         read_timeout: seconds without progress after which a request is given up (Complete may take longer).
 
@@ -35,6 +37,8 @@ class S3Config:
     session_token: str | None = field(default=None, repr=False)
     profile: Profile = PROFILES["generic"]
     connections: int = 64
+    readers: int = 256
+    public_endpoint: str | None = None
     connect_timeout: float = 5.0
     read_timeout: float = 60.0
 
@@ -43,6 +47,11 @@ class S3Config:
         if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/") or url.username:
             # The value is not repeated: it may hold credentials.
             raise SettingsError("S3 endpoint: expected http(s)://host[:port] without path and credentials")
+
+    @property
+    def as_browsers_see_it(self) -> S3Config:
+        """The same bucket at the address for signed URLs."""
+        return self if self.public_endpoint is None else replace(self, endpoint=self.public_endpoint)
 
     @property
     def _url(self) -> SplitResult:

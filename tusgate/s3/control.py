@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -17,7 +18,7 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import MultipartLost, ObjectLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
@@ -83,6 +84,21 @@ class Opened:
         self._body.close()
 
 
+@dataclass(frozen=True)
+class _Clients:
+    """One connection pool for each kind of call.
+
+    Attributes:
+        quick: for what is answered at once.
+        patient: for Complete, which may be answered after minutes.
+        reading: for objects that are read at the pace of clients, who may take hours.
+    """
+
+    quick: S3Client
+    patient: S3Client
+    reading: S3Client
+
+
 class Control:
     """Control calls on one bucket, with full keys. Clients are made at first use in the running loop."""
 
@@ -92,7 +108,7 @@ class Control:
         self._checksums = config.profile.checksum is ChecksumMode.CRC64NVME
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
-        self._clients: tuple[S3Client, S3Client] | None = None
+        self._clients: _Clients | None = None
 
     async def close(self) -> None:
         """Close all connections. Idempotent."""
@@ -136,7 +152,7 @@ class Control:
             ObjectAbsent: NoSuchKey, of the source or (Ceph) of the multipart upload.
             MultipartLost, StoreRefused, StoreUnavailable: see the port.
         """
-        client = await self._client(patient=True)
+        client = (await self._opened()).patient
         request: UploadPartCopyRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": key,
@@ -181,7 +197,7 @@ class Control:
             MultipartLost, StoreRefused: see the port.
             StoreUnavailable: the outcome is unknown, also after a 200 that does not name the object.
         """
-        client = await self._client(patient=True)
+        client = (await self._opened()).patient
         checks_whole = self._checks_whole(with_copies)
         request: CompleteMultipartUploadRequestTypeDef = {
             "Bucket": self._bucket,
@@ -278,19 +294,22 @@ class Control:
         opened.close()
         return False
 
-    async def get(self, key: str, start: int, end: int | None, etag: str | None) -> Opened:
+    async def get(self, key: str, start: int, end: int | None, etag: str | None, *, slowly: bool = False) -> Opened:
         """Open bytes `[start, end)` of an object for reading, in one try; close what is returned.
 
         Args:
             key: full key.
             start: first byte.
             end: byte after the last one; None: to the end.
-            etag: fail when the object is another one by now.
+            etag: of the object that is meant.
+            slowly: it may take hours to read it.
 
         Raises:
+            ObjectLost: there is no such object, or another one by now.
             StoreUnavailable: also when the store offers other bytes than it was asked for.
         """
-        client = await self._client()
+        clients = await self._opened()
+        client = clients.reading if slowly else clients.quick
         whole = start == 0 and end is None
         request: GetObjectRequestTypeDef = {"Bucket": self._bucket, "Key": key}
         if not whole:
@@ -299,6 +318,9 @@ class Control:
             request["IfMatch"] = f'"{etag}"'
         answer = await _translated("GetObject", lambda: client.get_object(**request))
         opened = Opened(answer, start)
+        if etag and opened.etag != etag:  # not every store knows If-Match
+            opened.close()
+            raise ObjectLost("GetObject: there is another object now")
         in_place = whole or answer.get("ContentRange", "").startswith(f"bytes {start}-")
         if not in_place or (end is not None and opened.end != end):
             opened.close()
@@ -337,18 +359,21 @@ class Control:
             if isinstance(outcome, BaseException) and not isinstance(outcome, ObjectAbsent):
                 raise outcome
 
-    async def _client(self, *, patient: bool = False) -> S3Client:
-        """Return the client for quick calls, or the one for Complete and copies: its connections wait for minutes."""
+    async def _client(self) -> S3Client:
+        return (await self._opened()).quick
+
+    async def _opened(self) -> _Clients:
         async with self._opening:
             if self._clients is None:
-                session = get_session()
-                self._clients = (
-                    await self._make_client(session, self._config.read_timeout),
-                    await self._make_client(session, COMPLETE_TIMEOUT),
+                session, config = get_session(), self._config
+                self._clients = _Clients(
+                    quick=await self._make_client(session, config.read_timeout, config.connections),
+                    patient=await self._make_client(session, COMPLETE_TIMEOUT, config.connections),
+                    reading=await self._make_client(session, config.read_timeout, config.readers),
                 )
-            return self._clients[patient]
+            return self._clients
 
-    async def _make_client(self, session: AioSession, read_timeout: float) -> S3Client:
+    async def _make_client(self, session: AioSession, read_timeout: float, connections: int) -> S3Client:
         config = self._config
         client = session.create_client(
             "s3",
@@ -360,7 +385,7 @@ class Control:
             config=AioConfig(
                 connect_timeout=config.connect_timeout,
                 read_timeout=read_timeout,
-                max_pool_connections=config.connections,
+                max_pool_connections=connections,
                 retries={"total_max_attempts": 1},
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",

@@ -11,12 +11,13 @@ from typing import Final
 
 import structlog
 
-from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable, TusgateError
+from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable, TusgateError
 
 _log = structlog.get_logger(__name__)
 
 _LOST: Final = frozenset({"NoSuchUpload"})
 _ABSENT: Final = frozenset({"NoSuchKey"})
+_REPLACED: Final = frozenset({"PreconditionFailed"})
 _ON_MULTIPARTS: Final = frozenset({"UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload", "ListParts"})
 _REFUSED: Final = frozenset(
     {
@@ -84,7 +85,7 @@ class PieceDamaged(Transient, PieceLost):
     """A stored piece came back with another checksum; reading it again may help."""
 
 
-class ObjectAbsent(StoreUnavailable):
+class ObjectAbsent(ObjectLost):
     """The object store says in so many words that there is no such object."""
 
 
@@ -109,8 +110,8 @@ def failure(operation: str, status: int, code: str, retry_after: str | None = No
     message = f"{operation}: {status} {code or 'without an S3 error code'}"
     if code in _LOST or (code in _ABSENT and operation in _ON_MULTIPARTS):
         return MultipartLost(message)
-    if code in _ABSENT:
-        return ObjectAbsent(message)
+    if code in _ABSENT or (code in _REPLACED and operation == "GetObject"):
+        return (ObjectAbsent if code in _ABSENT else ObjectLost)(message)
     if code in _DAMAGED and operation != "CompleteMultipartUpload":  # that one sends no bytes: the parts are wrong
         return Damaged(message, answered=True)
     if code in _REFUSED or code in _DAMAGED or (code in _REFUSED_COPIES and operation == "UploadPartCopy"):

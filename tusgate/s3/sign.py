@@ -1,6 +1,7 @@
-"""AWS Signature Version 4 in the Authorization header, for requests whose body is not hashed.
+"""AWS Signature Version 4 for requests whose body is not hashed: in the Authorization header, or in a URL.
 
-Source: "Signature Calculations for the Authorization Header" in the Amazon S3 API reference. All headers that are
+Source: "Signature Calculations for the Authorization Header" and "Authenticating Requests: Using Query Parameters" in
+the Amazon S3 API reference. All headers that are
 given are signed: S3 demands it of Host and Content-Type, rclone of every `x-amz-*`. Headers that proxies rewrite
 (Accept-Encoding, User-Agent, Connection, Expect) are for the HTTP client to add afterwards.
 """
@@ -74,19 +75,54 @@ class Signer:
         complete = {**headers, "x-amz-date": stamp, "x-amz-content-sha256": payload_hash}
         if self._credentials.session_token:
             complete["x-amz-security-token"] = self._credentials.session_token
-        names = sorted(complete)
-        signed_names = ";".join(names)
-        canonical_headers = "".join(f"{name}:{' '.join(complete[name].split())}\n" for name in names)
-        canonical = "\n".join((method, path, query, canonical_headers, signed_names, payload_hash))
-        scope = f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
-        digest = hashlib.sha256(canonical.encode()).hexdigest()
-        to_sign = f"{_ALGORITHM}\n{stamp}\n{scope}\n{digest}"
-        signature = hmac.digest(self._signing_key(stamp[:8]), to_sign.encode(), "sha256").hex()
+        signed_names = ";".join(sorted(complete))
+        signature = self._signature(method, path, query, complete, stamp, payload_hash)
         complete["authorization"] = (
-            f"{_ALGORITHM} Credential={self._credentials.access_key}/{scope}, "
+            f"{_ALGORITHM} Credential={self._credentials.access_key}/{self._scope(stamp)}, "
             f"SignedHeaders={signed_names}, Signature={signature}"
         )
         return complete
+
+    def presign(
+        self, method: str, path: str, parameters: Mapping[str, str], host: str, now: datetime, seconds: int
+    ) -> str:
+        """Return a query string that lets whoever has it make one kind of request, without any header but Host.
+
+        Args:
+            method: HTTP method.
+            path: from `encode_path`, starting with `/`.
+            parameters: of the query, decoded.
+            host: value of the Host header.
+            now: in UTC; from then on it is good.
+            seconds: for so long; a session token may end earlier.
+        """
+        stamp = now.strftime("%Y%m%dT%H%M%SZ")
+        complete = {
+            **parameters,
+            "X-Amz-Algorithm": _ALGORITHM,
+            "X-Amz-Credential": f"{self._credentials.access_key}/{self._scope(stamp)}",
+            "X-Amz-Date": stamp,
+            "X-Amz-Expires": str(seconds),
+            "X-Amz-SignedHeaders": "host",
+        }
+        if self._credentials.session_token:
+            complete["X-Amz-Security-Token"] = self._credentials.session_token
+        query = encode_query(complete)
+        signature = self._signature(method, path, query, {"host": host}, stamp, UNSIGNED_PAYLOAD)
+        return f"{query}&X-Amz-Signature={signature}"
+
+    def _signature(
+        self, method: str, path: str, query: str, headers: Mapping[str, str], stamp: str, payload_hash: str
+    ) -> str:
+        names = sorted(headers)
+        canonical_headers = "".join(f"{name}:{' '.join(headers[name].split())}\n" for name in names)
+        canonical = "\n".join((method, path, query, canonical_headers, ";".join(names), payload_hash))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()
+        to_sign = f"{_ALGORITHM}\n{stamp}\n{self._scope(stamp)}\n{digest}"
+        return hmac.digest(self._signing_key(stamp[:8]), to_sign.encode(), "sha256").hex()
+
+    def _scope(self, stamp: str) -> str:
+        return f"{stamp[:8]}/{self._region}/{self._service}/aws4_request"
 
     def _signing_key(self, day: str) -> bytes:
         if day != self._day:

@@ -6,8 +6,9 @@ import base64
 import binascii
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from awscrt.checksums import crc64nvme
 
@@ -17,15 +18,16 @@ from tusgate.ports import Body
 from tusgate.s3.control import Control
 from tusgate.s3.errors import ObjectAbsent, Transient
 from tusgate.s3.retry import TRIES, retried
+from tusgate.s3.sign import Signer, encode_path
 from tusgate.s3.wire import Wire
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
     from tusgate.core.model import ListedObject, Part, Piece
-    from tusgate.ports import Attributes
+    from tusgate.ports import Attributes, Presentation
     from tusgate.s3.config import S3Config
 
 MARKER: Final = "tusgate-upload"
@@ -45,6 +47,8 @@ class S3Store:
         self._prefix = config.prefix
         self._control = Control(config)
         self._wire = Wire(config, self._read_piece)
+        self._public = config.as_browsers_see_it
+        self._signer = Signer(config.credentials, config.region)
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
         self.copies_parts = config.profile.copy_part
@@ -185,16 +189,17 @@ class S3Store:
         """Delete objects; missing ones are fine."""
         await self._control.delete([self._full(key) for key in keys])
 
-    async def read(self, key: ObjectKey, start: int = 0, size: int | None = None) -> AsyncIterator[bytes]:
+    async def read(
+        self, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
+    ) -> AsyncGenerator[bytes]:
         """Stream bytes of an object; a broken connection is replaced where it broke. See the port."""
         if size == 0:
             return
-        full = self._full(key)
+        full, slowly = self._full(key), etag is not None
         position, end = start, None if size is None else start + size
-        etag: str | None = None
         failures = 0
         while end is None or position < end:
-            opened = await retried(partial(self._control.get, full, position, end, etag))
+            opened = await retried(partial(self._control.get, full, position, end, etag, slowly=slowly))
             try:
                 end, etag = opened.end, opened.etag
                 async for chunk in opened.chunks():
@@ -207,6 +212,17 @@ class S3Store:
                     raise
             finally:
                 opened.close()
+
+    def presign(self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int) -> str:
+        """Return a URL for the object at the address that browsers use. See the port."""
+        path = encode_path(self._public.root + self._full(key))
+        overrides = {
+            "response-cache-control": presentation.cache_control,
+            "response-content-disposition": presentation.disposition,
+            "response-content-type": presentation.content_type,
+        }
+        query = self._signer.presign(method, path, overrides, self._public.host, datetime.now(UTC), seconds)
+        return f"{self._public.origin}{path}?{query}"
 
     async def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:
         if piece.key is None:

@@ -227,6 +227,7 @@ class Account:
             "Accept-Ranges": "bytes",
             **stored.attributes.headers,
             **{META + name: value for name, value in stored.attributes.metadata.items()},
+            **_overrides(asked),
         }
         if asked.headers.get("x-amz-checksum-mode", "").upper() == "ENABLED" and "Range" not in asked.headers:
             headers |= _shown(stored.checksums, stored.checksum_type)
@@ -384,6 +385,11 @@ def _attributes(asked: Asked) -> Attributes:
         name.lower().removeprefix(META): value for name, value in asked.headers.items() if name.lower().startswith(META)
     }
     return Attributes({name: asked.headers[name] for name in KEPT if name in asked.headers}, metadata)
+
+
+def _overrides(asked: Asked) -> dict[str, str]:
+    """Return the headers that the query wants instead of what is stored. Every request here is signed."""
+    return {name: asked.query[f"response-{name.lower()}"] for name in KEPT if f"response-{name.lower()}" in asked.query}
 
 
 def _range(value: str, size: int) -> tuple[int, int]:

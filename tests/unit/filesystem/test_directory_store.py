@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from awscrt.checksums import crc64nvme
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tusgate.core.errors import StoreRefused, StoreUnavailable
+from tusgate.core.errors import ObjectLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ObjectKey, Part, UploadId
 from tusgate.filesystem import DirectoryStore, durable
 from tusgate.ports import Attributes, Body
@@ -133,6 +134,20 @@ async def test_a_file_that_somebody_changed_is_not_proof(store: DirectoryStore, 
         file.write(b" and theirs")
 
     assert await store.find(KEY, OURS.upload_id) is None
+
+
+async def test_a_copy_of_the_tree_is_known_by_its_bytes(store: DirectoryStore, root: Path, tmp_path: Path) -> None:
+    """A backup that was restored has other inodes; what is in it must still be read, and nothing else for it."""
+    data = b"x" * 300_000
+    stored = await store.put_object(KEY, body_of(data), OURS)
+    shutil.copytree(root, tmp_path / "copy")
+    copied = DirectoryStore(tmp_path / "copy")
+
+    for start in (0, 7, 0):
+        assert b"".join([chunk async for chunk in copied.read(KEY, start, etag=stored.etag)]) == data[start:]
+    (tmp_path / "copy" / "objects" / KEY).write_bytes(b"y" * len(data))
+    with pytest.raises(ObjectLost):
+        await anext(copied.read(KEY, 7, 1, etag=stored.etag))
 
 
 async def test_objects_are_plain_files(store: DirectoryStore, root: Path) -> None:

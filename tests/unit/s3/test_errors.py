@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tusgate.core.errors import MultipartLost, StoreRefused, StoreUnavailable, TusgateError
+from tusgate.core.errors import MultipartLost, ObjectLost, StoreRefused, StoreUnavailable, TusgateError
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, error_code, failure
 
 
@@ -62,6 +62,10 @@ def test_what_cannot_be_copied_is_refused_but_no_other_request_for_that_reason(s
 
 def test_a_precondition_of_a_copy_that_failed_is_worth_another_look() -> None:
     assert type(failure("UploadPartCopy", 412, "PreconditionFailed")) is Transient
+
+
+def test_an_object_that_is_not_the_one_that_was_meant_is_lost() -> None:
+    assert type(failure("GetObject", 412, "PreconditionFailed")) is ObjectLost
 
 
 @pytest.mark.parametrize(

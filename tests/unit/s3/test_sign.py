@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import string
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials as BotoCredentials
 from hypothesis import given
@@ -109,6 +109,35 @@ def test_a_request_is_signed_as_botocore_signs_it(
 
     assert theirs.headers["X-Amz-Content-SHA256"] == UNSIGNED_PAYLOAD
     assert ours["authorization"] == theirs.headers["Authorization"]
+
+
+def test_the_example_of_a_url_in_the_s3_reference_gets_its_signature() -> None:
+    signer = Signer(Credentials(ACCESS_KEY, SECRET_KEY), "us-east-1")
+
+    query = signer.presign("GET", "/test.txt", {}, HOST, DAY, 86_400)
+
+    assert query.endswith("X-Amz-Signature=aeeed9bbccd4d02ee5c0109b86d86835f995330da4c265957d157751f604d404")
+
+
+@given(
+    key=st.text(min_size=1, max_size=40).filter(lambda text: text.isprintable()),
+    parameters=st.dictionaries(st.sampled_from(["response-content-type", "response-a"]), st.text(max_size=20)),
+    token=st.none() | st.text(string.ascii_letters + "+/=", min_size=1),
+    seconds=st.integers(1, 604_800),
+)
+def test_a_url_is_signed_as_botocore_signs_it(
+    key: str, parameters: dict[str, str], token: str | None, seconds: int
+) -> None:
+    path = encode_path(f"/bucket/{key}")
+    theirs = AWSRequest("GET", f"https://{HOST}{path}?{encode_query(parameters)}")
+    S3SigV4QueryAuth(BotoCredentials(ACCESS_KEY, SECRET_KEY, token), "s3", "eu-central-1", seconds).add_auth(theirs)
+    then = datetime.strptime(theirs.context["timestamp"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+    signer = Signer(Credentials(ACCESS_KEY, SECRET_KEY, token), "eu-central-1")
+    ours = signer.presign("GET", path, parameters, HOST, then, seconds)
+
+    told = dict(parse_qsl(urlsplit(str(theirs.url)).query, keep_blank_values=True))
+    assert dict(parse_qsl(ours, keep_blank_values=True)) == told
 
 
 def test_the_key_of_the_day_follows_the_date() -> None:

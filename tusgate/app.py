@@ -33,6 +33,7 @@ from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
 from tusgate.service.expirer import OwnClocks
+from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
@@ -41,8 +42,10 @@ from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.telemetry import LogEvent
+from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
 from tusgate.web.connections import connections_allowed
+from tusgate.web.dispatch import open_to_all
 from tusgate.web.last_words import watch_answers
 from tusgate.web.page import add_page
 from tusgate.web.server import WebServer, listen, make_app
@@ -171,7 +174,10 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         uploads = _uploads(settings, database, store, writers, completion, holder)
         jobs = Jobs(database, store, completion, JobRules(), _own_clocks())
         stack.push_async_callback(jobs.stop)
-        app = make_app(_web_config(settings), uploads)
+        config = _web_config(settings)
+        app = make_app(config, uploads)
+        if settings.offers_api:
+            add_api(app, config, Files(database, store, uploads, settings.max_downloads), open_to_all)
         add_page(app, endpoint=settings.base_path.lstrip("/"))
         if settings.crash is not None:
             _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
@@ -179,7 +185,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         server = WebServer(
             app,
             listen(settings.host, settings.port, shared=reuse_port),
-            max_connections=connections_allowed(settings.max_connections),
+            max_connections=connections_allowed(settings.max_connections, settings.max_downloads),
             keepalive=settings.keepalive_timeout,
             answer_patience=settings.idle_timeout,
         )
@@ -271,6 +277,8 @@ def _real_store(settings: Settings) -> SurveyedStore:
             secret_key=settings.s3_secret_key.get_secret_value(),
             session_token=token.get_secret_value() if token is not None else None,
             profile=PROFILES[settings.profile],
+            readers=settings.max_downloads,
+            public_endpoint=settings.s3_public_endpoint,
         )
     )
 
@@ -312,4 +320,7 @@ def _web_config(settings: Settings) -> WebConfig:
         min_rate=settings.min_rate,
         rate_window=settings.rate_window,
         gone_status=settings.gone_status,
+        downloads=settings.downloads,
+        download_url=settings.download_url,
+        download_cache_control=settings.download_cache_control,
     )

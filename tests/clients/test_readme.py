@@ -1,4 +1,4 @@
-"""Every command of README.md works as it is printed: run in an empty directory, against a gateway of its own.
+"""Every command of README.md and docs/api.md works as it is printed: run in an empty directory, against a gateway.
 
 Blocks marked `sh run` and `js run` are run as they are, but for the port, which is a free one here.
 """
@@ -27,16 +27,17 @@ pytestmark = pytest.mark.clients
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 TIMEOUT = 120.0
 MAKE = re.compile(r"make ([a-z]+)\b")
 COPY = re.compile(r"cp (\S+) (\S+)")
 COMPOSE = re.compile(r"docker compose -f (\S+) up --build")
 
 
-def blocks(info: str) -> list[str]:
-    """Return the fenced blocks of the README whose info string is exactly `info`."""
-    found = re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
-    assert found, f"README.md has no block marked {info!r}"
+def blocks(info: str, text: str = README) -> list[str]:
+    """Return the fenced blocks of a document whose info string is exactly `info`."""
+    found = re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert found, f"there is no block marked {info!r}"
     return found
 
 
@@ -55,17 +56,7 @@ def here(text: str, gateway: Gateway) -> str:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 def test_the_shell_commands_of_the_readme_upload_what_they_say(gateway: Gateway) -> None:
-    script = here("\n".join(blocks("sh run")), gateway)
-    ended = subprocess.run(
-        ["sh", "-eux"],
-        input=script,
-        cwd=gateway.home,
-        env=gateway.environment,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
+    ended = run(blocks("sh run"), gateway)
     assert ended.returncode == 0, ended.stderr
     assert "204 No Content" in ended.stdout
     assert "hello, world" in ended.stdout
@@ -76,6 +67,29 @@ def test_the_shell_commands_of_the_readme_upload_what_they_say(gateway: Gateway)
     assert sorted(stored.sha256(key) for key in stored.keys()) == wanted  # noqa: SIM118
     printed = ended.stdout.splitlines()[-2:]
     assert all(url.startswith(f"{gateway.endpoint}/") for url in printed)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_of_the_api_page_do_what_they_say(gateway: Gateway) -> None:
+    ended = run(blocks("sh run", API), gateway)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("410\n")
+    assert "}world\n{" in ended.stdout
+    assert ended.stdout.count('"filename":"greeting.txt"') == 2
+
+
+def run(scripts: list[str], gateway: Gateway) -> subprocess.CompletedProcess[str]:
+    """Run shell scripts, one after the other in one shell, in the directory of `gateway`."""
+    return subprocess.run(
+        ["sh", "-eux"],
+        input=here("\n".join(scripts), gateway),
+        cwd=gateway.home,
+        env=gateway.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
 
 
 def test_the_page_is_where_the_readme_says(gateway: Gateway) -> None:

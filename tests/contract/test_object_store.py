@@ -72,13 +72,14 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         yield made
 
 
-def s3_store(server: S3Server, bucket: str, profile: str, **changes: Any) -> S3Store:
+def s3_store(server: S3Server, bucket: str, profile: str, *, readers: int = 256, **changes: Any) -> S3Store:
     return S3Store(
         S3Config(
             endpoint=server.endpoint,
             region=server.region,
             bucket=bucket,
             prefix="uploads/",
+            readers=readers,
             access_key=server.access_key,
             secret_key=server.secret_key,
             profile=dataclasses.replace(PROFILES[profile], path_style=True, **changes),  # a port has no names below it

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -51,6 +51,29 @@ def complaint(environment: SetEnvironment, **values: str) -> str:
     text = str(caught.value)
     assert "\n" not in text
     return text
+
+
+@pytest.mark.parametrize(
+    ("host", "api", "offered"),
+    [
+        ("127.0.0.1", None, True),
+        ("::1", None, True),
+        ("localhost", None, True),
+        ("0.0.0.0", None, False),
+        ("uploads.example.com", None, False),
+        ("0.0.0.0", "on", True),
+        ("127.0.0.1", "off", False),
+    ],
+)
+def test_all_files_are_shown_to_whoever_comes_only_where_that_is_wanted(
+    host: str, api: Literal["on", "off"] | None, offered: bool
+) -> None:
+    assert Settings(host=host, api=api).offers_api is offered
+
+
+@pytest.mark.parametrize("path", ["/api/v1", "/api/v1/files"])
+def test_uploads_cannot_be_where_the_api_is(environment: SetEnvironment, path: str) -> None:
+    assert "TUSGATE_BASE_PATH: expected a path that is not below /api/v1" in complaint(environment, base_path=path)
 
 
 def test_nothing_set_is_an_embedded_gateway_in_the_data_directory(environment: SetEnvironment) -> None:

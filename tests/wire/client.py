@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -92,6 +93,10 @@ class Connection:
             name, _, value = line.partition(":")
             headers.add(name, value.strip())
         return Answer(int(status), reason, headers)
+
+    async def some(self, size: int) -> bytes:
+        """Return the next `size` bytes, whatever they are."""
+        return await self._down.readexactly(size)
 
     async def rest(self) -> bytes:
         """Return what still comes until the server closes."""
@@ -184,7 +189,12 @@ def check(method: str, path: str, answer: Answer) -> None:
         assert answer.headers["Cache-Control"] == "no-store"
         if answer.status not in (409, 503):
             assert "Upload-Offset" not in answer.headers
-        if method != "HEAD" and answer.body:
+        if method != "HEAD" and answer.body and path.startswith("/api/"):
+            details = json.loads(answer.body)
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert details["status"] == answer.status
+            assert {"type", "title", "detail", "code"} <= set(details)
+        elif method != "HEAD" and answer.body:
             code, _, message = answer.body.decode().partition(": ")
             assert code.replace("_", "").isalpha()
             assert message.endswith("\n")

@@ -14,12 +14,15 @@ from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
+from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.ledger import Expiry
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
+from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
+from tusgate.web.dispatch import open_to_all
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tusgate.ports import ObjectStore, SurveyedDatabase
+    from tusgate.web.dispatch import Authenticate
 
 MIB = 1 << 20
 PART_SIZE = 5 * MIB
@@ -55,6 +59,7 @@ class Rig:
     budget: Budget
     server: WebServer
     clock: Clock
+    files: Files
 
     async def row(self, path: str) -> Upload:
         """Return the committed upload behind an upload path."""
@@ -100,12 +105,20 @@ async def until(holds: Callable[[], Awaitable[bool]]) -> None:
 
 
 @asynccontextmanager
-async def running(home: Path, config: WebConfig | None = None, max_size: int | None = None) -> AsyncIterator[Rig]:
-    """Serve until the block ends."""
+async def running(
+    home: Path,
+    config: WebConfig | None = None,
+    max_size: int | None = None,
+    *,
+    store: ObjectStore | None = None,
+    most_downloads: int = 20,
+    authenticate: Authenticate = open_to_all,
+) -> AsyncIterator[Rig]:
+    """Serve until the block ends, from a directory unless there is another `store`."""
     clock = Clock()
     database = SqliteDatabase(home / "tusgate.db", clock)
     await database.migrate()
-    store = DirectoryStore(home / "objects")
+    store = store or DirectoryStore(home / "objects")
     budget = Budget(64 * MIB)
     warm = WarmCells(budget, 0.0)
     writers = Writers()
@@ -122,10 +135,14 @@ async def running(home: Path, config: WebConfig | None = None, max_size: int | N
     )
     rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=25.0, holder="test")
     uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC))
-    server = WebServer(make_app(config or WebConfig(), uploads), listen("127.0.0.1", 0))
+    config = config or WebConfig()
+    app = make_app(config, uploads, authenticate)
+    files = Files(database, store, uploads, most_downloads)
+    add_api(app, config, files, authenticate)
+    server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:
-        yield Rig(Client(server.port), database, store, writers, budget, server, clock)
+        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files)
     finally:
         await server.stop_accepting()
         await writers.drain()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import sys
 from typing import TYPE_CHECKING
 
@@ -40,16 +39,9 @@ def _serve_with_workers(settings: Settings) -> int:
 
 def _warn_when_open(settings: Settings) -> None:
     """Say that anybody who reaches the port may upload: there is no identity check yet."""
-    if not _is_loopback(settings.host):
+    if not settings.is_loopback:
         structlog.get_logger().warning(
             LogEvent.SERVER_OPEN,
             host=settings.host,
             hint="anyone who can reach this address can upload; put a proxy that authenticates in front",
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

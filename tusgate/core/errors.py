@@ -12,6 +12,8 @@ TusgateError
 ├── UploadGone                expired, terminated or failed, and still remembered
 ├── OffsetMismatch            the request continues at another place than the upload does
 ├── WrongProtocol             appends are pinned to the protocol that created the upload
+├── NotComplete               a file whose bytes are not all there and verified yet cannot be read
+├── DownloadsOff              this server hands out no files
 ├── AlreadyComplete           an append to an upload whose end has been declared and reached
 ├── FinalIsFixed              an append to an upload that is made of others, or a final with a body
 ├── StillNeeded               an unfinished final is made of it
@@ -31,6 +33,7 @@ TusgateError
 │   ├── StoreUnavailable
 │   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
 │   │   └── ObjectLost        the store has no object where one should be, or another one
+│   ├── TooManyDownloads      this process hands out as many files at once as it may
 │   └── Overloaded            this process serves as many connections as it may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
@@ -158,6 +161,18 @@ class WrongProtocol(TusgateError):
     code = "wrong_protocol"
 
 
+class NotComplete(TusgateError):
+    """The file is not complete yet; try again when its state is complete."""
+
+    code = "not_complete"
+
+
+class DownloadsOff(TusgateError):
+    """Downloads are switched off on this server."""
+
+    code = "downloads_off"
+
+
 class AlreadyComplete(TusgateError):
     """The upload is complete; nothing can be added."""
 
@@ -258,6 +273,12 @@ class ObjectLost(StoreUnavailable):
     """The object store no longer has the object that it had confirmed, or has another one in its place."""
 
     code = "object_lost"
+
+
+class TooManyDownloads(Unavailable):
+    """This server hands out as many files at once as it may; try again."""
+
+    code = "too_many_downloads"
 
 
 class Overloaded(Unavailable):

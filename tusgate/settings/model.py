@@ -7,6 +7,7 @@ row in `docs/settings.md` and redaction are derived from it.
 from __future__ import annotations
 
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -45,6 +46,8 @@ from tusgate.settings.kinds import (
 )
 
 ENV_PREFIX: Final = "TUSGATE_"
+API_PATH: Final = "/api/v1"
+"""Where the API of files is."""
 S3_MIN_PART_SIZE: Final = 5 * MIB
 """Amazon S3: every part but the last has at least 5 MiB."""
 SWEEP_MARGIN: Final = 3600.0
@@ -87,6 +90,7 @@ _listen = partial(_setting, "Listening")
 _state = partial(_setting, "State")
 _s3 = partial(_setting, "Object store")
 _limit = partial(_setting, "Uploads")
+_download = partial(_setting, "Files and downloads")
 _path = partial(_setting, "Memory and parts")
 _run = partial(_setting, "Running")
 
@@ -186,10 +190,32 @@ class Settings(BaseSettings):
     idle_timeout: Duration = _limit(
         30.0, "A request that brings no byte, or a client that takes none of its answer, for this long is ended.", gt=0
     )
-    min_rate: Rate = _limit(1024, "A request slower than this, averaged over RATE_WINDOW, is ended; 0 allows any.")
+    min_rate: Rate = _limit(
+        1024, "A request or a download slower than this, averaged over RATE_WINDOW, is ended; 0 allows any."
+    )
     rate_window: Duration = _limit(60.0, "Time over which MIN_RATE is averaged.", gt=0)
     finish_wait: Duration = _limit(
         25.0, "How long the last request waits for the finished object; longer work goes on without it.", ge=0
+    )
+
+    api: Literal["on", "off"] | None = _download(
+        None,
+        "The JSON API at /api/v1, by which files are listed, downloaded and deleted by whoever reaches the gateway;"
+        " without it on if HOST is a loopback address.",
+    )
+    downloads: Literal["stream", "redirect", "off"] = _download(
+        "stream",
+        "How files are handed out: through the gateway, by a redirect to a signed URL of S3 (files in DATA_DIR are"
+        " streamed all the same), or not at all.",
+    )
+    download_url: WebUrl | None = _download(
+        None,
+        "Address of the gateway that is for downloads only: a host of its own keeps what was uploaded away from your"
+        " other pages.",
+    )
+    download_cache_control: Text = _download("private, no-cache", "Cache-Control of downloads.")
+    max_downloads: Count = _download(
+        256, "Files that one process hands out at once, others are answered 503.", ge=1, le=10_000
     )
 
     part_size: Size = _path(8 * MIB, "Size of S3 parts; larger files get larger parts.", ge=64 * 1024, le=5120 * MIB)
@@ -247,6 +273,8 @@ class Settings(BaseSettings):
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
+        if f"{self.base_path}/".startswith(f"{API_PATH}/"):
+            raise wrong("base_path", f"a path that is not below {API_PATH}", self.base_path)
         if self.crash is not None and self.environment == "production":
             raise wrong("crash", f"no value, because {ENV_PREFIX}ENVIRONMENT is production", self.crash)
         return self
@@ -320,6 +348,19 @@ class Settings(BaseSettings):
         upload and does not care whether parts still arrive.
         """
         return min((age for age in (self.max_lifetime, self._sweep_limit) if age is not None), default=None)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the gateway."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def offers_api(self) -> bool:
+        """Whether the API of files is there: as set, else where nobody comes from elsewhere to list all files."""
+        return self.is_loopback if self.api is None else self.api == "on"
 
     @property
     def endpoint_url(self) -> str:

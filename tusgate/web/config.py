@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
@@ -28,6 +28,11 @@ class WebConfig:
         expires: whether unfinished uploads expire (announces the expiration extension).
         idle_timeout: seconds without a byte after which a body that we wait for is ended.
         min_rate: bytes per second that a client must keep up, averaged over `rate_window` seconds of waiting for it.
+        downloads: `stream` the bytes of files ourselves, `redirect` to a signed URL of the store where it has such,
+            or `off`.
+        download_url: scheme and authority (and path prefix) under which files are downloaded, and nowhere else; None =
+            where everything else is. No slash at the end.
+        download_cache_control: Cache-Control of downloads.
         gone_status: 410, or 404 for clients that start over on 404 only (tus-java-client, tus-android-client).
     """
 
@@ -43,3 +48,6 @@ class WebConfig:
     min_rate: int = KIB
     rate_window: float = 60.0
     gone_status: int = 410
+    downloads: Literal["stream", "redirect", "off"] = "stream"
+    download_url: str | None = None
+    download_cache_control: str = "private, no-cache"

@@ -31,26 +31,29 @@ MOST_CONNECTIONS: Final = 10_000
 SPARE: Final = 32
 """Connections above the limit that are told that there is no room."""
 RESERVED_FILES: Final = 352
-"""Files for other things than clients: 192 connections to the store, the database's, `SPARE`, objects and logs."""
+"""Files for other things than clients and downloads: 192 connections to the store, the database's, `SPARE`, objects and
+logs."""
 SURPLUS_PATIENCE: Final = 5.0
 """Seconds that a connection above the limit may be idle or take to send its headers."""
 
 _log = structlog.get_logger(__name__)
 
 
-def connections_allowed(wanted: int | None) -> int:
+def connections_allowed(wanted: int | None, downloads: int = 0) -> int:
     """Return how many connections one process may serve, after raising the limit of its open files as far as needed.
 
     Where few files may be open, half of them are for clients.
 
     Args:
         wanted: as the operator set it; None = `MOST_CONNECTIONS`, or as many as there can be.
+        downloads: each of which needs one more file, or connection to the store.
 
     Raises:
         SettingsError: more are wanted than files may be open.
     """
-    files = _files_allowed((wanted or MOST_CONNECTIONS) + RESERVED_FILES)
-    room = max(files // 2, files - RESERVED_FILES)
+    reserved = RESERVED_FILES + downloads
+    files = _files_allowed((wanted or MOST_CONNECTIONS) + reserved)
+    room = max(files // 2, files - reserved)
     if wanted is None:
         return min(MOST_CONNECTIONS, room)
     if wanted > room:

@@ -38,11 +38,18 @@ ALLOW_HEADERS: Final = (
     "Content-Encoding",
     "Content-Digest",
     "Repr-Digest",
+    "Range",
+    "If-Match",
+    "If-None-Match",
+    "If-Modified-Since",
+    "If-Unmodified-Since",
+    "If-Range",
 )
 EXPOSE_HEADERS: Final = (
     "Location, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Expires, "
     "Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, Tus-Checksum-Algorithm, Upload-Complete, "
-    "Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, Retry-After, X-Request-ID"
+    "Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, Retry-After, X-Request-ID, ETag, Accept-Ranges, "
+    "Content-Range, Content-Disposition, Content-Encoding, Allow"
 )
 MAX_AGE: Final = "86400"
 """Seconds that a browser may remember a preflight."""

@@ -26,11 +26,13 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
     errors.OriginForbidden: 403,
     errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
+    errors.DownloadsOff: 403,
     errors.UploadNotFound: 404,
     errors.UnsupportedMethod: 405,
     errors.OffsetMismatch: 409,
     errors.StillNeeded: 409,
     errors.Fenced: 409,
+    errors.NotComplete: 409,
     errors.UploadGone: 410,
     errors.MultipartLost: 410,
     errors.UnsupportedVersion: 412,
@@ -41,6 +43,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.ChecksumMismatch: 460,
     errors.SettingsError: 500,
     errors.StoreRefused: 502,
+    errors.ObjectLost: 502,
     errors.Interrupted: 503,
     errors.Unavailable: 503,
 }
@@ -159,11 +162,16 @@ async def finish_answers(
         problem = Problem(_INTERNAL, "internal", f"request {request_id}", {"X-Request-ID": request_id}, close=True)
         response = plain_text(problem, with_body=with_body)
     if not response.prepared:
-        for name, value in request[REPLY_HEADERS].items():
-            response.headers.setdefault(name, value)
-        if _may_leave_trailers(request) or _leaves_much_unread(request):
-            response.force_close()
+        add_shared_headers(request, response)
     return response
+
+
+def add_shared_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Give an answer what all answers have; called by handlers that send theirs themselves, before they begin."""
+    for name, value in request[REPLY_HEADERS].items():
+        response.headers.setdefault(name, value)
+    if _may_leave_trailers(request) or _leaves_much_unread(request):
+        response.force_close()
 
 
 def _refusal_of_framing(request: web.Request) -> Problem | None:

@@ -10,6 +10,7 @@ import base64
 import binascii
 import re
 import unicodedata
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
 from email.utils import format_datetime
@@ -161,6 +162,20 @@ def metadata_values(text: str) -> dict[str, bytes]:
             raise InvalidRequest("Upload-Metadata", "each key once")
         values[key] = decode_base64("Upload-Metadata", value)
     return values
+
+
+def decoded_metadata(raw: bytes | None) -> dict[str, str]:
+    """Return an Upload-Metadata header as text by key; bytes that are not UTF-8 become U+FFFD.
+
+    What an earlier release let through and is no base64 is left out: it is still echoed by HEAD.
+    """
+    found: dict[str, str] = {}
+    for pair in (raw or b"").decode("ascii", "replace").split(","):
+        key, _, value = pair.partition(" ")
+        if key:
+            with suppress(InvalidRequest):
+                found[key] = decode_base64("Upload-Metadata", value).decode("utf-8", "replace")
+    return found
 
 
 def _first(values: Mapping[str, bytes], keys: tuple[str, ...]) -> bytes | None:

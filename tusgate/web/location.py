@@ -60,6 +60,10 @@ class PublicAddress:
             raise UploadNotFound
         return UploadId(tail)
 
+    def url(self, request: web.Request, path: str) -> str:
+        """Return the absolute URL of `path`, which begins with a slash. Raises InvalidRequest like `upload_url`."""
+        return self._root(request) + path
+
     def origin(self, request: web.Request) -> str:
         """Return our own origin as a browser writes it. Raises InvalidRequest like `upload_url`."""
         parts = urlsplit(self._root(request))

@@ -44,4 +44,4 @@ def test_more_connections_than_files_stop_the_start(tmp_path):
     command = ["-m", "tusgate", "serve", "--max-connections", "1000", "--data-dir", str(tmp_path), "--port", "0"]
     ran = with_files(1024, 1024, *command)
     assert ran.returncode == 2
-    assert "TUSGATE_MAX_CONNECTIONS: expected at most 672, because 1024 files may be open (ulimit -n)" in ran.stderr
+    assert "TUSGATE_MAX_CONNECTIONS: expected at most 512, because 1024 files may be open (ulimit -n)" in ran.stderr

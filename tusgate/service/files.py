@@ -1,0 +1,162 @@
+"""The use cases of a file that was uploaded: find, list, describe, read, delete. The API calls nothing else."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import structlog
+
+from tusgate.core.errors import NotComplete, ObjectLost, TooManyDownloads, UploadGone, UploadNotFound
+from tusgate.core.lifecycle import check_present
+from tusgate.core.listing import Position
+from tusgate.core.model import State
+from tusgate.service.digest import crc64
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from typing import Literal
+
+    from tusgate.core.listing import FileFilter
+    from tusgate.core.model import Scope, Upload, UploadId
+    from tusgate.ports import Database, ObjectStore, Presentation
+    from tusgate.service.uploads import Uploads
+
+    Outcome = Literal["deleted", "gone", "not_found"]
+
+log = structlog.get_logger(__name__)
+
+
+class Files:
+    """All that can be done with files, finished or not.
+
+    Args:
+        database: what is known about them.
+        store: their bytes.
+        uploads: ends them; a file is deleted as a client of tus deletes its upload.
+        most_downloads: files that are read at once by this process. Each holds a connection to the store, and up to a
+            few hundred KiB, for as long as its reader likes.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, uploads: Uploads, most_downloads: int) -> None:
+        self._database = database
+        self._store = store
+        self._uploads = uploads
+        self._most_downloads = most_downloads
+        self.downloads = 0
+        """Files that are being read now."""
+
+    async def find(self, scope: Scope, file_id: UploadId) -> Upload:
+        """Return a file in any state but that of a deleted one.
+
+        Raises:
+            UploadNotFound: unknown, or somebody else's.
+            UploadGone: deleted.
+        """
+        upload = await self._database.get(scope, file_id)
+        if upload.state is State.TERMINATED:
+            raise UploadGone(upload.state)
+        return upload
+
+    async def page(
+        self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int
+    ) -> tuple[list[Upload], Position | None]:
+        """Return the `limit` newest files from the place `after` on, and the place of the next page if there is one."""
+        found = await self._database.list_files(scope, wanted, after, limit + 1)
+        page = found[:limit]
+        return page, Position.of(page[-1]) if len(found) > limit else None
+
+    async def describe(self, scope: Scope, file_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+        """Change `filename` and `content_type` of a file; HEAD goes on to echo what the client once sent.
+
+        Raises:
+            UploadNotFound, UploadGone: there is nothing to describe.
+        """
+        return await self._database.describe(scope, file_id, changes)
+
+    async def delete(self, scope: Scope, file_id: UploadId) -> None:
+        """Delete a file, or end an upload: at once for everybody, and in the store as soon as the collector comes.
+
+        Raises:
+            UploadNotFound, UploadGone: there is nothing to delete.
+        """
+        await self._uploads.terminate(scope, file_id)
+
+    async def delete_many(self, scope: Scope, file_ids: Sequence[UploadId]) -> dict[UploadId, Outcome]:
+        """Delete files one after the other and return what became of each.
+
+        When it is cut short (Unavailable, cancelled) the first ones are deleted; doing it again does the rest.
+        """
+        outcomes: dict[UploadId, Outcome] = {}
+        for file_id in file_ids:
+            try:
+                await self.delete(scope, file_id)
+            except UploadNotFound:
+                outcomes[file_id] = "not_found"
+            except UploadGone:
+                outcomes[file_id] = "gone"
+            else:
+                outcomes[file_id] = "deleted"
+        return outcomes
+
+    async def finished(self, scope: Scope, file_id: UploadId) -> Upload:
+        """Return a file whose bytes may be read.
+
+        Raises:
+            UploadNotFound: unknown, or somebody else's.
+            NotComplete: its object is not there and verified yet.
+            UploadGone: failed, expired or deleted.
+        """
+        upload = await self._database.get(scope, file_id)
+        check_present(upload)
+        if upload.state is not State.COMPLETE:
+            raise NotComplete
+        return upload
+
+    async def read(self, upload: Upload, start: int, size: int) -> AsyncGenerator[bytes]:
+        """Stream `size` bytes of a finished file from byte `start`; close it when it is given up.
+
+        When the whole file is read, its last bytes come only if all of them have the checksum that it was stored with.
+
+        Raises:
+            TooManyDownloads: before the first byte.
+            ObjectLost: the store has another object, none, or other bytes; operators are told by an error in the log.
+            StoreUnavailable: also in the middle.
+        """
+        if self.downloads >= self._most_downloads:
+            raise TooManyDownloads
+        self.downloads += 1
+        try:
+            chunks = self._store.read(upload.object_key, start, size, etag=upload.etag)
+            if upload.crc64 is not None and size == upload.length:
+                chunks = _verified(chunks, upload.crc64)
+            async with aclosing(chunks):
+                async for chunk in chunks:
+                    yield chunk
+        except ObjectLost as error:
+            log.error("download.object_lost", upload_id=upload.id, key=upload.object_key, error=str(error))  # noqa: TRY400 # no bug of ours: a trace tells nothing
+            raise
+        finally:
+            self.downloads -= 1
+
+    def presigned(
+        self, method: Literal["GET", "HEAD"], upload: Upload, presentation: Presentation, seconds: int
+    ) -> str | None:
+        """Return a URL of the store for a finished file; None where the store has none."""
+        return self._store.presign(method, upload.object_key, presentation, seconds)
+
+
+async def _verified(chunks: AsyncGenerator[bytes], expected: int) -> AsyncGenerator[bytes]:
+    """Pass `chunks` on, one behind what is read. Raises ObjectLost instead of the last one when the CRC64 differs."""
+    checksum = 0
+    held = b""
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            checksum = crc64(chunk, checksum)
+            if held:
+                yield held
+            held = chunk
+    if checksum != expected:
+        raise ObjectLost("the object has other bytes than were stored")
+    if held:
+        yield held

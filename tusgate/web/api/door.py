@@ -1,0 +1,252 @@
+"""The door to the API: which operation a request means, who asks, and problem details for whatever goes wrong.
+
+The order is fixed: cross-origin rules, path, OPTIONS, room, method, credentials, parameters; then the operation. What
+an operation is stands in its `Operation`, from which the OpenAPI document is made too: neither can have what the other
+lacks.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from tusgate.core import errors
+from tusgate.core.model import UPLOAD_ID, Scope, UploadId
+from tusgate.web.body import BodyWatch, RequestBody, leave_expect_to_the_body
+from tusgate.web.connections import refuse_surplus
+from tusgate.web.cors import Cors, is_preflight
+from tusgate.web.dispatch import open_to_all
+from tusgate.web.errors import REPLY_HEADERS, problem_of
+from tusgate.web.headers import refuse_oversize
+from tusgate.web.location import PublicAddress
+from tusgate.web.problem_json import problem_json
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from tusgate.web.config import WebConfig
+    from tusgate.web.dispatch import Authenticate
+
+ROOT: Final = "/api/v1"
+LARGEST_BODY: Final = 64 * 1024
+"""Bytes of a JSON body that are read."""
+_JSON_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCall:
+    """A request that was let in.
+
+    Attributes:
+        file_id: from the path; empty where the path has none.
+        query, body: of the models that the operation names.
+    """
+
+    request: web.Request
+    scope: Scope
+    file_id: UploadId
+    query: Any = None
+    body: Any = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method on one path.
+
+    Attributes:
+        name: unique; clients that are generated call it so.
+        path: below `ROOT`, with `{id}` for that of a file.
+        summary: one line.
+        description: more of it, in Markdown.
+        query, body, result: models of what comes and goes; None: nothing.
+        status: of a success.
+        problems: statuses of failures beside those that every operation may have.
+        is_open: anybody may ask.
+    """
+
+    method: str
+    path: str
+    name: str
+    summary: str
+    answer: Callable[[ApiCall], Awaitable[web.StreamResponse]]
+    description: str = ""
+    query: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    result: type[BaseModel] | None = None
+    status: int = 200
+    problems: tuple[int, ...] = ()
+    is_open: bool = False
+
+
+class Door:
+    """Answers all requests below `ROOT`.
+
+    Args:
+        config: of the web room.
+        authenticate: tells whose files a request may see; asked once per request.
+        operations: all there are.
+    """
+
+    def __init__(self, config: WebConfig, authenticate: Authenticate, operations: Sequence[Operation]) -> None:
+        self._authenticate = authenticate
+        self._cors = Cors(_rules(config, authenticate), PublicAddress(config))
+        self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
+        self._paths: dict[str, dict[str, Operation]] = {}
+        for operation in operations:
+            self._paths.setdefault(operation.path, {})[operation.method] = operation
+
+    def add_routes(self, app: web.Application) -> None:
+        """Register every method on `ROOT` and all below it."""
+        for path in (ROOT, ROOT + "/{tail:.*}"):
+            app.router.add_route("*", path, self.handle, expect_handler=leave_expect_to_the_body)
+
+        async def stop_watch(_app: web.Application) -> None:
+            self._watch.close()
+
+        app.on_cleanup.append(stop_watch)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Answer one request; every TusgateError becomes its problem here."""
+        try:
+            request[REPLY_HEADERS].update(self._cors.headers(request))
+            operations, file_id = self._find(request.match_info.get("tail", ""))
+            allowed = _allowed(operations)
+            if request.method == "OPTIONS":
+                return self._options(request, allowed)
+            refuse_surplus(request)
+            operation = operations.get("GET" if request.method == "HEAD" else request.method)
+            if operation is None:
+                raise errors.UnsupportedMethod(request.method, allowed)
+            scope = Scope() if operation.is_open else await self._authenticate(request)
+            return await operation.answer(await self._call(request, operation, scope, file_id))
+        except errors.TusgateError as error:
+            return problem_answer(error, with_body=request.method != "HEAD")
+
+    def _find(self, tail: str) -> tuple[dict[str, Operation], UploadId]:
+        """Return the operations on a path, and the id in it. Raises UploadNotFound."""
+        steps = tail.split("/")
+        exact = self._paths.get(f"/{tail}")
+        if exact is not None and "{" not in tail:
+            return exact, UploadId("")
+        if len(steps) > 1 and UPLOAD_ID.fullmatch(steps[1]):
+            steps[1], file_id = "{id}", steps[1]
+            found = self._paths.get("/" + "/".join(steps))
+            if found is not None:
+                return found, UploadId(file_id)
+        raise errors.UploadNotFound("there is nothing at this address")
+
+    def _options(self, request: web.Request, allowed: tuple[str, ...]) -> web.Response:
+        headers = self._cors.preflight_headers() if is_preflight(request) else {"Allow": ", ".join(allowed)}
+        return web.Response(status=204, headers=headers)
+
+    async def _call(self, request: web.Request, operation: Operation, scope: Scope, file_id: UploadId) -> ApiCall:
+        refuse_oversize(request.headers)
+        query = None if operation.query is None else _query_of(request, operation.query)
+        body = None if operation.body is None else await self._body_of(request, operation.body)
+        return ApiCall(request, scope, file_id, query, body)
+
+    async def _body_of(self, request: web.Request, model: type[Model]) -> Model:
+        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type not in _JSON_TYPES:
+            raise errors.UnsupportedMediaType("Content-Type: expected application/json")
+        if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise errors.UnsupportedMediaType("Content-Encoding: expected none")
+        received = bytearray()
+        with RequestBody(request, self._watch) as body:
+            if (body.size or 0) > LARGEST_BODY:
+                raise errors.TooLarge(f"the body has more than {LARGEST_BODY} bytes")
+            while chunk := await body.read():
+                received += chunk
+                if len(received) > LARGEST_BODY:
+                    raise errors.TooLarge(f"the body has more than {LARGEST_BODY} bytes")
+        return _checked(lambda: model.model_validate_json(bytes(received)), "body")
+
+
+def _rules(config: WebConfig, authenticate: Authenticate) -> WebConfig:
+    """Return `config` with the origins whose pages may use the API.
+
+    Where nobody is asked for credentials, `*` lets any page upload; but not any page may read and delete what others
+    have uploaded, through a browser that reaches the gateway.
+    """
+    if authenticate is not open_to_all:
+        return config
+    return replace(config, cors_origins=tuple(origin for origin in config.cors_origins if origin != "*"))
+
+
+def json_answer(model: BaseModel) -> web.Response:
+    """Return `model` as an answer; to a HEAD aiohttp sends all of it but the body."""
+    return web.Response(
+        body=model.model_dump_json().encode(), content_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+def problem_answer(error: errors.TusgateError, *, with_body: bool) -> web.Response:
+    """Return the answer to a request that met `error`, naming the field where there is one."""
+    more = {"field": error.field} if isinstance(error, errors.InvalidRequest) else {}
+    return problem_json(problem_of(error), with_body=with_body, more=more)
+
+
+def _allowed(operations: dict[str, Operation]) -> tuple[str, ...]:
+    methods = [*operations, "OPTIONS"]
+    return tuple(["HEAD", *methods] if "GET" in operations else methods)
+
+
+def _query_of(request: web.Request, model: type[Model]) -> Model:
+    """Return the parameters of the query. A name that does not exist is an error: its filter would filter nothing."""
+    values: dict[str, object] = {}
+    for name in request.query:
+        given = request.query.getall(name)
+        field = model.model_fields.get(name)
+        is_list = field is not None and field.annotation is not None and _is_list(field.annotation)
+        if len(given) > 1 and not is_list:
+            raise errors.InvalidRequest(name, "the parameter once")
+        values[name] = given if is_list else given[0]
+    return _checked(lambda: model.model_validate(values), "query")
+
+
+def _is_list(annotation: object) -> bool:
+    return getattr(annotation, "__origin__", None) is list
+
+
+def _checked(validate: Callable[[], Model], whole: str) -> Model:
+    """Return what `validate` does. Raises InvalidRequest for the first thing that is wrong, without repeating it.
+
+    Args:
+        validate: makes a model.
+        whole: what is wrong where it is no field.
+    """
+    try:
+        return validate()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=True, include_input=False)[0]
+        field = ".".join(str(step) for step in first["loc"]) or whole
+        raise errors.InvalidRequest(field, _expected(first)) from None
+
+
+def _expected(found: Any) -> str:
+    """Return what pydantic, or a validator of ours, expected, to follow "expected"."""
+    match found["type"]:
+        case "value_error":
+            return str(found["ctx"]["error"])
+        case "extra_forbidden":
+            return "no such name"
+        case "missing":
+            return "a value"
+        case "json_invalid":
+            return "JSON"
+        case _:
+            message = str(found["msg"]).removeprefix("Input should be ").removeprefix("String should have ")
+            return message[:1].lower() + message[1:]
+
+
+def dump(document: object) -> bytes:
+    """Return `document` as JSON."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()

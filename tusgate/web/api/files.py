@@ -1,0 +1,155 @@
+"""Files over HTTP: each operation is parsed by its models, makes one service call, and renders the outcome."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from tusgate.core.model import State, UploadId
+from tusgate.web.api import cursor
+from tusgate.web.api.content import Content
+from tusgate.web.api.door import ROOT, Operation, json_answer
+from tusgate.web.api.models import (
+    ContentQuery,
+    Deleted,
+    Deletion,
+    DeletionReport,
+    File,
+    FileChange,
+    FilePage,
+    FileQuery,
+    Links,
+)
+from tusgate.web.location import PublicAddress
+
+if TYPE_CHECKING:
+    from tusgate.core.model import Upload
+    from tusgate.service.files import Files
+    from tusgate.web.api.door import ApiCall
+    from tusgate.web.config import WebConfig
+
+
+class FilesApi:
+    """The operations on files."""
+
+    def __init__(self, config: WebConfig, files: Files) -> None:
+        self._files = files
+        self._address = PublicAddress(config)
+        self._content = Content(config, files)
+
+    def operations(self) -> tuple[Operation, ...]:
+        """Return all of them."""
+        return (
+            Operation(
+                method="GET",
+                path="/files",
+                name="listFiles",
+                summary="List files, the newest first",
+                description=(
+                    "Follow `next_cursor` with the same filters. Files that come or go meanwhile move no others: each"
+                    " file that is there all the time is seen once. Unfinished uploads are"
+                    " `?state=uploading&state=sealed`."
+                ),
+                answer=self.list,
+                query=FileQuery,
+                result=FilePage,
+                problems=(400,),
+            ),
+            Operation(
+                method="POST",
+                path="/files/delete",
+                name="deleteFiles",
+                summary="Delete up to 100 files",
+                description="One after the other: asked again after a failure it does the rest.",
+                answer=self.delete_many,
+                body=Deletion,
+                result=DeletionReport,
+                problems=(400, 413, 415),
+            ),
+            Operation(
+                method="GET",
+                path="/files/{id}",
+                name="getFile",
+                summary="Show a file",
+                description="In any state; 410 once it was deleted.",
+                answer=self.get,
+                result=File,
+                problems=(404, 410),
+            ),
+            Operation(
+                method="PATCH",
+                path="/files/{id}",
+                name="changeFile",
+                summary="Change the name or the type of a file",
+                description="The bytes stay, and so does the `Upload-Metadata` that clients of tus are told.",
+                answer=self.change,
+                body=FileChange,
+                result=File,
+                problems=(400, 404, 410, 413, 415),
+            ),
+            Operation(
+                method="DELETE",
+                path="/files/{id}",
+                name="deleteFile",
+                summary="Delete a file, or end an upload",
+                description="It is gone at once, for good; its bytes are removed from the store in the background.",
+                answer=self.delete,
+                status=204,
+                problems=(404, 410),
+            ),
+            Operation(
+                method="GET",
+                path="/files/{id}/content",
+                name="downloadFile",
+                summary="Download a file",
+                description=(
+                    "One range (206), `If-Range`, `If-Match`, `If-None-Match` and their dates work; several ranges are"
+                    " answered with the whole file unless they adjoin. When the store fails in the middle the"
+                    " connection breaks. Where the server is set so, it is a redirect (302) to the store."
+                ),
+                answer=self._content.answer,
+                query=ContentQuery,
+                problems=(302, 304, 400, 403, 404, 409, 410, 412, 416, 502),
+            ),
+        )
+
+    async def list(self, call: ApiCall) -> web.Response:
+        """Answer with a page of files."""
+        query = call.query
+        assert isinstance(query, FileQuery)
+        after = None if query.cursor is None else cursor.decode(query.cursor)
+        uploads, following = await self._files.page(call.scope, query.filter(), after, query.limit)
+        files = [self._file(call, upload) for upload in uploads]
+        return json_answer(FilePage(files=files, next_cursor=None if following is None else cursor.encode(following)))
+
+    async def get(self, call: ApiCall) -> web.Response:
+        """Answer with one file."""
+        return json_answer(self._file(call, await self._files.find(call.scope, call.file_id)))
+
+    async def change(self, call: ApiCall) -> web.Response:
+        """Change what a file is called or said to be, and answer with it."""
+        assert isinstance(call.body, FileChange)
+        upload = await self._files.describe(call.scope, call.file_id, call.body.changes())
+        return json_answer(self._file(call, upload))
+
+    async def delete(self, call: ApiCall) -> web.Response:
+        """Delete one file."""
+        await self._files.delete(call.scope, call.file_id)
+        return web.Response(status=204)
+
+    async def delete_many(self, call: ApiCall) -> web.Response:
+        """Delete files and answer with what became of each."""
+        assert isinstance(call.body, Deletion)
+        outcomes = await self._files.delete_many(call.scope, [UploadId(each) for each in dict.fromkeys(call.body.ids)])
+        results = [Deleted(id=file_id, outcome=outcome) for file_id, outcome in outcomes.items()]
+        return json_answer(DeletionReport(results=results))
+
+    def _file(self, call: ApiCall, upload: Upload) -> File:
+        content = self._content.url(call.request, upload.id) if upload.state is State.COMPLETE else None
+        links = Links(
+            self=self._address.url(call.request, f"{ROOT}/files/{upload.id}"),
+            upload=self._address.upload_url(call.request, upload.id),
+            content=content,
+        )
+        return File.of(upload, links)

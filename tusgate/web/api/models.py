@@ -1,0 +1,243 @@
+"""What the API takes and gives. The OpenAPI document is made from these models: a description here is documentation."""
+
+from __future__ import annotations
+
+import base64
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Final, Literal
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+
+from tusgate.core.listing import LISTED, PRESENT, FileFilter
+from tusgate.core.model import UPLOAD_ID, CreatedVia, State
+from tusgate.web.headers import clean_content_type, clean_filename, decoded_metadata
+
+if TYPE_CHECKING:
+    from tusgate.core.model import Upload
+
+MOST_IN_A_PAGE: Final = 200
+MOST_TO_DELETE: Final = 100
+_LONGEST_TEXT: Final = 255
+_FIRST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime(9000, 1, 1, tzinfo=UTC)
+"""Times beyond these are no times of files, and no two databases agree about them."""
+_WANTED_TYPE: Final = re.compile(r"[\w!#$&^.+-]{1,127}/(?:\*|[\w!#$&^.+-]{1,127})", re.ASCII)
+
+
+def _whole_name(name: str | None) -> str | None:
+    if name is not None and clean_filename(name.encode("utf-8", "surrogatepass")) != name:
+        raise ValueError("a name without slashes, control characters and surrounding blanks, of up to 255 characters")
+    return name
+
+
+def _whole_type(text: str | None) -> str | None:
+    if text is not None and clean_content_type(text.encode("utf-8", "surrogatepass")) != text:
+        raise ValueError("a media type such as image/png")
+    return text
+
+
+def _wanted_type(text: str | None) -> str | None:
+    if text is not None and _WANTED_TYPE.fullmatch(text) is None:
+        raise ValueError("a media type such as image/png, or image/*")
+    return text.lower() if text is not None else None
+
+
+def _searched(text: str | None) -> str | None:
+    if text is not None and ("\0" in text or text.encode("utf-8", "replace").decode() != text):
+        raise ValueError("characters that a file name may have")
+    return text
+
+
+def _within_reason(moment: datetime | None) -> datetime | None:
+    if moment is not None and not _FIRST <= moment <= _LAST:
+        raise ValueError("a time from 1970 to 9000")
+    return moment
+
+
+def _file_id(text: str) -> str:
+    if UPLOAD_ID.fullmatch(text) is None:
+        raise ValueError("the id of a file")
+    return text
+
+
+Moment = Annotated[AwareDatetime | None, AfterValidator(_within_reason)]
+ListedState = Literal["uploading", "sealed", "complete", "failed", "expired"]
+
+
+class Links(BaseModel):
+    """Absolute URLs."""
+
+    self: str = Field(description="This file in the API.")
+    upload: str = Field(description="Where the upload is continued, by the protocol in `created_via`.")
+    content: str | None = Field(description="The bytes; null until the file is complete, or where downloads are off.")
+
+
+class File(BaseModel):
+    """A file: one upload, finished or on its way."""
+
+    model_config = ConfigDict(title="File")
+
+    id: str = Field(description="The last part of the upload's URL.")
+    state: State = Field(
+        description=(
+            "`uploading` takes bytes, `sealed` has all of them and is being put together, `complete` can be downloaded,"
+            " `failed` and `expired` have ended."
+        )
+    )
+    reason: str | None = Field(description="Why it failed.")
+    filename: str | None = Field(description="As the client said or somebody has changed it since; cleaned.")
+    content_type: str | None = Field(description="As the client said or somebody has changed it since; not verified.")
+    size: int | None = Field(description="Bytes of the finished file; null while that is open.")
+    offset: int = Field(description="Bytes that are stored. Only ever grows.")
+    metadata: dict[str, str] = Field(
+        description="What a tus client sent in Upload-Metadata; bytes that are not UTF-8 are shown as U+FFFD."
+    )
+    tenant: str
+    owner: str
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    completed_at: AwareDatetime | None
+    expires_at: AwareDatetime | None = Field(description="When an unfinished upload ends unless bytes come.")
+    etag: str | None = Field(description="Of the stored object, without quotes; the downloads' ETag is the same.")
+    crc64nvme: str | None = Field(description="CRC64NVME of all bytes, in base64 as S3 shows it.")
+    created_via: CreatedVia = Field(description="The protocol that the upload came by.")
+    links: Links
+
+    @classmethod
+    def of(cls, upload: Upload, links: Links) -> File:
+        """Return what the API shows of `upload`."""
+        return cls(
+            id=upload.id,
+            state=upload.state,
+            reason=upload.reason,
+            filename=upload.filename,
+            content_type=upload.content_type,
+            size=upload.final_length,
+            offset=upload.offset,
+            metadata=decoded_metadata(upload.metadata),
+            tenant=upload.scope.tenant,
+            owner=upload.scope.owner,
+            created_at=upload.created_at,
+            updated_at=upload.updated_at,
+            completed_at=upload.completed_at,
+            expires_at=upload.expires_at,
+            etag=upload.etag,
+            crc64nvme=None if upload.crc64 is None else base64.b64encode(upload.crc64.to_bytes(8, "big")).decode(),
+            created_via=upload.created_via,
+            links=links,
+        )
+
+
+class FilePage(BaseModel):
+    """Files, the newest first."""
+
+    files: list[File]
+    next_cursor: str | None = Field(description="Where the next page begins; null on the last one.")
+
+
+class FileQuery(BaseModel):
+    """Which files a listing has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: list[ListedState] = Field(
+        default=[],
+        description="Only files in these states; may be repeated. Without it all but expired ones. Deleted ones never.",
+    )
+    content_type: Annotated[str | None, AfterValidator(_wanted_type)] = Field(
+        default=None, description="`image/png`, or `image/*`; parameters do not count."
+    )
+    created_from: Moment = Field(default=None, description="Created then or later; RFC 3339, with a time zone.")
+    created_before: Moment = Field(default=None, description="Created earlier.")
+    name_contains: Annotated[str | None, AfterValidator(_searched)] = Field(
+        default=None, min_length=1, max_length=_LONGEST_TEXT, description="A part of the file name, in any case."
+    )
+    name_prefix: Annotated[str | None, AfterValidator(_searched)] = Field(
+        default=None, min_length=1, max_length=_LONGEST_TEXT, description="The beginning of the file name, in any case."
+    )
+    created_via: CreatedVia | None = Field(default=None, description="Only uploads of this protocol.")
+    limit: int = Field(default=50, ge=1, le=MOST_IN_A_PAGE, description="Files in a page, at most.")
+    cursor: str | None = Field(default=None, max_length=128, description="`next_cursor` of the page before.")
+
+    def filter(self) -> FileFilter:
+        """Return what the database is asked for."""
+        return FileFilter(
+            states=frozenset(State(name) for name in self.state) & LISTED if self.state else PRESENT,
+            content_type=self.content_type,
+            created_from=self.created_from,
+            created_before=self.created_before,
+            name_contains=self.name_contains,
+            name_prefix=self.name_prefix,
+            created_via=self.created_via,
+        )
+
+
+class ContentQuery(BaseModel):
+    """How a file is downloaded."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    disposition: Literal["attachment", "inline"] = Field(
+        default="attachment",
+        description="`inline` lets browsers show images, audio, video and plain text; all else is always saved.",
+    )
+
+
+class FileChange(BaseModel):
+    """New values for what is named; what is not named stays, null removes (RFC 7396)."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    filename: Annotated[str | None, AfterValidator(_whole_name)] = Field(
+        default=None, description="One path segment, up to 255 characters."
+    )
+    content_type: Annotated[str | None, AfterValidator(_whole_type)] = Field(
+        default=None, description="A media type, with or without parameters."
+    )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> FileChange:
+        if not self.model_fields_set:
+            raise ValueError("filename, content_type or both")
+        return self
+
+    def changes(self) -> dict[str, str | None]:
+        """Return the fields that were named."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class Deletion(BaseModel):
+    """Files to delete."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    ids: list[Annotated[str, AfterValidator(_file_id)]] = Field(
+        min_length=1, max_length=MOST_TO_DELETE, description="Ids of files, finished or not."
+    )
+
+
+class Deleted(BaseModel):
+    """What became of one file that was to be deleted."""
+
+    id: str
+    outcome: Literal["deleted", "gone", "not_found"] = Field(
+        description="`gone`: it was deleted, or had expired, before; `not_found`: there never was one, or not of yours."
+    )
+
+
+class DeletionReport(BaseModel):
+    """What became of each file, in the order of the request."""
+
+    results: list[Deleted]
+
+
+class ProblemDetails(BaseModel):
+    """What went wrong (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = Field(description="One sentence; begins with the name of the field where there is one.")
+    code: str = Field(description="Stable name of the kind of error.")
+    field: str | None = Field(default=None, description="The member, parameter or header field that is wrong.")

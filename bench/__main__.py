@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
+from bench.download import GIB, show_downloads
 from bench.memory import show_memory
 from bench.safety import show_safety
 from tests.servers import acquire, minio, postgres
@@ -49,12 +50,20 @@ def bench(
     safety: Annotated[
         bool, typer.Option("--safety", help="measure what safety costs instead: commits, HEAD under load, takeover")
     ] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="measure downloads instead: 1 GiB, slow readers")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
     if memory:
         with _store() as (home, store):
             show_memory(console, home, store)
+        return
+    if download:
+        with _store() as (home, store):
+            size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
+            show_downloads(console, home, store, size=size, rounds=1 if smoke else rounds, seconds=seconds)
         return
     if safety:
         with _store() as (home, store):

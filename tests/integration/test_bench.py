@@ -23,3 +23,18 @@ def test_the_benchmark_runs_at_a_tiny_size(minio_server: object, postgres_server
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("tusgate, SQLite") == done.stdout.count("tusgate, PostgreSQL") == 2
+
+
+@pytest.mark.servers
+def test_downloads_are_measured_at_a_tiny_size(minio_server: object) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--download", "--smoke"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "through the gateway" in done.stdout
+    assert "200 slow readers" in done.stdout

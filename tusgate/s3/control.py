@@ -49,8 +49,6 @@ COMPLETE_TIMEOUT: Final = 900.0
 LARGEST_WHOLE_SOURCE: Final = 5 * 1024 * 1024
 """Bytes of the largest object that S3 copies only as a whole: "you can copy a range only if the source object is
 greater than 5 MB" (UploadPartCopy in the Amazon S3 API reference)."""
-READ_SIZE: Final = 256 * 1024
-"""Bytes of an object that are handed on at a time, at most."""
 BULK_DELETE: Final = 1000
 """Keys in one DeleteObjects (S3: 1,000)."""
 SINGLE_DELETES: Final = 8
@@ -75,9 +73,26 @@ class Opened:
         self.etag = answer.get("ETag", "").strip('"')
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what arrives, at most READ_SIZE at a time. Raises Transient when the connection breaks."""
-        while chunk := await _translated("GetObject", lambda: self._body.read(READ_SIZE)):
+        """Yield what arrives as it arrives, without copying it. Raises Transient when the connection breaks."""
+        content: aiohttp.StreamReader = self._body.raw_stream.content  # read(n) would cut and join
+        while True:
+            self._let_come(True)
+            chunk = await _translated("GetObject", content.readany)
+            if not chunk:
+                return
+            self._let_come(False)
             yield chunk
+
+    def _let_come(self, wanted: bool) -> None:
+        """Read from the socket, or leave what comes to the kernel: aiohttp reads 380 KiB ahead of a slow reader."""
+        connection = self._body.raw_stream.connection
+        transport = None if connection is None else connection.transport
+        if transport is None or transport.is_closing():
+            return
+        if wanted:
+            transport.resume_reading()
+        else:
+            transport.pause_reading()
 
     def close(self) -> None:
         """Give the connection back, or drop it when bytes are left."""

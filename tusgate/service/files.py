@@ -34,8 +34,8 @@ class Files:
         database: what is known about them.
         store: their bytes.
         uploads: ends them; a file is deleted as a client of tus deletes its upload.
-        most_downloads: files that are read at once by this process. Each holds a connection to the store, and up to a
-            few hundred KiB, for as long as its reader likes.
+        most_downloads: files that are read at once by this process. Each holds a connection to the store, and up to
+            1 MiB, for as long as its reader likes.
     """
 
     def __init__(self, database: Database, store: ObjectStore, uploads: Uploads, most_downloads: int) -> None:
@@ -129,7 +129,7 @@ class Files:
         try:
             chunks = self._store.read(upload.object_key, start, size, etag=upload.etag)
             if upload.crc64 is not None and size == upload.length:
-                chunks = _verified(chunks, upload.crc64)
+                chunks = _verified(chunks, size, upload.crc64)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -146,17 +146,13 @@ class Files:
         return self._store.presign(method, upload.object_key, presentation, seconds)
 
 
-async def _verified(chunks: AsyncGenerator[bytes], expected: int) -> AsyncGenerator[bytes]:
-    """Pass `chunks` on, one behind what is read. Raises ObjectLost instead of the last one when the CRC64 differs."""
-    checksum = 0
-    held = b""
+async def _verified(chunks: AsyncGenerator[bytes], size: int, expected: int) -> AsyncGenerator[bytes]:
+    """Pass `chunks` of `size` bytes on. Raises ObjectLost instead of the last one when the CRC64 is not as expected."""
+    checksum = position = 0
     async with aclosing(chunks):
         async for chunk in chunks:
             checksum = crc64(chunk, checksum)
-            if held:
-                yield held
-            held = chunk
-    if checksum != expected:
-        raise ObjectLost("the object has other bytes than were stored")
-    if held:
-        yield held
+            position += len(chunk)
+            if position >= size and checksum != expected:
+                raise ObjectLost("the object has other bytes than were stored")
+            yield chunk

@@ -15,6 +15,7 @@ from tusgate.core.clockwatch import go_on
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 
+    from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.listing import FileFilter, Position
@@ -59,7 +60,11 @@ class Database(Protocol):
         """Release all connections. Idempotent."""
 
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
-        """Insert an upload at offset 0 in state UPLOADING, and write `intents`, in one commit."""
+        """Insert an upload at offset 0 in state UPLOADING, and write `intents`, in one commit.
+
+        Raises:
+            TokenSpent: an upload of this scope, in any state, has the same `token_id`; the error carries it.
+        """
 
     async def create_partial(
         self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
@@ -250,7 +255,26 @@ class Database(Protocol):
         """
 
 
-class SurveyedDatabase(Database, Protocol):
+class TokenStore(Protocol):
+    """Static tokens. Raises DatabaseUnavailable as `Database` does; times are the database's."""
+
+    async def create_token(self, new: NewApiToken) -> ApiToken:
+        """Insert a token."""
+
+    async def get_token(self, token_id: str) -> ApiToken | None:
+        """Return the token, also one that expired or was revoked; None when there is none of that id."""
+
+    async def list_tokens(self) -> list[ApiToken]:
+        """Return all tokens of all tenants, the oldest first."""
+
+    async def revoke_token(self, token_id: str) -> ApiToken | None:
+        """Revoke the token and return it, None when there is none; a token that was revoked keeps its time."""
+
+    async def note_token_use(self, token_id: str) -> None:
+        """Record that the token was used now. Unknown ids do nothing."""
+
+
+class SurveyedDatabase(Database, TokenStore, Protocol):
     """A database with what operators need beside the service: looks at everything, of all tenants."""
 
     async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
@@ -474,6 +498,27 @@ class SurveyedStore(ObjectStore, Protocol):
 
     async def owner_of(self, key: ObjectKey) -> UploadId | None:
         """Return whose marker the object at `key` carries; None when it carries none, or is surely not there."""
+
+
+class Authority(Protocol):
+    """Knows who sends a request. What it finds may be remembered for a while; it says for how long."""
+
+    async def identify(self, presented: Presented) -> Principal:
+        """Return who presents this.
+
+        Raises:
+            Unauthenticated: it proves nothing, or no longer does; see `core.errors`.
+            Unavailable: that cannot be found out now. Never a reason to refuse anybody for good.
+        """
+
+    async def reaffirm(self, principal: Principal) -> None:
+        """Raise CredentialsExpired when what proved `principal` was revoked since; or Unavailable.
+
+        That its time has run out does not count: it was good when the request began.
+        """
+
+    async def close(self) -> None:
+        """Release connections. Idempotent."""
 
 
 class ByteSource(Protocol):

@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.database_rig import MemoryRig, PostgresRig, SqliteRig
+from tests.contract.database_rig import SQL_DATABASES, MemoryRig, PostgresRig, SqliteRig
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from tests.contract.database_rig import Rig
-    from tusgate.ports import Database
-
-SQL_DATABASES = [
-    "sqlite",
-    pytest.param("postgres", marks=pytest.mark.servers),
-    pytest.param("pgbouncer", marks=pytest.mark.servers),
-]
+    from tusgate.ports import SurveyedDatabase
 
 
 @pytest.fixture(params=["memory", *SQL_DATABASES])
@@ -41,7 +35,7 @@ async def rig(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[R
 
 
 @pytest.fixture
-def database(rig: Rig) -> Database:
+def database(rig: Rig) -> SurveyedDatabase:
     return rig.database
 
 

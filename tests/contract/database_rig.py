@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
+import pytest
 
 from tests.doubles.database import MemoryDatabase
 from tusgate.core.grid import MIB, Grid
@@ -43,6 +44,12 @@ ALICE = Scope("acme", "alice")
 STRANGERS = (Scope("acme", "bob"), Scope("other", "alice"), Scope("other", "bob"))
 CELL = 8 * MIB
 LIFETIME = 3600.0
+SQL_DATABASES = [
+    "sqlite",
+    pytest.param("postgres", marks=pytest.mark.servers),
+    pytest.param("pgbouncer", marks=pytest.mark.servers),
+]
+"""Names of the rigs on real databases, as parameters of the fixture `rig`."""
 
 
 class Rig(Protocol):

@@ -15,11 +15,11 @@ import pytest
 
 import tusgate.database
 import tusgate.ports
-from tests.contract.conftest import SQL_DATABASES
 from tests.contract.database_rig import (
     ALICE,
     CELL,
     LIFETIME,
+    SQL_DATABASES,
     STRANGERS,
     PostgresRig,
     SqliteRig,

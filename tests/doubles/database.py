@@ -7,8 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tusgate.core.access import ApiToken
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
-from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, StillNeeded, UploadGone, UploadNotFound
+from tusgate.core.errors import (
+    DatabaseUnavailable,
+    Fenced,
+    InvalidRequest,
+    StillNeeded,
+    TokenSpent,
+    UploadGone,
+    UploadNotFound,
+)
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
 from tusgate.core.model import Garbage, Role, State, StoreName, Upload
@@ -16,6 +25,7 @@ from tusgate.core.model import Garbage, Role, State, StoreName, Upload
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from tusgate.core.access import NewApiToken
     from tusgate.core.clockwatch import Judge
     from tusgate.core.grid import Grid
     from tusgate.core.listing import FileFilter, Position
@@ -65,6 +75,8 @@ class _Row:
 @dataclass
 class _Tables:
     rows: dict[UploadId, _Row] = field(default_factory=dict)
+    api_tokens: dict[str, ApiToken] = field(default_factory=dict)
+    spent: dict[tuple[Scope, str], UploadId] = field(default_factory=dict)
     next_waste: int = 1
     last_run: datetime | None = None
     verdict: Verdict = GO_ON
@@ -97,6 +109,7 @@ class MemoryDatabase:
                 raise InvalidRequest(field_name, "text")
         if new.id in self._rows:
             raise _fenced_by(self._rows[new.id].upload)
+        self._spend(new)
         now = self._now()
         upload = Upload(
             id=new.id,
@@ -450,6 +463,35 @@ class MemoryDatabase:
         states = [row.upload.state for row in self._rows.values()]
         return {state: states.count(state) for state in State}
 
+    async def create_token(self, new: NewApiToken) -> ApiToken:
+        now = self._now()
+        token = self._api_tokens[new.id] = ApiToken(
+            id=new.id,
+            digest=new.digest,
+            scope=new.scope,
+            permissions=new.permissions,
+            label=new.label,
+            created_at=now,
+            expires_at=None if new.lifetime is None else now + timedelta(seconds=new.lifetime),
+        )
+        return token
+
+    async def get_token(self, token_id: str) -> ApiToken | None:
+        return self._api_tokens.get(token_id)
+
+    async def list_tokens(self) -> list[ApiToken]:
+        return sorted(self._api_tokens.values(), key=lambda token: (token.created_at, token.id))
+
+    async def revoke_token(self, token_id: str) -> ApiToken | None:
+        token = self._api_tokens.get(token_id)
+        if token is not None and token.revoked_at is None:
+            token = self._api_tokens[token_id] = replace(token, revoked_at=self._now())
+        return token
+
+    async def note_token_use(self, token_id: str) -> None:
+        if token_id in self._api_tokens:
+            self._api_tokens[token_id] = replace(self._api_tokens[token_id], last_used_at=self._now())
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         return
 
@@ -466,6 +508,22 @@ class MemoryDatabase:
         if self._closed:
             raise DatabaseUnavailable("closed")
         return self._tables.rows
+
+    @property
+    def _api_tokens(self) -> dict[str, ApiToken]:
+        if self._closed:
+            raise DatabaseUnavailable("closed")
+        return self._tables.api_tokens
+
+    def _spend(self, new: NewUpload) -> None:
+        if new.token_id is None:
+            return
+        key = (new.scope, new.token_id)
+        if key in self._tables.spent:
+            error = TokenSpent()
+            error.upload = self._rows[self._tables.spent[key]].upload
+            raise error
+        self._tables.spent[key] = new.id
 
     def _reading(self) -> ClockReading:
         states = [row.upload for row in self._rows.values()]

@@ -8,6 +8,13 @@ TusgateError
 ├── UnsupportedMediaType      wrong Content-Type, or any Content-Encoding
 ├── UnsupportedMethod         a method (or method override) that the resource does not have
 ├── OriginForbidden           a browser page from an origin that is not on the list
+├── Unauthenticated           no credentials
+│   ├── InvalidCredentials    credentials that prove nothing
+│   └── CredentialsExpired    were good, and are no longer: expired or revoked
+├── Forbidden                 somebody known, who may not do this
+│   ├── PermissionMissing     the permission for this kind of request
+│   ├── NotCovered            the upload token is for other files
+│   └── TokenSpent            the upload token has made its upload
 ├── UploadNotFound            unknown id, or somebody else's
 ├── UploadGone                expired, terminated or failed, and still remembered
 ├── OffsetMismatch            the request continues at another place than the upload does
@@ -30,6 +37,7 @@ TusgateError
 │   └── Draining              this process is shutting down
 ├── Unavailable               a dependency cannot be used now; trying again later helps
 │   ├── DatabaseUnavailable
+│   ├── IdentityUnavailable   the keys of an issuer cannot be fetched, so nobody can be recognised
 │   ├── StoreUnavailable
 │   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
 │   │   └── ObjectLost        the store has no object where one should be, or another one
@@ -114,6 +122,52 @@ class OriginForbidden(TusgateError):
     """Origin: not on the list of allowed origins."""
 
     code = "origin_forbidden"
+
+
+class Unauthenticated(TusgateError):
+    """This needs credentials: Authorization: Bearer."""
+
+    code = "unauthenticated"
+
+
+class InvalidCredentials(Unauthenticated):
+    """The credentials are not valid."""
+
+    code = "invalid_credentials"
+
+
+class CredentialsExpired(Unauthenticated):
+    """The credentials are no longer valid; go on with new ones."""
+
+    code = "credentials_expired"
+
+
+class Forbidden(TusgateError):
+    """The credentials do not allow this."""
+
+    code = "forbidden"
+
+
+class PermissionMissing(Forbidden):
+    """The credentials lack a permission."""
+
+    code = "permission_missing"
+
+    def __init__(self, needed: str) -> None:
+        super().__init__(f"this needs the permission {needed}")
+        self.needed = needed
+
+
+class NotCovered(Forbidden):
+    """The upload token does not cover this upload."""
+
+    code = "not_covered"
+
+
+class TokenSpent(Forbidden):
+    """The upload token has made its upload; another upload needs another token."""
+
+    code = "token_spent"
 
 
 class UploadNotFound(TusgateError):
@@ -255,6 +309,12 @@ class DatabaseUnavailable(Unavailable):
     """The database cannot be reached; try again."""
 
     code = "database_unavailable"
+
+
+class IdentityUnavailable(Unavailable):
+    """The keys that prove identities cannot be fetched; try again."""
+
+    code = "identity_unavailable"
 
 
 class StoreUnavailable(Unavailable):

@@ -44,6 +44,11 @@ class CreatedVia(StrEnum):
         """Whether a request has to say that it is the last one: reaching the length alone ends nothing then."""
         return self in {CreatedVia.RUFH, CreatedVia.PLAIN}
 
+    @property
+    def can_be_resumed(self) -> bool:
+        """Whether a request that broke off may be followed by another one that brings the rest."""
+        return self is not CreatedVia.PLAIN
+
 
 class Role(StrEnum):
     """What an upload is to other uploads (tus concatenation); most are nothing to any other.
@@ -63,7 +68,7 @@ class Role(StrEnum):
 class Scope:
     """Whose uploads a request may see: part of the WHERE of every statement.
 
-    In open mode everybody is owner `""` of tenant `default`.
+    In open mode everybody is owner `""` of tenant `default`; see `core.access`.
     """
 
     tenant: str = "default"
@@ -147,6 +152,7 @@ class NewUpload:
         lifetime: seconds of inactivity after which the upload expires; None = never.
         max_age: seconds after creation at which it expires, active or not; None = never.
         role, concat, group: see `Upload`.
+        token_id: of the upload token that is spent on this upload.
     """
 
     id: UploadId
@@ -165,6 +171,7 @@ class NewUpload:
     role: Role | None = None
     concat: str | None = None
     group: UploadId | None = None
+    token_id: str | None = None
 
     @property
     def offset(self) -> int:

@@ -58,7 +58,10 @@ from tusgate.database.rows import (
     piece_from,
     reading_from,
     sealing_of,
+    spent_on,
     store_name_from,
+    token_from,
+    token_of,
     upload_from,
 )
 
@@ -67,6 +70,7 @@ if TYPE_CHECKING:
 
     from asyncpg.pool import PoolConnectionProxy
 
+    from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -193,9 +197,8 @@ class PostgresDatabase:
 
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """See `ports.Database.create`."""
-        row = await self._one(_queries.create_upload, **creation_of(new), **intent_columns(intents))
-        assert row is not None  # an INSERT without ON CONFLICT returns its row or raises
-        return upload_from(row)
+        async with self._statement() as connection:
+            return await _insert(connection, new, intents)
 
     async def create_partial(
         self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
@@ -207,8 +210,7 @@ class PostgresDatabase:
             grid = place(found)
             if grid is not None:
                 new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key)
-            row = await _queries.create_upload(connection, **creation_of(new), **intent_columns(()))
-        return upload_from(row)
+            return await _insert(connection, new)
 
     async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
         """See `ports.Database.concatenate`."""
@@ -219,9 +221,7 @@ class PostgresDatabase:
                 sealed = await _seal_group(connection, group, sources, parts, final)
             else:
                 await _lock_sources(connection, sources)
-                sealed = upload_from(
-                    await _queries.create_upload(connection, **creation_of(final), **intent_columns(()))
-                )
+                sealed = await _insert(connection, final)
             ids = [source.id for source in sources]
             await _queries.keep_sources(connection, **identity_of(sealed), ids=ids, lifetime=final.lifetime)
             await _queries.insert_sources(connection, **identity_of(sealed), sources=ids)
@@ -464,6 +464,31 @@ class PostgresDatabase:
         """See `ports.SurveyedDatabase.count_by_state`."""
         return counts_from(await self._all(_queries.system_count_by_state))
 
+    async def create_token(self, new: NewApiToken) -> ApiToken:
+        """See `ports.TokenStore.create_token`."""
+        row = await self._one(_queries.system_create_token, **token_of(new))
+        assert row is not None  # an INSERT without ON CONFLICT returns its row or raises
+        return token_from(row)
+
+    async def get_token(self, token_id: str) -> ApiToken | None:
+        """See `ports.TokenStore.get_token`."""
+        row = await self._one(_queries.system_get_token, id=token_id)
+        return None if row is None else token_from(row)
+
+    async def list_tokens(self) -> list[ApiToken]:
+        """See `ports.TokenStore.list_tokens`."""
+        return [token_from(row) for row in await self._all(_queries.system_list_tokens)]
+
+    async def revoke_token(self, token_id: str) -> ApiToken | None:
+        """See `ports.TokenStore.revoke_token`."""
+        row = await self._one(_queries.system_revoke_token, id=token_id)
+        return None if row is None else token_from(row)
+
+    async def note_token_use(self, token_id: str) -> None:
+        """See `ports.TokenStore.note_token_use`."""
+        async with self._statement() as connection:
+            await _queries.system_note_token_use(connection, id=token_id)
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Returns at once; the listening ends with `close`.
 
@@ -597,6 +622,17 @@ class PostgresDatabase:
         }
         # A standby would show offsets of the past.
         return {**options, "target_session_attrs": "primary", "server_settings": settings}
+
+
+async def _insert(connection: Connection, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+    """Insert an upload. Raises TokenSpent when its token has made another one."""
+    row = await _queries.create_upload(connection, **creation_of(new), **intent_columns(intents))
+    if row is None:
+        row = await _queries.get_upload_of_token(
+            connection, token_id=new.token_id, tenant=new.scope.tenant, owner=new.scope.owner
+        )
+        raise spent_on(upload_from(_present(row)))
+    return upload_from(row)
 
 
 async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> None:

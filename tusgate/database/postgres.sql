@@ -3,22 +3,23 @@
 -- the newest version of the locked row, but all other rows as they were when it began.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
--- jobs work across tenants; their names begin with system_.
+-- jobs, and those about tokens, work across tenants; their names begin with system_.
 
 -- name: create_upload^
 WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
-        filename, filename_folded, content_type, content_coding, object_key, put_attempts, expires_at, role, concat,
-        group_id
+        filename, filename_folded, content_type, content_coding, object_key, put_attempts, token_id, expires_at, role,
+        concat, group_id
     )
     VALUES (
         :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
         CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :filename_folded, :content_type,
-        :content_coding, :object_key, coalesce(:attempt, 0),
+        :content_coding, :object_key, coalesce(:attempt, 0), :token_id,
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
         :role, :concat, :group
     )
+    ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
     RETURNING *
 ), new_intents AS (
     INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch)
@@ -26,6 +27,9 @@ WITH created AS (
     FROM created, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
 )
 SELECT * FROM created;
+
+-- name: get_upload_of_token^
+SELECT * FROM uploads WHERE token_id = :token_id AND tenant = :tenant AND owner = :owner;
 
 -- name: get_upload^
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
@@ -488,6 +492,23 @@ SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id = ANY(:i
 
 -- name: system_count_by_state
 SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
+
+-- name: system_create_token^
+INSERT INTO api_tokens (id, digest, tenant, owner, permissions, label, expires_at)
+VALUES (:id, :digest, :tenant, :owner, :permissions, :label, now() + make_interval(secs => :lifetime))
+RETURNING *;
+
+-- name: system_get_token^
+SELECT * FROM api_tokens WHERE id = :id;
+
+-- name: system_list_tokens
+SELECT * FROM api_tokens ORDER BY created_at, id;
+
+-- name: system_revoke_token^
+UPDATE api_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id RETURNING *;
+
+-- name: system_note_token_use!
+UPDATE api_tokens SET last_used_at = now() WHERE id = :id;
 
 -- name: applied_migrations
 SELECT name FROM schema_migrations ORDER BY name;

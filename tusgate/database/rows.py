@@ -9,8 +9,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.clockwatch import ClockReading
-from tusgate.core.errors import Fenced, UploadGone, UploadNotFound
+from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
 from tusgate.core.listing import folded
@@ -19,6 +20,7 @@ from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Role, Scope, St
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tusgate.core.access import NewApiToken
     from tusgate.core.listing import FileFilter
     from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
 
@@ -116,6 +118,41 @@ def identity_of(upload: Upload) -> dict[str, object]:
 def expectation_of(upload: Upload) -> dict[str, object]:
     """Return the identity of `upload`, and the epoch and offset that a compare-and-set must find."""
     return {**identity_of(upload), "epoch": upload.epoch, "offset": upload.offset}
+
+
+def token_of(new: NewApiToken) -> dict[str, object]:
+    """Return the columns of a new static token."""
+    return {
+        "id": new.id,
+        "digest": new.digest,
+        "tenant": new.scope.tenant,
+        "owner": new.scope.owner,
+        "permissions": " ".join(sorted(new.permissions)),
+        "label": new.label,
+        "lifetime": new.lifetime,
+    }
+
+
+def token_from(row: Row) -> ApiToken:
+    """Return the static token that `row` of the table api_tokens holds."""
+    return ApiToken(
+        id=row["id"],
+        digest=row["digest"],
+        scope=Scope(row["tenant"], row["owner"]),
+        permissions=parse_permissions(row["permissions"].split()),
+        label=row["label"],
+        created_at=_moment(row["created_at"]),
+        expires_at=_optional_moment(row["expires_at"]),
+        last_used_at=_optional_moment(row["last_used_at"]),
+        revoked_at=_optional_moment(row["revoked_at"]),
+    )
+
+
+def spent_on(upload: Upload) -> TokenSpent:
+    """Return the error for a second creation with the token that was spent on `upload`."""
+    error = TokenSpent()
+    error.upload = upload
+    return error
 
 
 def creation_of(new: NewUpload) -> dict[str, object]:

@@ -48,7 +48,10 @@ from tusgate.database.rows import (
     piece_rows,
     reading_from,
     sealing_of,
+    spent_on,
     store_name_from,
+    token_from,
+    token_of,
     upload_from,
 )
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
@@ -58,6 +61,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
 
+    from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -75,6 +79,7 @@ if TYPE_CHECKING:
         UploadId,
     )
     from tusgate.database.migrate import Migration
+    from tusgate.database.rows import Row
     from tusgate.ports import SurveyedDatabase
 
 _OLDEST_SQLITE = (3, 37, 0)
@@ -247,8 +252,39 @@ class SqliteDatabase:
         """See `ports.SurveyedDatabase.count_by_state`."""
         return await self._reader.run(lambda connection: counts_from(list(_queries.system_count_by_state(connection))))
 
+    async def create_token(self, new: NewApiToken) -> ApiToken:
+        """See `ports.TokenStore.create_token`."""
+        columns = token_of(new)
+        return await self._writer.run(
+            lambda connection: token_from(_queries.system_create_token(connection, **columns))
+        )
+
+    async def get_token(self, token_id: str) -> ApiToken | None:
+        """See `ports.TokenStore.get_token`."""
+        return await self._reader.run(lambda connection: _token_in(_queries.system_get_token(connection, id=token_id)))
+
+    async def list_tokens(self) -> list[ApiToken]:
+        """See `ports.TokenStore.list_tokens`."""
+        return await self._reader.run(
+            lambda connection: [token_from(row) for row in _queries.system_list_tokens(connection)]
+        )
+
+    async def revoke_token(self, token_id: str) -> ApiToken | None:
+        """See `ports.TokenStore.revoke_token`."""
+        return await self._writer.run(
+            lambda connection: _token_in(_queries.system_revoke_token(connection, id=token_id))
+        )
+
+    async def note_token_use(self, token_id: str) -> None:
+        """See `ports.TokenStore.note_token_use`."""
+        await self._writer.run(lambda connection: _queries.system_note_token_use(connection, id=token_id))
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Never calls: there is one process, and it knows its own claims."""
+
+
+def _token_in(row: Row | None) -> ApiToken | None:
+    return None if row is None else token_from(row)
 
 
 def _migrate(connection: sqlite3.Connection) -> list[str]:
@@ -280,7 +316,12 @@ def _check(connection: sqlite3.Connection) -> None:
 
 
 def _create(connection: sqlite3.Connection, new: NewUpload, intents: Sequence[Intent]) -> Upload:
-    created = upload_from(_queries.create_upload(connection, **creation_of(new), attempt=attempt_of(intents)))
+    row = _queries.create_upload(connection, **creation_of(new), attempt=attempt_of(intents))
+    if row is None:
+        scope = new.scope
+        spent = _queries.get_upload_of_token(connection, token_id=new.token_id, tenant=scope.tenant, owner=scope.owner)
+        raise spent_on(upload_from(spent))
+    created = upload_from(row)
     _insert_intents(connection, created, intents)
     return created
 

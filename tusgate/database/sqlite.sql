@@ -4,20 +4,24 @@
 -- same unit for a duration, earliest(a, b) the smaller of two times of which each may be NULL.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
--- jobs work across tenants; their names begin with system_.
+-- jobs, and those about tokens, work across tenants; their names begin with system_.
 
 -- name: create_upload^
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
-    filename_folded, content_type, content_coding, object_key, put_attempts, created_at, updated_at, expires_at, role,
-    concat, group_id
+    filename_folded, content_type, content_coding, object_key, put_attempts, token_id, created_at, updated_at, expires_at,
+    role, concat, group_id
 )
 VALUES (
     :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
     :metadata, :filename, :filename_folded, :content_type, :content_coding, :object_key, coalesce(:attempt, 0),
-    now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
+    :token_id, now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
 )
+ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
 RETURNING *;
+
+-- name: get_upload_of_token^
+SELECT * FROM uploads WHERE token_id = :token_id AND tenant = :tenant AND owner = :owner;
 
 -- name: get_upload^
 SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner;
@@ -359,6 +363,23 @@ SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id IN (SELE
 
 -- name: system_count_by_state
 SELECT state, count(*) AS uploads FROM uploads GROUP BY state;
+
+-- name: system_create_token^
+INSERT INTO api_tokens (id, digest, tenant, owner, permissions, label, created_at, expires_at)
+VALUES (:id, :digest, :tenant, :owner, :permissions, :label, now_ms(), now_ms() + ms(:lifetime))
+RETURNING *;
+
+-- name: system_get_token^
+SELECT * FROM api_tokens WHERE id = :id;
+
+-- name: system_list_tokens
+SELECT * FROM api_tokens ORDER BY created_at, id;
+
+-- name: system_revoke_token^
+UPDATE api_tokens SET revoked_at = coalesce(revoked_at, now_ms()) WHERE id = :id RETURNING *;
+
+-- name: system_note_token_use!
+UPDATE api_tokens SET last_used_at = now_ms() WHERE id = :id;
 
 -- name: create_schema_migrations!
 CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT;

@@ -21,10 +21,17 @@ import structlog
 import uvloop
 
 from tusgate.core.errors import SettingsError, Unavailable
+from tusgate.core.model import Scope
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
+from tusgate.identity.authority import CombinedAuthority
+from tusgate.identity.config import IssuerConfig, ProxyConfig
+from tusgate.identity.issuers import Issuers
+from tusgate.identity.proxies import VouchedUsers
+from tusgate.identity.static_tokens import StaticTokens
+from tusgate.identity.upload_tokens import UploadTokens
 from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.store import S3Store
@@ -45,7 +52,6 @@ from tusgate.telemetry import LogEvent
 from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
 from tusgate.web.connections import connections_allowed
-from tusgate.web.dispatch import open_to_all
 from tusgate.web.last_words import watch_answers
 from tusgate.web.page import add_page
 from tusgate.web.server import WebServer, listen, make_app
@@ -56,11 +62,14 @@ if TYPE_CHECKING:
 
     from aiohttp.web import Application
 
+    from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Verdict
-    from tusgate.ports import Database, ObjectStore, SurveyedDatabase, SurveyedStore
+    from tusgate.identity.authority import Verifier
+    from tusgate.ports import Authority, Database, ObjectStore, SurveyedDatabase, SurveyedStore, TokenStore
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
+    from tusgate.settings.issuers import JwtIssuer
 
 log = structlog.get_logger(__name__)
 
@@ -140,6 +149,46 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
     return asyncio.run(work())
 
 
+def create_token(settings: Settings, new: NewApiToken) -> ApiToken:
+    """Keep a new static token. Raises SettingsError when the database is not migrated, and DatabaseUnavailable."""
+
+    async def work() -> ApiToken:
+        async with _opened_tokens(settings) as tokens:
+            return await tokens.create_token(new)
+
+    return asyncio.run(work())
+
+
+def list_tokens(settings: Settings) -> list[ApiToken]:
+    """Return all static tokens, the oldest first. Raises like `create_token`."""
+
+    async def work() -> list[ApiToken]:
+        async with _opened_tokens(settings) as tokens:
+            return await tokens.list_tokens()
+
+    return asyncio.run(work())
+
+
+def revoke_token(settings: Settings, token_id: str) -> ApiToken | None:
+    """Revoke a static token and return it; None when there is none of that id. Raises like `create_token`."""
+
+    async def work() -> ApiToken | None:
+        async with _opened_tokens(settings) as tokens:
+            return await tokens.revoke_token(token_id)
+
+    return asyncio.run(work())
+
+
+@asynccontextmanager
+async def _opened_tokens(settings: Settings) -> AsyncIterator[TokenStore]:
+    """Give the database for a command about tokens; the embedded one is made first, so that no start is needed."""
+    async with _opened_database(settings) as database:
+        if settings.sqlite_path is not None:
+            await database.migrate()
+        await database.check()
+        yield database
+
+
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, SurveyedStore]]:
     """Give both for a command of an operator: nothing is migrated."""
@@ -171,14 +220,18 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         writers = Writers()
         completion = Completion(database, store, holder)
         stack.push_async_callback(completion.stop)
-        uploads = _uploads(settings, database, store, writers, completion, holder)
+        authority = _authority(settings, database)
+        stack.push_async_callback(authority.close)
+        uploads = _uploads(settings, database, store, writers, completion, holder, authority)
         jobs = Jobs(database, store, completion, JobRules(), _own_clocks())
         stack.push_async_callback(jobs.stop)
         config = _web_config(settings)
-        app = make_app(config, uploads)
+        app = make_app(config, uploads, authority)
         if settings.offers_api:
-            add_api(app, config, Files(database, store, uploads, settings.max_downloads), open_to_all)
-        add_page(app, endpoint=settings.base_path.lstrip("/"))
+            add_api(app, config, Files(database, store, uploads, settings.max_downloads), authority)
+        has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
+        if has_page:
+            add_page(app, endpoint=settings.base_path.lstrip("/"))
         if settings.crash is not None:
             _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
             log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
@@ -194,7 +247,8 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         jobs.start()
         await server.start()
         url = settings.model_copy(update={"port": server.port}).endpoint_url
-        log.info(LogEvent.SERVER_STARTED, url=url, page=url.removesuffix(settings.base_path) + "/")
+        page = url.removesuffix(settings.base_path) + "/" if has_page else None
+        log.info(LogEvent.SERVER_STARTED, url=url, page=page, auth=",".join(settings.auth))
         await _until_told_to_stop()
         log.info(LogEvent.SERVER_DRAINING)
         await _drain(server, writers, settings.drain_timeout)
@@ -283,8 +337,59 @@ def _real_store(settings: Settings) -> SurveyedStore:
     )
 
 
+def _authority(settings: Settings, tokens: TokenStore) -> Authority:
+    """Return who knows the senders of requests. Static tokens come first: they are told by their prefix."""
+    verifiers: list[Verifier] = []
+    if "token" in settings.auth:
+        verifiers.append(StaticTokens(tokens, time.time))
+    if "upload-token" in settings.auth:
+        secrets_of_backends = [key.get_secret_value() for key in settings.upload_token_keys]
+        verifiers.append(UploadTokens(secrets_of_backends, time.time))
+    if "jwt" in settings.auth:
+        verifiers.append(Issuers([_issuer_config(issuer) for issuer in settings.jwt_issuers], time.time, _uptime))
+    takes_bearers = bool(verifiers)
+    if "proxy" in settings.auth:
+        verifiers.append(VouchedUsers(_proxy_config(settings)))
+    return CombinedAuthority(verifiers, takes_bearers=takes_bearers, open_to_all="open" in settings.auth)
+
+
+def _issuer_config(issuer: JwtIssuer) -> IssuerConfig:
+    return IssuerConfig(
+        issuer=issuer.issuer,
+        audience=issuer.audience,
+        jwks_url=issuer.jwks_url,
+        key=issuer.key_text(),
+        algorithm=issuer.algorithm,
+        leeway=issuer.leeway,
+        tenant=issuer.tenant or Scope().tenant,
+        tenant_claim=issuer.tenant_claim,
+        owner_claim=issuer.owner_claim,
+        owner_prefix=issuer.owner_prefix or "",
+        permissions=issuer.granted,
+        permissions_claim=issuer.permissions_claim,
+        permission_map=issuer.grants,
+    )
+
+
+def _proxy_config(settings: Settings) -> ProxyConfig:
+    tenant_header = settings.proxy_tenant_header
+    return ProxyConfig(
+        user_field=settings.proxy_user_header.lower(),
+        groups_field=settings.proxy_groups_header.lower(),
+        tenant_field=None if tenant_header is None else tenant_header.lower(),
+        permissions=frozenset(settings.proxy_permissions),
+        admin_groups=frozenset(settings.proxy_admin_groups),
+    )
+
+
 def _uploads(
-    settings: Settings, database: Database, store: ObjectStore, writers: Writers, completion: Completion, holder: str
+    settings: Settings,
+    database: Database,
+    store: ObjectStore,
+    writers: Writers,
+    completion: Completion,
+    holder: str,
+    authority: Authority,
 ) -> Uploads:
     budget = Budget(settings.budget)
     tools = IntakeTools(
@@ -303,15 +408,18 @@ def _uploads(
         finish_wait=settings.finish_wait,
         holder=holder,
     )
-    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC))
+    # Only static tokens can be revoked while a request runs.
+    reaffirm = authority.reaffirm if "token" in settings.auth else None
+    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm)
 
 
 def _web_config(settings: Settings) -> WebConfig:
     return WebConfig(
         base_path=settings.base_path,
+        is_open="open" in settings.auth,
         public_url=settings.public_url,
         public_aliases=settings.public_aliases,
-        cors_origins=settings.cors_origins,
+        cors_origins=settings.page_origins,
         cors_headers=settings.cors_headers,
         trusted_proxies=settings.trusted_proxies,
         max_metadata=settings.max_metadata,

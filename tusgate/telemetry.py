@@ -79,6 +79,8 @@ class LogEvent(StrEnum):
     GARBAGE_POSTPONED = "garbage.postponed"
     JOB_POSTPONED = "job.postponed"
     JOB_FAILED = "job.failed"
+    IDENTITY_REFUSED = "identity.refused"
+    IDENTITY_UNAVAILABLE = "identity.unavailable"
     CRASH_AWAITED = "crash.awaited"
     CRASHING = "crash.now"
 

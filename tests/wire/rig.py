@@ -22,15 +22,13 @@ from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
-from tusgate.web.dispatch import open_to_all
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from tusgate.ports import ObjectStore, SurveyedDatabase
-    from tusgate.web.dispatch import Authenticate
+    from tusgate.ports import Authority, ObjectStore, SurveyedDatabase
 
 MIB = 1 << 20
 PART_SIZE = 5 * MIB
@@ -109,12 +107,21 @@ async def running(
     home: Path,
     config: WebConfig | None = None,
     max_size: int | None = None,
+    identity: Callable[[SurveyedDatabase], Authority] | None = None,
     *,
     store: ObjectStore | None = None,
     most_downloads: int = 20,
-    authenticate: Authenticate = open_to_all,
 ) -> AsyncIterator[Rig]:
-    """Serve until the block ends, from a directory unless there is another `store`."""
+    """Serve until the block ends.
+
+    Args:
+        home: directory of everything.
+        config: of the web room.
+        max_size: largest upload.
+        identity: makes the authority from the database; without it the gateway is open.
+        store: instead of a directory.
+        most_downloads: at once.
+    """
     clock = Clock()
     database = SqliteDatabase(home / "tusgate.db", clock)
     await database.migrate()
@@ -135,10 +142,11 @@ async def running(
     )
     rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=25.0, holder="test")
     uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC))
-    config = config or WebConfig()
-    app = make_app(config, uploads, authenticate)
+    config = config or WebConfig(is_open=identity is None)
+    authority = None if identity is None else identity(database)
+    app = make_app(config, uploads, authority)
     files = Files(database, store, uploads, most_downloads)
-    add_api(app, config, files, authenticate)
+    add_api(app, config, files, authority)
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:

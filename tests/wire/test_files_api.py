@@ -12,11 +12,13 @@ from awscrt.checksums import crc64nvme
 from tests.contract.database_rig import a_new_upload
 from tests.wire.client import V
 from tests.wire.rig import running
+from tusgate.core.access import Principal
 from tusgate.core.model import Scope, State
 from tusgate.settings.model import API_PATH
 from tusgate.web.api.door import LARGEST_BODY, ROOT
 from tusgate.web.api.models import File, FilePage, ProblemDetails
 from tusgate.web.config import WebConfig
+from tusgate.web.gate import OpenToAll
 
 FILES = "/api/v1/files"
 JSON = {"Content-Type": "application/json"}
@@ -361,11 +363,17 @@ async def test_no_page_reads_files_without_credentials_unless_its_origin_is_list
     assert len(json.loads(own.body)["files"]) == 1
 
 
-async def test_with_credentials_any_page_may_use_the_api(tmp_path):
-    async def as_somebody(_request):
-        return Scope("acme", "alice")
+class EverybodyIsAlice(OpenToAll):
+    async def identify(self, _presented):
+        return Principal(scope=Scope("acme", "alice"))
 
-    async with running(tmp_path, authenticate=as_somebody) as rig:
+
+def as_alice(_database):
+    return EverybodyIsAlice()
+
+
+async def test_with_credentials_any_page_may_use_the_api(tmp_path):
+    async with running(tmp_path, identity=as_alice) as rig:
         answer = await rig.client.request("GET", FILES, {"Origin": "https://page.test"})
         assert (answer.status, answer.headers["Access-Control-Allow-Origin"]) == (200, "*")
         await rig.database.create(a_new_upload(scope=Scope("acme", "bob")))
@@ -376,11 +384,7 @@ async def test_with_credentials_any_page_may_use_the_api(tmp_path):
 
 async def test_another_owners_file_is_as_unknown_as_one_that_never_was(tmp_path):
     """I13: the same answers but for the date."""
-
-    async def as_alice(_request):
-        return Scope("acme", "alice")
-
-    async with running(tmp_path, authenticate=as_alice) as rig:
+    async with running(tmp_path, identity=as_alice) as rig:
         theirs = await rig.database.create(a_new_upload(scope=Scope("acme", "bob")))
         for method, tail in (("GET", ""), ("HEAD", ""), ("PATCH", ""), ("DELETE", ""), ("GET", "/content")):
             answers = []

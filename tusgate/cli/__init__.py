@@ -17,6 +17,7 @@ from tusgate.cli.gc import gc
 from tusgate.cli.migrate import migrate
 from tusgate.cli.reconcile import reconcile
 from tusgate.cli.serve import serve
+from tusgate.cli.token import token
 from tusgate.cli.upload import upload
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command()(with_settings(config))
 app.command()(with_settings(gc))
 app.command()(with_settings(reconcile))
 app.command()(upload)
+app.add_typer(token, name="token")
 
 
 @app.command()

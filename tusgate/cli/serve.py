@@ -38,10 +38,10 @@ def _serve_with_workers(settings: Settings) -> int:
 
 
 def _warn_when_open(settings: Settings) -> None:
-    """Say that anybody who reaches the port may upload: there is no identity check yet."""
-    if not settings.is_loopback:
+    """Say that anybody who reaches the port may upload."""
+    if "open" in settings.auth and not settings.is_loopback:
         structlog.get_logger().warning(
             LogEvent.SERVER_OPEN,
             host=settings.host,
-            hint="anyone who can reach this address can upload; put a proxy that authenticates in front",
+            hint="anyone who can reach this address can upload; set TUSGATE_AUTH to ask who they are",
         )

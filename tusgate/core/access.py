@@ -50,6 +50,14 @@ class Route(StrEnum):
     """Where uploads are created."""
     UPLOAD = "upload"
     """One upload, or the name that a PUT gives to a new one."""
+    FILES = "files"
+    """The listing of files in the API."""
+    DELETIONS = "files/delete"
+    """Where many files are deleted at once."""
+    FILE = "file"
+    """What the API says of one file."""
+    CONTENT = "content"
+    """The bytes of a file."""
 
 
 REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
@@ -61,11 +69,20 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.UPLOAD, "GET"): frozenset({Permission.APPEND, Permission.READ}),
     (Route.UPLOAD, "PATCH"): frozenset({Permission.APPEND}),
     (Route.UPLOAD, "DELETE"): frozenset({Permission.DELETE}),
+    (Route.FILES, "GET"): frozenset({Permission.LIST}),
+    (Route.DELETIONS, "POST"): frozenset({Permission.DELETE}),
+    (Route.FILE, "GET"): frozenset({Permission.READ}),
+    (Route.FILE, "PATCH"): frozenset({Permission.CREATE}),  # who names new files may name them again
+    (Route.FILE, "DELETE"): frozenset({Permission.DELETE}),
+    (Route.CONTENT, "GET"): frozenset({Permission.READ}),
 }
-"""Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials."""
+"""Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
+of the API is a GET."""
 
 TENANT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 """Tenants are names that operators choose; they become parts of object keys."""
+UPLOAD_AUDIENCE: Final = "tusgate-upload"
+"""`aud` of upload tokens; no other token may have it."""
 LONGEST_OWNER: Final = 255
 LONGEST_TOKEN_ID: Final = 255
 
@@ -168,7 +185,7 @@ def check_permission(principal: Principal, route: Route, method: str) -> None:
     """Raise PermissionMissing unless `principal` may use `method` on `route`; what is not offered passes."""
     needed = REQUIRED.get((route, method))
     if needed is not None and not needed & principal.permissions:
-        raise PermissionMissing(" or ".join(sorted(needed)))
+        raise PermissionMissing(tuple(sorted(needed)))
 
 
 def check_current(principal: Principal, now: float) -> None:
@@ -236,12 +253,12 @@ def check_length(length: int | None, limit: int | None) -> None:
 def asks_for_the_same(upload: Upload, new: NewUpload) -> bool:
     """Return whether a creation with a spent token only repeats the one that has made `upload`.
 
-    A client whose answer was lost creates again, with the same token. It is given the upload that it has made, as long
-    as that takes bytes and can be continued; in plain HTTP nothing can.
+    A client whose answer was lost creates again, with the same token: it is given the upload that it has made. Only
+    while nobody has ever written to that: two files of one length must not become one.
     """
     return (
         upload.state is State.UPLOADING
+        and upload.epoch == 0
         and upload.created_via is new.created_via
-        and upload.created_via.can_be_resumed
         and (upload.length, upload.metadata, upload.content_type) == (new.length, new.metadata, new.content_type)
     )

@@ -153,8 +153,8 @@ class PermissionMissing(Forbidden):
 
     code = "permission_missing"
 
-    def __init__(self, needed: str) -> None:
-        super().__init__(f"this needs the permission {needed}")
+    def __init__(self, needed: tuple[str, ...]) -> None:
+        super().__init__(f"this needs the permission {' or '.join(needed)}")
         self.needed = needed
 
 

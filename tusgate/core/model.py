@@ -44,11 +44,6 @@ class CreatedVia(StrEnum):
         """Whether a request has to say that it is the last one: reaching the length alone ends nothing then."""
         return self in {CreatedVia.RUFH, CreatedVia.PLAIN}
 
-    @property
-    def can_be_resumed(self) -> bool:
-        """Whether a request that broke off may be followed by another one that brings the rest."""
-        return self is not CreatedVia.PLAIN
-
 
 class Role(StrEnum):
     """What an upload is to other uploads (tus concatenation); most are nothing to any other.

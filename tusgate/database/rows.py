@@ -179,6 +179,7 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "role": new.role,
         "concat": new.concat,
         "group": new.group,
+        "token_id": new.token_id,
     }
 
 

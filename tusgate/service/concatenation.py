@@ -40,15 +40,13 @@ class Concatenation:
         completion: Completion,
         part_size: int,
         finish_wait: float,
-        max_size: int | None,
     ) -> None:
-        """Take the configured `part_size` and `max_size` in bytes, `finish_wait` in seconds as for any upload."""
+        """Take the configured `part_size` in bytes, `finish_wait` in seconds as for any upload."""
         self._database = database
         self._store = store
         self._completion = completion
         self._part_size = part_size
         self._finish_wait = finish_wait
-        self._max_size = max_size
 
     async def create_partial(self, new: NewUpload, group: NewUpload, wish: GroupWish) -> Upload | None:
         """Insert a partial beside the others of its file, if the store lets it lie there; None when nothing was done.
@@ -65,10 +63,12 @@ class Concatenation:
         def place(taken: Sequence[Grid]) -> Grid | None:
             return place_member(length, wish, taken, self._part_size, limits)
 
-        group = replace(group, role=Role.GROUP, grid=Grid(((1, 1),)), length=None, epoch=0, metadata=None)
+        group = replace(
+            group, role=Role.GROUP, grid=Grid(((1, 1),)), length=None, epoch=0, metadata=None, token_id=None
+        )
         return await self._database.create_partial(new, group, wish.name, place)
 
-    async def concatenate(self, final: NewUpload, ids: Sequence[UploadId]) -> Upload:
+    async def concatenate(self, final: NewUpload, ids: Sequence[UploadId], max_size: int | None) -> Upload:
         """Make the upload that is the bytes of the uploads `ids`, in this order; wait a while until it is complete.
 
         Asked again with the same list and metadata, the first one is returned. A crash after the commit leaves a
@@ -77,6 +77,7 @@ class Concatenation:
         Args:
             final: with everything but its length and grid.
             ids: of partials, repeats allowed.
+            max_size: bytes that the final may have; None = as many as the store allows.
 
         Raises:
             UploadNotFound, UploadGone: one of `ids` is unknown or has ended.
@@ -87,7 +88,7 @@ class Concatenation:
         """
         for _ in range(TRIES):
             partials = await self._partials(final, ids)
-            self._check_size(partials)
+            _check_size(partials, max_size)
             made = await self._database.find_final(final, ids[0])
             with suppress(Fenced):
                 made = made or await self._make(final, partials)
@@ -112,11 +113,6 @@ class Concatenation:
         if not upload.has_all_bytes:
             raise InvalidRequest(_FIELD, f"finished uploads; /{upload.id} is at {upload.offset} of {upload.length}")
         return upload
-
-    def _check_size(self, partials: Sequence[Upload]) -> None:
-        total = sum(partial.length or 0 for partial in partials)
-        if self._max_size is not None and total > self._max_size:
-            raise TooLarge(f"{_FIELD}: {total} bytes are more than the largest upload allowed, {self._max_size}")
 
     async def _make(self, final: NewUpload, partials: Sequence[Upload]) -> Upload:
         """Insert the final. Raises Fenced when something has changed: look again."""
@@ -179,3 +175,9 @@ class Concatenation:
         if final.state is State.SEALED and self._completion.is_failing(final.id):
             raise Finishing
         return final
+
+
+def _check_size(partials: Sequence[Upload], max_size: int | None) -> None:
+    total = sum(partial.length or 0 for partial in partials)
+    if max_size is not None and total > max_size:
+        raise TooLarge(f"{_FIELD}: {total} bytes are more than the largest upload allowed, {max_size}")

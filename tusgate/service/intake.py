@@ -31,7 +31,7 @@ from tusgate.service.ledger import Ledger, Stored
 from tusgate.service.multiparts import begin_multipart, join_multipart
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Sequence
 
     from tusgate.core.checksum import Checksum
     from tusgate.core.model import MultipartId, ObjectKey, Upload, UploadId
@@ -52,7 +52,7 @@ class IntakeTools:
     Attributes:
         parts_in_flight: most parts and pieces of one upload that are on their way to the store at once.
         piece_inline_max: most bytes of one upload that may wait in the database row.
-        max_size: largest upload in bytes; None = as large as its grid.
+        max_size: largest upload in bytes for anybody; None = as large as its grid.
         expiry: when an unfinished upload ends by itself.
     """
 
@@ -80,6 +80,8 @@ class Intake:
         checksum: Checksum | None,
         *,
         ends: bool = False,
+        max_size: int | None,
+        before_end: Callable[[], Awaitable[None]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         """Take over the freshly claimed `upload`.
@@ -93,6 +95,9 @@ class Intake:
             length: the upload length from now on; committed with the first step.
             checksum: what the body must hash to; nothing is committed before it does.
             ends: the upload ends with this body.
+            max_size: largest upload in bytes; None = as large as its grid.
+            before_end: called once the body has brought the upload's last byte, before anything is stored that could
+                complete it. What it raises ends the request; what the open cell holds is thrown away then.
             progress: told of every commit.
         """
         self.upload_id: UploadId = upload.id
@@ -107,11 +112,12 @@ class Intake:
         self._length = None if upload.ends_by_request else length
         """Where the last cell is cut; None while the end is open."""
         self._digest = RequestDigest(checksum) if checksum else None
+        self._before_end = before_end
         self._ledger = Ledger(tools.database, upload, length, tools.expiry, progress)
         self._ledger.on_hold = self._digest is not None
         # A store that must list every part at Complete may not be sent parts that a wrong digest takes back.
         self._stages_pieces = self._digest is not None and tools.store.completes_all_parts
-        bounds = (length, tools.max_size, upload.grid.capacity)
+        bounds = (length, max_size, upload.grid.capacity)
         self._limit = min(bound for bound in bounds if bound is not None)
         self._arrived = upload.offset
         self._usual_chunk = FIRST_CHUNK
@@ -144,7 +150,8 @@ class Intake:
             TooLarge: the body passes the length or the limit; what was not committed by then is thrown away.
             InconsistentLength: the body that ends the upload ends before the declared length; likewise.
             ChecksumMismatch: nothing was committed.
-            Fenced, StoreUnavailable, StoreRefused, DatabaseUnavailable: the gap-free prefix is committed.
+            Fenced, StoreUnavailable, StoreRefused, DatabaseUnavailable, what `before_end` raises: the gap-free prefix
+                is committed.
 
         Cancelled: waits for the stores in flight (a second time: cancels them); what they bring may still be committed.
         """
@@ -172,6 +179,8 @@ class Intake:
                     raise ChecksumMismatch
             if self._ends and stop is None:
                 self._end_here()
+            if self._before_end is not None and self._arrived == self._length:
+                await self._before_end()
             await self._close_cell()
             return stop
         finally:

@@ -6,10 +6,12 @@ import asyncio
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
+from tusgate.core.access import asks_for_the_same, check_length, check_type, size_limit
 from tusgate.core.errors import (
     AlreadyComplete,
     ChecksumMismatch,
@@ -21,6 +23,7 @@ from tusgate.core.errors import (
     MultipartLost,
     Overrun,
     PieceLost,
+    TokenSpent,
     TooLarge,
     TusgateError,
     UploadGone,
@@ -37,9 +40,10 @@ from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
     from datetime import datetime
 
+    from tusgate.core.access import Principal
     from tusgate.core.checksum import Checksum
     from tusgate.core.concat import GroupWish
     from tusgate.core.model import CreatedVia, Intent, Piece, Scope, Upload
@@ -120,11 +124,11 @@ class Uploads:
         completion: Completion,
         rules: UploadRules,
         now: Callable[[], datetime],
+        reaffirm: Callable[[Principal], Awaitable[None]] | None = None,
     ) -> None:
         self._tools = tools
-        self._concatenation = Concatenation(
-            tools.database, tools.store, completion, rules.part_size, rules.finish_wait, tools.max_size
-        )
+        self._reaffirm = reaffirm
+        self._concatenation = Concatenation(tools.database, tools.store, completion, rules.part_size, rules.finish_wait)
         expiry = tools.expiry
         self._database = tools.database
         self._writers = writers
@@ -139,7 +143,7 @@ class Uploads:
 
     async def create(
         self,
-        scope: Scope,
+        principal: Principal,
         creation: Creation,
         source: ByteSource | None = None,
         progress: Progress | None = None,
@@ -149,7 +153,12 @@ class Uploads:
         An upload of length 0 is complete when this returns, unless requests end it. An interrupted body leaves the
         upload as far as it got: unless `progress` was told of it, its URL is unknown, and it expires.
 
+        With an upload token that was spent before, the upload that it made is returned as it is, nothing of `source`
+        is read, if this only repeats the request that made it (see `core.access.asks_for_the_same`).
+
         Raises:
+            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload.
+            CredentialsExpired: revoked before the last byte had arrived; as `Interrupted`.
             InconsistentLength: the body that ends the upload does not have the declared length.
             TooLarge: the length, or the body, passes what is allowed: no upload is left.
             ChecksumMismatch: no upload is left.
@@ -157,12 +166,19 @@ class Uploads:
         """
         if self._writers.draining:
             raise Draining
-        length = self._check_size(creation, source)
+        check_type(principal.limits, creation.content_type)
+        limit = size_limit(principal.limits, self.max_size)
+        length = _checked_length(creation, source, limit)
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
-        new = self._new_upload(scope, creation, length, epoch=1 if writes else 0)
+        new = self._new_upload(principal, creation, length, epoch=1 if writes else 0)
         body = source or _Nothing()
         intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else []
-        upload = await self._insert(scope, creation, new, intents)
+        try:
+            upload = await self._insert(principal, creation, new, intents)
+        except TokenSpent as spent:
+            if spent.upload is None or not asks_for_the_same(spent.upload, new):
+                raise
+            upload, writes = spent.upload, False
         if upload.group is not None:
             intents = []
         if progress is not None:
@@ -172,37 +188,51 @@ class Uploads:
             return upload
         try:
             return await self._write(
-                upload, [], intents, body, length, creation.checksum, ends=creation.ends, progress=progress
+                upload,
+                [],
+                intents,
+                body,
+                length,
+                creation.checksum,
+                ends=creation.ends,
+                principal=principal,
+                progress=progress,
             )
         except (TooLarge, ChecksumMismatch):
-            await self._database.terminate(scope, upload.id)
+            await self._database.terminate(upload.scope, upload.id)
             raise
 
-    async def _insert(self, scope: Scope, creation: Creation, new: NewUpload, intents: Sequence[Intent]) -> Upload:
+    async def _insert(
+        self, principal: Principal, creation: Creation, new: NewUpload, intents: Sequence[Intent]
+    ) -> Upload:
         if creation.group is not None:
-            group = self._new_upload(scope, creation, None, epoch=0)
+            group = self._new_upload(principal, creation, None, epoch=0)
             beside = await self._concatenation.create_partial(new, group, creation.group)
             if beside is not None:
                 return beside
         return await self._database.create(new, intents)
 
-    async def concatenate(self, scope: Scope, creation: Creation, concat: str, partials: Sequence[UploadId]) -> Upload:
+    async def concatenate(
+        self, principal: Principal, creation: Creation, concat: str, partials: Sequence[UploadId]
+    ) -> Upload:
         """Make the upload that is the bytes of `partials`, in this order.
 
         Args:
-            scope: whose.
+            principal: whose, and what they may.
             creation: what the client says of the new upload.
             concat: the header that names the partials, kept as received.
             partials: their ids, repeats allowed.
 
         Raises:
             Draining: this process is about to end.
+            NotCovered, TokenSpent: the principal's token does not allow it.
             UploadNotFound, UploadGone, InvalidRequest, TooLarge, Finishing, Fenced: see `Concatenation`.
         """
         if self._writers.draining:
             raise Draining
-        final = replace(self._new_upload(scope, creation, None, epoch=0), role=Role.FINAL, concat=concat)
-        return await self._concatenation.concatenate(final, partials)
+        check_type(principal.limits, creation.content_type)
+        final = replace(self._new_upload(principal, creation, None, epoch=0), role=Role.FINAL, concat=concat)
+        return await self._concatenation.concatenate(final, partials, size_limit(principal.limits, self.max_size))
 
     async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload as committed; waits while it is being finished, never for a writer.
@@ -256,7 +286,7 @@ class Uploads:
 
     async def append(
         self,
-        scope: Scope,
+        principal: Principal,
         upload_id: UploadId,
         append: Append,
         source: ByteSource,
@@ -272,12 +302,13 @@ class Uploads:
                 see `core.lifecycle`.
             Overrun: the upload has failed.
             ChecksumMismatch: nothing was kept.
+            CredentialsExpired: revoked before the last byte had arrived. Somebody of the same scope can go on.
             Fenced: another request took over.
             Finishing: all bytes are in, but finishing has met an obstacle; it goes on in the background.
             Interrupted, Unavailable: ended early, resume at `error.upload.offset`.
         """
         try:
-            return await self._append(scope, upload_id, append, source, checksum, progress)
+            return await self._append(principal, upload_id, append, source, checksum, progress)
         except Overrun as error:
             if error.upload is not None:
                 await self._invalidate(error.upload)
@@ -285,14 +316,14 @@ class Uploads:
 
     async def _append(
         self,
-        scope: Scope,
+        principal: Principal,
         upload_id: UploadId,
         append: Append,
         source: ByteSource,
         checksum: Checksum | None,
         progress: Progress | None,
     ) -> Upload:
-        upload, length = await self._check(scope, upload_id, append)
+        upload, length = await self._check(principal, upload_id, append)
         for _ in range(CLAIM_TRIES):
             if upload.state is not State.UPLOADING:
                 return await self._append_nothing(upload, source, checksum)
@@ -305,10 +336,18 @@ class Uploads:
             except Fenced:
                 if source.is_abandoned:
                     raise ClientGone from None  # to try again could only take over from the client's next request
-                upload, length = await self._check(scope, upload_id, append)
+                upload, length = await self._check(principal, upload_id, append)
                 continue
             return await self._write(
-                upload, pieces, intents, source, length, checksum, ends=append.ends, progress=progress
+                upload,
+                pieces,
+                intents,
+                source,
+                length,
+                checksum,
+                ends=append.ends,
+                principal=principal,
+                progress=progress,
             )
         raise Fenced
 
@@ -334,14 +373,15 @@ class Uploads:
             await self._tools.store.check()
             self._store_fine_until = now + STORE_CHECK_EVERY
 
-    async def _check(self, scope: Scope, upload_id: UploadId, append: Append) -> tuple[Upload, int | None]:
+    async def _check(self, principal: Principal, upload_id: UploadId, append: Append) -> tuple[Upload, int | None]:
+        scope, limit = principal.scope, size_limit(principal.limits, self.max_size)
         hint = self._recent.take(scope, upload_id)
         if hint is not None and append.size != 0:  # without bytes there may be no claim, which proves the hint
             with suppress(TusgateError):
-                return hint, check_append(hint, append, self.max_size)
+                return hint, check_append(hint, append, limit)
         upload = await self._database.get(scope, upload_id)
         try:
-            return upload, check_append(upload, append, self.max_size)
+            return upload, check_append(upload, append, limit)
         except TusgateError as error:
             error.upload = upload
             raise
@@ -373,9 +413,22 @@ class Uploads:
         checksum: Checksum | None,
         *,
         ends: bool,
+        principal: Principal,
         progress: Progress | None,
     ) -> Upload:
-        intake = Intake(self._tools, upload, pieces, intents, source, length, checksum, ends=ends, progress=progress)
+        intake = Intake(
+            self._tools,
+            upload,
+            pieces,
+            intents,
+            source,
+            length,
+            checksum,
+            ends=ends,
+            max_size=size_limit(principal.limits, self.max_size),
+            before_end=None if self._reaffirm is None else partial(self._reaffirm, principal),
+            progress=progress,
+        )
         try:
             self._writers.enter(intake)
             try:
@@ -447,35 +500,36 @@ class Uploads:
                 await asyncio.sleep(delay)
         return await self._database.get(scope, upload_id)
 
-    def _check_size(self, creation: Creation, source: ByteSource | None) -> int | None:
-        """Return the length that the creation declares."""
-        size = source.size if source else None
-        length = declared_length(0, size, creation.length, ends=creation.ends)
-        if self.max_size is not None and (length or 0) > self.max_size:
-            raise TooLarge(f"Upload-Length: {length} is more than the largest upload allowed, {self.max_size}")
-        if size is not None and length is not None and size > length:
-            raise overrun(creation.created_via, f"the body has {size} bytes, more than Upload-Length {length}")
-        return length
-
-    def _new_upload(self, scope: Scope, creation: Creation, length: int | None, epoch: int) -> NewUpload:
+    def _new_upload(self, principal: Principal, creation: Creation, length: int | None, epoch: int) -> NewUpload:
         upload_id = UploadId(secrets.token_urlsafe(18))
         date = self._now().date().isoformat()
         return NewUpload(
             id=upload_id,
-            scope=scope,
+            scope=principal.scope,
             created_via=creation.created_via,
             length=length,
             grid=grid_for(length, self._rules.part_size, self._tools.store.limits),
             metadata=creation.metadata,
             filename=creation.filename,
             content_type=creation.content_type,
-            object_key=object_key(self._rules.key_template, upload_id, scope, date, creation.filename),
+            object_key=object_key(self._rules.key_template, upload_id, principal.scope, date, creation.filename),
             epoch=epoch,
             lifetime=self._tools.expiry.lifetime,
             max_age=self._tools.expiry.max_age,
             content_coding=creation.content_coding,
             role=creation.role,
+            token_id=principal.limits.token_id,
         )
+
+
+def _checked_length(creation: Creation, source: ByteSource | None, limit: int | None) -> int | None:
+    """Return the length that the creation declares."""
+    size = source.size if source else None
+    length = declared_length(0, size, creation.length, ends=creation.ends)
+    check_length(length, limit)
+    if size is not None and length is not None and size > length:
+        raise overrun(creation.created_via, f"the body has {size} bytes, more than Upload-Length {length}")
+    return length
 
 
 class _Nothing:

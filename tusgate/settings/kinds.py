@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, IPvAnyNetwork, SecretStr
 from pydantic_settings import NoDecode
 
+from tusgate.core.access import Permission
 from tusgate.core.errors import SettingsError
 from tusgate.core.naming import check_template
 from tusgate.crash import STEPS, parse
@@ -18,6 +19,8 @@ from tusgate.crash import STEPS, parse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_SHORTEST_SECRET: Final = 32
+"""Bytes of a key for HS256 (RFC 7518, 3.2)."""
 MASK: Final = "***"
 """Stands for a secret in everything that is shown."""
 _SIZES: Final = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10}
@@ -115,6 +118,12 @@ def _cors_origin(value: str) -> str:
     return value if value == "*" else _server_url(value)
 
 
+def _token_secret(value: SecretStr) -> SecretStr:
+    if len(value.get_secret_value().encode()) < _SHORTEST_SECRET:
+        raise ValueError
+    return value
+
+
 def _header_name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", value):
         raise ValueError
@@ -162,6 +171,10 @@ def _crash_place(value: str) -> str:
 
 def _show_secret(value: SecretStr) -> str:
     return MASK if value.get_secret_value() else ""
+
+
+def _show_secrets(values: tuple[SecretStr, ...]) -> str:
+    return ",".join(MASK for _ in values) or "none"
 
 
 def show_database_url(value: SecretStr) -> str:
@@ -237,6 +250,24 @@ HeaderNames = Annotated[
     BeforeValidator(_split_commas),
     Kind("HEADERS", "header names such as X-Tenant, separated by commas", _show_list),
 ]
+HeaderName = Annotated[str, AfterValidator(_header_name), Kind("HEADER", "a header name such as X-Tenant")]
+AuthMode = Literal["open", "token", "jwt", "upload-token", "proxy"]
+AuthModes = Annotated[
+    tuple[AuthMode, ...],
+    Field(min_length=1),
+    NoDecode,
+    BeforeValidator(_split_commas),
+    Kind("MODES", f"any of {', '.join(get_args(AuthMode))}, separated by commas", _show_list),
+]
+Permissions = Annotated[
+    tuple[Permission, ...],
+    NoDecode,
+    BeforeValidator(_split_commas),
+    Kind("PERMISSIONS", f"any of {', '.join(Permission)}, separated by commas", _show_list),
+]
+Texts = Annotated[
+    tuple[str, ...], NoDecode, BeforeValidator(_split_commas), Kind("TEXTS", "texts, separated by commas", _show_list)
+]
 KeyTemplate = Annotated[
     str,
     AfterValidator(_key_template),
@@ -249,3 +280,9 @@ CrashPlace = Annotated[
     Kind("PLACE[:N]", f"before-STEP or after-STEP, with :n for the nth passage; STEP is one of {', '.join(STEPS)}"),
 ]
 Secret = Annotated[SecretStr, Kind("SECRET", "a text", _show_secret)]
+Secrets = Annotated[
+    tuple[Annotated[SecretStr, AfterValidator(_token_secret)], ...],
+    NoDecode,
+    BeforeValidator(_split_commas),
+    Kind("SECRETS", "secrets of at least 32 characters, separated by commas", _show_secrets),
+]

@@ -15,9 +15,12 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from tusgate.core.access import USER
 from tusgate.core.errors import SettingsError
 from tusgate.core.grid import MIB
+from tusgate.settings.issuers import JwtIssuers  # noqa: TC001 - pydantic evaluates the annotations
 from tusgate.settings.kinds import (
+    AuthModes,
     Bucket,
     Count,
     CrashPlace,
@@ -26,6 +29,7 @@ from tusgate.settings.kinds import (
     Duration,
     File,
     GoneStatus,
+    HeaderName,
     HeaderNames,
     KeyPrefix,
     KeyTemplate,
@@ -34,11 +38,14 @@ from tusgate.settings.kinds import (
     OptionalDuration,
     OptionalSize,
     Origins,
+    Permissions,
     Rate,
     Secret,
+    Secrets,
     ServerUrl,
     Size,
     Text,
+    Texts,
     UrlPath,
     WebUrl,
     show_duration,
@@ -87,6 +94,7 @@ def _setting(topic: str, default: object, help_text: str, **constraints: Any) ->
 
 
 _listen = partial(_setting, "Listening")
+_identity = partial(_setting, "Identity")
 _state = partial(_setting, "State")
 _s3 = partial(_setting, "Object store")
 _limit = partial(_setting, "Uploads")
@@ -122,7 +130,8 @@ class Settings(BaseSettings):
     cors_origins: Origins = _listen(("*",), "Origins whose web pages may upload; * is every one.")
     cors_headers: HeaderNames = _listen((), "Request headers that web pages may send beside those of the protocols.")
     trusted_proxies: Networks = _listen(
-        (), "Proxies whose Forwarded and X-Forwarded-* headers are believed when PUBLIC_URL is not set."
+        (),
+        "Proxies whose Forwarded and X-Forwarded-* headers are believed, for upload URLs and, with AUTH=proxy, users.",
     )
 
     max_connections: Count | None = _listen(
@@ -134,6 +143,29 @@ class Settings(BaseSettings):
     keepalive_timeout: Duration = _listen(
         30.0, "A connection that is idle, or does not complete the headers of a request, is closed after this.", gt=0
     )
+
+    auth: AuthModes = _identity(
+        ("open",), "How clients prove who they are, any of them; open lets in whoever presents nothing."
+    )
+    jwt_issuers: JwtIssuers = _identity(
+        (), "Issuers whose JWTs count, as a JSON list or TOML tables; see identity.md for the members."
+    )
+    jwt_issuers_file: File | None = _identity(None, "File that holds JWT_ISSUERS.")
+    upload_token_keys: Secrets = _identity(
+        (), "Secrets that sign upload tokens, at least 32 characters each; any of them counts, for rotation."
+    )
+    upload_token_keys_file: File | None = _identity(None, "File that holds UPLOAD_TOKEN_KEYS.")
+    proxy_user_header: HeaderName = _identity(
+        "X-Forwarded-User", "Field in which a proxy of TRUSTED_PROXIES names the user, for AUTH with proxy."
+    )
+    proxy_groups_header: HeaderName = _identity("X-Forwarded-Groups", "Field with the user's groups, by commas.")
+    proxy_tenant_header: HeaderName | None = _identity(
+        None, "Field in which the proxy names the tenant; without it everybody is of tenant default."
+    )
+    proxy_permissions: Permissions = _identity(
+        tuple(sorted(USER)), "What users whom the proxy names may do with their own uploads."
+    )
+    proxy_admin_groups: Texts = _identity((), "Groups whose members have the permission admin too.")
 
     data_dir: Directory = _state(Path("data"), "Directory for what has no server of its own.")
     database_url: DatabaseUrl | None = _state(
@@ -270,6 +302,7 @@ class Settings(BaseSettings):
         self._check_store()
         self._check_memory()
         self._check_lifetimes()
+        self._check_identity()
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
@@ -290,6 +323,20 @@ class Settings(BaseSettings):
         if missing and given:
             raise wrong(missing[0], f"a value, because {ENV_PREFIX}{given[0].upper()} is set")
 
+    def _check_identity(self) -> None:
+        """Refuse what would let in more people than was meant."""
+        for mode, name in (("jwt", "jwt_issuers"), ("upload-token", "upload_token_keys")):
+            if mode in self.auth and not getattr(self, name):
+                raise wrong(name, f"a value, because {ENV_PREFIX}AUTH has {mode}")
+            if mode not in self.auth and getattr(self, name):
+                raise wrong("auth", f"{mode} in it, because {ENV_PREFIX}{name.upper()} is set", ",".join(self.auth))
+        if "proxy" not in self.auth:
+            return
+        if not self.trusted_proxies:
+            raise wrong("trusted_proxies", f"the addresses of the proxy, because {ENV_PREFIX}AUTH has proxy")
+        if "cors_origins" in self.model_fields_set and "*" in self.cors_origins:
+            raise wrong("cors_origins", f"a list of origins, because {ENV_PREFIX}AUTH has proxy", "*")
+
     def _check_memory(self) -> None:
         if self.budget < 2 * self.part_size:
             least = f"at least twice {ENV_PREFIX}PART_SIZE ({show_size(2 * self.part_size)})"
@@ -307,6 +354,14 @@ class Settings(BaseSettings):
                     f" {show_duration(SWEEP_MARGIN)} later (see {ENV_PREFIX}S3_STALE_UPLOAD_EXPIRY)",
                     show_duration(value),
                 )
+
+    @property
+    def page_origins(self) -> tuple[str, ...]:
+        """CORS_ORIGINS; by default none but our own where a proxy knows users by their cookies.
+
+        Else any page could act in the name of whoever visits it.
+        """
+        return () if "proxy" in self.auth and "*" in self.cors_origins else self.cors_origins
 
     @property
     def sqlite_path(self) -> Path | None:
@@ -359,8 +414,8 @@ class Settings(BaseSettings):
 
     @property
     def offers_api(self) -> bool:
-        """Whether the API of files is there: as set, else where nobody comes from elsewhere to list all files."""
-        return self.is_loopback if self.api is None else self.api == "on"
+        """Whether the API of files is there: as set, else unless anybody may come from elsewhere to list all files."""
+        return "open" not in self.auth or self.is_loopback if self.api is None else self.api == "on"
 
     @property
     def endpoint_url(self) -> str:

@@ -17,6 +17,7 @@ class WebConfig:
 
     Attributes:
         base_path: where uploads are created, for example `/files`; no slash at the end.
+        is_open: nobody is asked for credentials; or only those who bring some.
         public_url: scheme and authority (and path prefix) that clients reach us under; None = taken from the
             request. No slash at the end.
         public_aliases: further origins that clients know us under; URLs of uploads may begin with them.
@@ -37,6 +38,7 @@ class WebConfig:
     """
 
     base_path: str = "/files"
+    is_open: bool = True
     public_url: str | None = None
     public_aliases: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ("*",)

@@ -48,8 +48,8 @@ ALLOW_HEADERS: Final = (
 EXPOSE_HEADERS: Final = (
     "Location, Upload-Offset, Upload-Length, Upload-Metadata, Upload-Defer-Length, Upload-Concat, Upload-Expires, "
     "Tus-Version, Tus-Resumable, Tus-Max-Size, Tus-Extension, Tus-Checksum-Algorithm, Upload-Complete, "
-    "Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, Retry-After, X-Request-ID, ETag, Accept-Ranges, "
-    "Content-Range, Content-Disposition, Content-Encoding, Allow"
+    "Upload-Incomplete, Upload-Limit, Upload-Draft-Interop-Version, Retry-After, WWW-Authenticate, X-Request-ID, ETag, "
+    "Accept-Ranges, Content-Range, Content-Disposition, Content-Encoding, Allow"
 )
 MAX_AGE: Final = "86400"
 """Seconds that a browser may remember a preflight."""

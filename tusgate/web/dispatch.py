@@ -1,8 +1,8 @@
 """The door to all uploads: one catch-all route that finds out which protocol, method and resource are meant.
 
 The order is fixed, so that a request with several faults always gets the same answer: protocol; cross-origin rules,
-so early that pages can read every refusal; method override; OPTIONS. The protocol goes on with version, credentials,
-path and method, syntax, and only then asks the service.
+so early that pages can read every refusal; method override; OPTIONS. The protocol goes on with version, credentials
+and permission (`gate`), path and method, syntax, and only then asks the service.
 """
 
 from __future__ import annotations
@@ -13,25 +13,16 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aiohttp import web
 
 from tusgate.core.errors import InvalidRequest
-from tusgate.core.model import Scope
 from tusgate.web.body import leave_expect_to_the_body
 from tusgate.web.cors import is_preflight
 from tusgate.web.errors import REPLY_HEADERS
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from tusgate.web.cors import Cors
 
-    Authenticate = Callable[[web.Request], Awaitable[Scope]]
-    """Whose uploads a request may see, from its credentials."""
-
 _OVERRIDE: Final = "X-HTTP-Method-Override"
-
-
-async def open_to_all(_request: web.Request) -> Scope:
-    """Let everybody in, all as one owner."""
-    return Scope()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,8 +24,10 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.InvalidRequest: 400,
     errors.AlreadyComplete: 400,
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
+    errors.Unauthenticated: 401,
     errors.OriginForbidden: 403,
     errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
+    errors.Forbidden: 403,
     errors.DownloadsOff: 403,
     errors.UploadNotFound: 404,
     errors.UnsupportedMethod: 405,
@@ -67,6 +69,7 @@ RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
 _BAD_REQUEST: Final = 400
 _INTERNAL: Final = 500
 _HTTP_VERSION_NOT_SUPPORTED: Final = 505
+_SCHEME: Final = 'Bearer realm="tusgate"'
 _REASONS: Final = {460: "Checksum Mismatch"}
 _ROUTING_CODES: Final = {404: "not_found", 405: "unsupported_method"}
 _UNREAD_LIMIT: Final = 64 * 1024
@@ -108,11 +111,22 @@ def problem_of(error: errors.TusgateError, statuses: Mapping[type[errors.Tusgate
     headers: dict[str, str] = {}
     if isinstance(error, errors.UnsupportedMethod):
         headers["Allow"] = ", ".join(error.allowed)
+    if isinstance(error, errors.Unauthenticated | errors.PermissionMissing):
+        headers["WWW-Authenticate"] = _challenge(error)
     seconds = next((RETRY_AFTER[kind] for kind in type(error).__mro__ if kind in RETRY_AFTER), None)
     if seconds is not None:
         headers["Retry-After"] = str(seconds)
     close = isinstance(error, errors.Interrupted | errors.Fenced | errors.Overloaded)
     return Problem(status_of(error, statuses), error.code, str(error), headers, close)
+
+
+def _challenge(error: errors.Unauthenticated | errors.PermissionMissing) -> str:
+    """Return what credentials are expected, and what is wrong with those that came (RFC 6750, 3)."""
+    if isinstance(error, errors.PermissionMissing):
+        return f'{_SCHEME}, error="insufficient_scope", scope="{" ".join(error.needed)}"'
+    if isinstance(error, errors.InvalidCredentials | errors.CredentialsExpired):
+        return f'{_SCHEME}, error="invalid_token", error_description="{error.code}"'
+    return _SCHEME
 
 
 def plain_text(problem: Problem, *, with_body: bool) -> web.Response:

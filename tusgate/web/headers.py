@@ -16,6 +16,7 @@ from datetime import UTC
 from email.utils import format_datetime
 from typing import TYPE_CHECKING, Final
 
+from tusgate.core.access import UNLIMITED, imposed_metadata
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
 from tusgate.core.errors import ChecksumUnsupported, InvalidRequest, MetadataTooLarge, UnsupportedMediaType
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from multidict import CIMultiDictProxy, MultiMapping
+
+    from tusgate.core.access import Limits
 
 MAX_NUMBER: Final = 2**63 - 1
 """Largest length and offset: what a database bigint holds."""
@@ -127,25 +130,27 @@ class Metadata:
     content_type: str | None = None
 
 
-def parse_metadata(text: str | None, limit: int) -> Metadata:
+def parse_metadata(text: str | None, limit: int, limits: Limits = UNLIMITED) -> Metadata:
     """Return the metadata of a creation request.
 
     tus 1.0: comma separated pairs of key and base64 value, separated by a blank; keys are not empty, ASCII, without
     blanks and commas, and unique. An empty value may come without the blank. An empty header counts as absent
-    (tuspy and go-tus send it always).
+    (tuspy and go-tus send it always). What an upload token imposes is put behind what the client says.
 
     Raises:
         MetadataTooLarge: longer than `limit` bytes.
         InvalidRequest: outside the grammar.
+        NotCovered: an upload token demands another value, or a key that is missing.
     """
-    if not text:
-        return Metadata()
-    raw = text.encode("utf-8", "surrogateescape")
+    raw = (text or "").encode("utf-8", "surrogateescape")
     if len(raw) > limit:
         raise MetadataTooLarge(f"Upload-Metadata: at most {limit} bytes are taken, got {len(raw)}")
-    values = metadata_values(text)
+    values = metadata_values(text) if text else {}
+    imposed = imposed_metadata(limits, values)
+    values |= imposed
+    pairs = [b"%b %b" % (key.encode(), base64.b64encode(value)) for key, value in imposed.items()]
     return Metadata(
-        raw,
+        b",".join([raw, *pairs] if raw else pairs) or None,
         clean_filename(_first(values, _FILENAME_KEYS)),
         clean_content_type(_first(values, _CONTENT_TYPE_KEYS)),
     )

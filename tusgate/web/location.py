@@ -15,6 +15,9 @@ from tusgate.core.errors import InvalidRequest, UploadNotFound
 from tusgate.core.model import UPLOAD_ID, UploadId
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
     from aiohttp import web
 
     from tusgate.web.config import WebConfig
@@ -24,13 +27,28 @@ _SCHEMES: Final = ("http", "https")
 _DEFAULT_PORTS: Final = {"http": ":80", "https": ":443"}
 
 
+class TrustedProxies:
+    """The proxies whose word about a request counts: by the address that the connection comes from."""
+
+    def __init__(self, networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        self._networks = tuple(networks)
+
+    def sent(self, request: web.Request) -> bool:
+        """Whether `request` comes straight from one of them; never over a Unix socket."""
+        if not self._networks or not request.remote:
+            return False
+        peer = ip_address(request.remote.partition("%")[0])
+        mapped = getattr(peer, "ipv4_mapped", None) or peer
+        return any(mapped in network for network in self._networks)
+
+
 class PublicAddress:
     """Builds absolute URLs as the client of a request knows them (aiotus fails on relative ones)."""
 
     def __init__(self, config: WebConfig) -> None:
         self._public_url = config.public_url
         self._base_path = config.base_path
-        self._trusted = config.trusted_proxies
+        self._proxies = TrustedProxies(config.trusted_proxies)
         self._aliases = config.public_aliases
 
     def upload_url(self, request: web.Request, upload_id: str) -> str:
@@ -74,7 +92,7 @@ class PublicAddress:
             return self._public_url
         scheme, authority = request.scheme, request.headers.get("Host")
         field = "Host"
-        if self._comes_from_trusted_proxy(request):
+        if self._proxies.sent(request):
             forwarded = _forwarded(request)
             scheme = forwarded.get("proto", scheme).lower()
             if "host" in forwarded:
@@ -86,13 +104,6 @@ class PublicAddress:
         if _AUTHORITY.fullmatch(authority) is None:
             raise InvalidRequest(field, "a host name or address, and a port")
         return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS[scheme])}"
-
-    def _comes_from_trusted_proxy(self, request: web.Request) -> bool:
-        if not self._trusted or not request.remote:
-            return False
-        peer = ip_address(request.remote.partition("%")[0])
-        mapped = getattr(peer, "ipv4_mapped", None) or peer
-        return any(mapped in network for network in self._trusted)
 
 
 def _not_ours() -> InvalidRequest:

@@ -20,11 +20,13 @@ from tusgate.web.content import announced_digest, describe
 from tusgate.web.errors import plain_text, problem_of
 
 if TYPE_CHECKING:
-    from tusgate.core.model import Scope, Upload
+    from tusgate.core.access import Principal
+    from tusgate.core.model import Upload
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
     from tusgate.web.config import WebConfig
-    from tusgate.web.dispatch import Authenticate, Call
+    from tusgate.web.dispatch import Call
+    from tusgate.web.gate import Gate
     from tusgate.web.location import PublicAddress
 
 _OTHER_PROTOCOLS: Final = ("upload-", "tus-", "x-http-method-override")
@@ -40,12 +42,12 @@ class Plain:
         self,
         _config: WebConfig,
         uploads: Uploads,
-        authenticate: Authenticate,
+        gate: Gate,
         address: PublicAddress,
         watch: BodyWatch,
     ) -> None:
         self._uploads = uploads
-        self._authenticate = authenticate
+        self._gate = gate
         self._address = address
         self._watch = watch
 
@@ -70,33 +72,34 @@ class Plain:
         """Serve one upload; every TusgateError becomes its answer here."""
         try:
             refuse_surplus(call.request)
-            scope = await self._authenticate(call.request)
+            principal = await self._gate.admit(call.request, call.method, call.tail)
             headers.refuse_oversize(call.request.headers)
             if call.method != "PUT" and call.tail != "":
                 raise errors.UnsupportedMethod(call.method, ("PUT", "OPTIONS"))
-            return await self._store(call.request, call.tail, scope)
+            return await self._store(call.request, call.tail, principal)
         except errors.TusgateError as error:
             return plain_text(problem_of(error), with_body=True)
 
-    async def _store(self, request: web.Request, path: str, scope: Scope) -> web.Response:
+    async def _store(self, request: web.Request, path: str, principal: Principal) -> web.Response:
         content = describe(request.headers, path)
+        imposed = headers.parse_metadata(None, 0, principal.limits)
         creation = Creation(
             created_via=CreatedVia.PLAIN,
             length=None,
-            metadata=None,
-            filename=content.filename,
-            content_type=content.content_type,
+            metadata=imposed.raw,
+            filename=imposed.filename or content.filename,
+            content_type=imposed.content_type or content.content_type,
             content_coding=content.content_coding,
             checksum=announced_digest(request.headers, whole=True),
             ends=True,
         )
         location = self._address.upload_url(request, "")
         with RequestBody(request, self._watch) as body:
-            upload = await self._create(scope, creation, body)
+            upload = await self._create(principal, creation, body)
         url = location + upload.id
         return web.Response(status=201, text=url + "\n", headers={"Location": url})
 
-    async def _create(self, scope: Scope, creation: Creation, body: RequestBody) -> Upload:
+    async def _create(self, principal: Principal, creation: Creation, body: RequestBody) -> Upload:
         """Store the body, or nothing: nobody can go on with the rest. What a crash leaves expires."""
         begun: Upload | None = None
 
@@ -105,9 +108,9 @@ class Plain:
             begun = upload
 
         try:
-            return await self._uploads.create(scope, creation, body, note)
+            return await self._uploads.create(principal, creation, body, note)
         except errors.TusgateError:
             if begun is not None:
                 with suppress(errors.TusgateError):
-                    await self._uploads.terminate(scope, begun.id)
+                    await self._uploads.terminate(begun.scope, begun.id)
             raise

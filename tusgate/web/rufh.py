@@ -25,11 +25,13 @@ from tusgate.web.rufh_dialects import COMPLETE, FINAL, INCOMPLETE, VERSION, dial
 from tusgate.web.rufh_problems import problem_answer
 
 if TYPE_CHECKING:
+    from tusgate.core.access import Principal
     from tusgate.core.model import Scope, Upload
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
     from tusgate.web.config import WebConfig
-    from tusgate.web.dispatch import Authenticate, Call
+    from tusgate.web.dispatch import Call
+    from tusgate.web.gate import Gate
     from tusgate.web.location import PublicAddress
     from tusgate.web.rufh_dialects import Dialect
 
@@ -55,12 +57,12 @@ class Rufh:
         self,
         config: WebConfig,
         uploads: Uploads,
-        authenticate: Authenticate,
+        gate: Gate,
         address: PublicAddress,
         watch: BodyWatch,
     ) -> None:
         self._uploads = uploads
-        self._authenticate = authenticate
+        self._gate = gate
         self._address = address
         self._watch = watch
         self._max_metadata = config.max_metadata
@@ -85,7 +87,7 @@ class Rufh:
         if request.method not in _HEADERLESS or tail == "":
             return False
         try:
-            upload = await self._uploads.look(await self._authenticate(request), _upload_id(tail))
+            upload = await self._uploads.look((await self._gate.identify(request)).scope, _upload_id(tail))
         except errors.TusgateError:
             return True
         return upload.created_via is not CreatedVia.TUS
@@ -100,37 +102,37 @@ class Rufh:
         call.request[REPLY_HEADERS].update(dialect.identification)
         try:
             refuse_surplus(call.request)
-            scope = await self._authenticate(call.request)
+            principal = await self._gate.admit(call.request, call.method, call.tail)
             headers.refuse_oversize(call.request.headers)
             if call.method == "PUT" or call.tail == "":
-                return await self._answer_creation(call, scope, dialect)
-            return await self._answer_upload(call, scope, dialect)
+                return await self._answer_creation(call, principal, dialect)
+            return await self._answer_upload(call, principal, dialect)
         except errors.TusgateError as error:
             return self._render_error(call, dialect, error)
 
-    async def _answer_creation(self, call: Call, scope: Scope, dialect: Dialect) -> web.Response:
+    async def _answer_creation(self, call: Call, principal: Principal, dialect: Dialect) -> web.Response:
         if call.method not in _CREATING:
             raise errors.UnsupportedMethod(call.method, (*_CREATING, "OPTIONS"))
-        return await self._create(call.request, call.tail, scope, dialect)
+        return await self._create(call.request, call.tail, principal, dialect)
 
-    async def _answer_upload(self, call: Call, scope: Scope, dialect: Dialect) -> web.Response:
+    async def _answer_upload(self, call: Call, principal: Principal, dialect: Dialect) -> web.Response:
         upload_id = _upload_id(call.tail)
         match call.method:
             case "HEAD" | "GET":
-                return await self._tell_offset(call.request, scope, upload_id, dialect)
+                return await self._tell_offset(call.request, principal.scope, upload_id, dialect)
             case "PATCH":
-                return await self._append(call.request, scope, upload_id, dialect)
+                return await self._append(call.request, principal, upload_id, dialect)
             case "DELETE":
-                return await self._cancel(call.request, scope, upload_id, dialect)
+                return await self._cancel(call.request, principal.scope, upload_id, dialect)
             case _:
                 raise errors.UnsupportedMethod(call.method, _UPLOAD_METHODS)
 
-    async def _create(self, request: web.Request, path: str, scope: Scope, dialect: Dialect) -> web.Response:
+    async def _create(self, request: web.Request, path: str, principal: Principal, dialect: Dialect) -> web.Response:
         fields = request.headers
         ends = _end_of(fields, dialect)
         content = describe(fields, path)
         # RUFH has no metadata, but tus-js-client sends it in this protocol too.
-        metadata = headers.parse_metadata(fields.get("Upload-Metadata"), self._max_metadata)
+        metadata = headers.parse_metadata(fields.get("Upload-Metadata"), self._max_metadata, principal.limits)
         checksum = announced_digest(fields, whole=ends)
         creation = Creation(
             created_via=CreatedVia.RUFH,
@@ -147,10 +149,12 @@ class Rufh:
         with RequestBody(request, self._watch) as body:
             source = body if ends or body.size != 0 or checksum is not None else None
             interim = _Interim(self, request, dialect, 0, body.size, location)
-            upload = await self._uploads.create(scope, creation, source, interim.tell)
+            upload = await self._uploads.create(principal, creation, source, interim.tell)
         return self._stored(dialect, upload, location + upload.id, 201)
 
-    async def _append(self, request: web.Request, scope: Scope, upload_id: UploadId, dialect: Dialect) -> web.Response:
+    async def _append(
+        self, request: web.Request, principal: Principal, upload_id: UploadId, dialect: Dialect
+    ) -> web.Response:
         fields = request.headers
         if dialect.typed and not _is_partial_upload(fields):
             raise errors.UnsupportedMediaType(f"Content-Type: expected {CONTENT_TYPE}")
@@ -170,7 +174,7 @@ class Rufh:
             )
             interim = _Interim(self, request, dialect, offset, body.size, None)
             try:
-                upload = await self._uploads.append(scope, upload_id, append, body, checksum, interim.tell)
+                upload = await self._uploads.append(principal, upload_id, append, body, checksum, interim.tell)
             except errors.AlreadyComplete as error:
                 if error.upload is None or not dialect.replays_end:
                     raise

@@ -13,19 +13,20 @@ from tusgate.core.errors import SettingsError
 from tusgate.web.body import BodyWatch
 from tusgate.web.connections import MOST_CONNECTIONS, Room
 from tusgate.web.cors import Cors
-from tusgate.web.dispatch import UploadDispatch, open_to_all
+from tusgate.web.dispatch import UploadDispatch
 from tusgate.web.errors import finish_answers
+from tusgate.web.gate import Gate, OpenToAll
 from tusgate.web.headers import MAX_HEADER_BLOCK
 from tusgate.web.health import add_health
-from tusgate.web.location import PublicAddress
+from tusgate.web.location import PublicAddress, TrustedProxies
 from tusgate.web.plain import Plain
 from tusgate.web.rufh import Rufh
 from tusgate.web.tus import Tus
 
 if TYPE_CHECKING:
+    from tusgate.ports import Authority
     from tusgate.service.uploads import Uploads
     from tusgate.web.config import WebConfig
-    from tusgate.web.dispatch import Authenticate
 
 PROTOCOLS: Final = (Tus, Rufh, Plain)
 """Spoken at the base path, all of them on the same uploads."""
@@ -49,12 +50,19 @@ _CONNECTION_OPTIONS: Final[dict[str, object]] = {
 }
 
 
-def make_app(config: WebConfig, uploads: Uploads, authenticate: Authenticate = open_to_all) -> web.Application:
-    """Return the application: uploads below the base path, and health. Other rooms may add routes of their own."""
+def make_app(config: WebConfig, uploads: Uploads, authority: Authority | None = None) -> web.Application:
+    """Return the application: uploads below the base path, and health. Other rooms may add routes of their own.
+
+    Args:
+        config: of the web room.
+        uploads: the service.
+        authority: knows who sends a request; None = everybody may do everything, as one owner.
+    """
     app = web.Application(middlewares=[finish_answers])
     address = PublicAddress(config)
     watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
-    protocols = [kind(config, uploads, authenticate, address, watch) for kind in PROTOCOLS]
+    gate = Gate(authority or OpenToAll(), TrustedProxies(config.trusted_proxies))
+    protocols = [kind(config, uploads, gate, address, watch) for kind in PROTOCOLS]
     UploadDispatch(protocols, Cors(config, address)).add_routes(app, config.base_path)
     add_health(app, uploads)
 

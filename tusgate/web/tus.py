@@ -1,8 +1,8 @@
 """tus 1.0.0 and its extensions on the wire: parse, one service call, render.
 
-Checks come in this order: room 503, version 412, credentials, path and method 404/405, header syntax 400/415; the
-service goes on with look-up 404/410, state 409/400/413, and reads the body last. `checksum-trailer` is not offered:
-aiohttp's parsers drop trailers before anybody can see them.
+Checks come in this order: room 503, version 412, credentials 401, permission 403, path and method 404/405, header
+syntax 400/415; the service goes on with look-up 404/410, state 409/400/413, and reads the body last.
+`checksum-trailer` is not offered: aiohttp's parsers drop trailers before anybody can see them.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from tusgate.web.errors import LOCKED, Problem, plain_text, problem_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tusgate.core.access import Principal
     from tusgate.core.checksum import Checksum
     from tusgate.core.model import Scope, Upload
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
     from tusgate.web.config import WebConfig
-    from tusgate.web.dispatch import Authenticate, Call
+    from tusgate.web.dispatch import Call
+    from tusgate.web.gate import Gate
     from tusgate.web.location import PublicAddress
 
 VERSION: Final = "1.0.0"
@@ -46,6 +48,8 @@ _UPLOAD_METHODS: Final = ("HEAD", "PATCH", "DELETE", "OPTIONS")
 _VERSIONED_METHODS: Final = frozenset({"POST", "HEAD", "PATCH", "DELETE"})
 _OFFSET_TELLING: Final = (errors.OffsetMismatch, errors.Fenced, errors.Interrupted, errors.Unavailable)
 """Errors whose answer shows the committed offset. Never others: TUSKit takes Upload-Offset from any PATCH answer."""
+_PASSING: Final = (errors.Unavailable, errors.Interrupted, errors.CredentialsExpired)
+"""Errors after which the upload is still there and can be continued, by the same client."""
 _EXPIRY_TELLING: Final = (*_OFFSET_TELLING, errors.TooLarge, errors.ChecksumMismatch)
 
 
@@ -58,12 +62,12 @@ class Tus:
         self,
         config: WebConfig,
         uploads: Uploads,
-        authenticate: Authenticate,
+        gate: Gate,
         address: PublicAddress,
         watch: BodyWatch,
     ) -> None:
         self._uploads = uploads
-        self._authenticate = authenticate
+        self._gate = gate
         self._address = address
         self._watch = watch
         self._max_metadata = config.max_metadata
@@ -88,39 +92,39 @@ class Tus:
             refuse_surplus(call.request)
             if call.method in _VERSIONED_METHODS:
                 check_version(call.request)
-            scope = await self._authenticate(call.request)
+            principal = await self._gate.admit(call.request, call.method, call.tail)
             if call.tail == "":
-                return await self._answer_creation(call, scope)
-            return await self._answer_upload(call, scope)
+                return await self._answer_creation(call, principal)
+            return await self._answer_upload(call, principal)
         except errors.TusgateError as error:
             return self._render_error(call, error)
 
-    async def _answer_creation(self, call: Call, scope: Scope) -> web.Response:
+    async def _answer_creation(self, call: Call, principal: Principal) -> web.Response:
         if call.method != "POST":
             raise errors.UnsupportedMethod(call.method, _CREATION_METHODS)
-        return await self._post(call.request, scope)
+        return await self._post(call.request, principal)
 
-    async def _answer_upload(self, call: Call, scope: Scope) -> web.Response:
+    async def _answer_upload(self, call: Call, principal: Principal) -> web.Response:
         if UPLOAD_ID.fullmatch(call.tail) is None:
             raise errors.UploadNotFound
         upload_id = UploadId(call.tail)
         match call.method:
             case "HEAD":
-                return await self._head(call.request, scope, upload_id)
+                return await self._head(call.request, principal.scope, upload_id)
             case "PATCH":
-                return await self._patch(call.request, scope, upload_id)
+                return await self._patch(call.request, principal, upload_id)
             case "DELETE":
-                return await self._delete(call.request, scope, upload_id)
+                return await self._delete(call.request, principal.scope, upload_id)
             case _:
                 raise errors.UnsupportedMethod(call.method, _UPLOAD_METHODS)
 
-    async def _post(self, request: web.Request, scope: Scope) -> web.Response:
+    async def _post(self, request: web.Request, principal: Principal) -> web.Response:
         check_syntax(request)
         fields = request.headers
-        metadata = headers.parse_metadata(fields.get("Upload-Metadata"), self._max_metadata)
+        metadata = headers.parse_metadata(fields.get("Upload-Metadata"), self._max_metadata, principal.limits)
         urls = concat.final_urls(fields)
         if urls is not None:
-            return await self._post_final(request, scope, metadata, urls)
+            return await self._post_final(request, principal, metadata, urls)
         is_partial = concat.is_partial(fields)
         length = headers.creation_length(fields)
         brings_bytes = check_creation_body(request)
@@ -139,14 +143,14 @@ class Tus:
         location = self._address.upload_url(request, "")
         with RequestBody(request, self._watch) as body:
             source = body if brings_bytes or checksum is not None else None
-            upload = await self._uploads.create(scope, creation, source)
+            upload = await self._uploads.create(principal, creation, source)
         answer = {"Location": location + upload.id} | expiry(upload)
         if source is not None:
             answer["Upload-Offset"] = str(upload.offset)
         return web.Response(status=201, headers=answer)
 
     async def _post_final(
-        self, request: web.Request, scope: Scope, metadata: headers.Metadata, urls: list[str]
+        self, request: web.Request, principal: Principal, metadata: headers.Metadata, urls: list[str]
     ) -> web.Response:
         if announced_size(request) != 0:
             raise errors.FinalIsFixed
@@ -158,7 +162,7 @@ class Tus:
             filename=metadata.filename,
             content_type=metadata.content_type,
         )
-        upload = await self._uploads.concatenate(scope, creation, request.headers[concat.FIELD], partials)
+        upload = await self._uploads.concatenate(principal, creation, request.headers[concat.FIELD], partials)
         return web.Response(status=201, headers={"Location": self._address.upload_url(request, upload.id)})
 
     async def _head(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
@@ -177,7 +181,7 @@ class Tus:
             answer["Upload-Metadata"] = upload.metadata.decode("ascii")
         return web.Response(status=200, headers=answer)
 
-    async def _patch(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
+    async def _patch(self, request: web.Request, principal: Principal, upload_id: UploadId) -> web.Response:
         check_syntax(request)
         fields = request.headers
         check_append_type(fields)
@@ -190,10 +194,10 @@ class Tus:
             checksum = announced_checksum(fields)
         except errors.ChecksumUnsupported:
             # The state of the upload speaks first: a 409 heals the client, this 400 does not.
-            check_append(await self._uploads.head(scope, upload_id), append, self._uploads.max_size)
+            check_append(await self._uploads.head(principal.scope, upload_id), append, self._uploads.max_size)
             raise
         with RequestBody(request, self._watch) as body:
-            upload = await self._uploads.append(scope, upload_id, append, body, checksum)
+            upload = await self._uploads.append(principal, upload_id, append, body, checksum)
         return web.Response(status=204, headers={"Upload-Offset": str(upload.offset)} | expiry(upload))
 
     async def _delete(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
@@ -208,7 +212,7 @@ class Tus:
             answer["Tus-Version"] = VERSION
         elif isinstance(error, errors.UploadGone):
             status = self._gone_status
-        elif call.method == "HEAD" and isinstance(error, errors.Unavailable | errors.Interrupted):
+        elif call.method == "HEAD" and isinstance(error, _PASSING):
             # tus-js-client starts a new upload after a HEAD with any other status than 2xx and 423.
             status = LOCKED
         if call.method == "PATCH" and error.upload is not None:

@@ -19,6 +19,7 @@ from tests.doubles.database import MemoryDatabase
 from tests.doubles.faults import Faults
 from tests.doubles.store import MemoryStore
 from tusgate.core import grid
+from tusgate.core.access import Principal
 from tusgate.core.errors import ClientGone, ClientStalled
 from tusgate.core.lifecycle import Append
 from tusgate.core.model import CreatedVia, Role, Scope, State, Upload
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tusgate.service.ledger import Progress
 
 SCOPE = Scope()
+PRINCIPAL = Principal(scope=SCOPE)
 LIFETIME = 3600.0
 GRACE = 600.0
 IDLE = 30.0
@@ -280,7 +282,7 @@ class Process:
             role=role,
             group=group,
         )
-        return await self.uploads.create(SCOPE, creation, source, progress)
+        return await self.uploads.create(PRINCIPAL, creation, source, progress)
 
     async def partial(self, data: bytes, group: GroupWish | None = None) -> Upload:
         """Return a finished partial."""
@@ -292,7 +294,7 @@ class Process:
             created_via=CreatedVia.TUS, length=None, metadata=metadata, filename="b.bin", content_type=None
         )
         ids = [partial.id for partial in partials]
-        return await self.uploads.concatenate(SCOPE, creation, "final;" + " ".join(ids), ids)
+        return await self.uploads.concatenate(PRINCIPAL, creation, "final;" + " ".join(ids), ids)
 
     async def append(
         self,
@@ -308,7 +310,7 @@ class Process:
         """Send `source` at `offset`, by default where the upload stands as `upload` shows it."""
         at = upload.offset if offset is None else offset
         append = Append(offset=at, size=source.size, length=length, ends=ends, via=upload.created_via)
-        return await self.uploads.append(SCOPE, upload.id, append, source, checksum, progress)
+        return await self.uploads.append(PRINCIPAL, upload.id, append, source, checksum, progress)
 
     async def committed(self, upload_id: UploadId) -> Upload:
         """Return what the database holds, without anybody's help."""

@@ -99,7 +99,7 @@ class Simulation:
             lifetime=None,
         )
         upload = await self.database.create(new)
-        done = await Intake(self.tools, upload, [], [], client, client.total, None).run()
+        done = await Intake(self.tools, upload, [], [], client, client.total, None, max_size=None).run()
         assert done.offset == client.total
         return loop.time() - begin
 

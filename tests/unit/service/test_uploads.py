@@ -10,6 +10,7 @@ import pytest
 from tests.doubles.faults import Faults
 from tests.unit.service.rig import SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
+from tusgate.core.access import Principal
 from tusgate.core.checksum import Checksum
 from tusgate.core.errors import (
     ChecksumMismatch,
@@ -234,7 +235,7 @@ def test_what_this_process_saw_last_is_never_taken_for_the_truth() -> None:
         other = await here.create(57)
         with pytest.raises(UploadNotFound):
             await here.uploads.append(
-                Scope("another", ""), other.id, Append(offset=0, size=57, length=None), Sender(DATA)
+                Principal(scope=Scope("another", "")), other.id, Append(offset=0, size=57, length=None), Sender(DATA)
             )
         await elsewhere.uploads.terminate(SCOPE, other.id)
         with pytest.raises(UploadGone):

@@ -25,6 +25,7 @@ ARGUMENTS: dict[type[errors.TusgateError], tuple[object, ...]] = {
     errors.UnsupportedMethod: ("GET", ("POST",)),
     errors.UploadGone: ("expired",),
     errors.OffsetMismatch: (5, 6),
+    errors.PermissionMissing: (("append", "read"),),
 }
 
 

@@ -20,7 +20,6 @@ from tusgate.core.model import UPLOAD_ID, Scope, UploadId
 from tusgate.web.body import BodyWatch, RequestBody, leave_expect_to_the_body
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.cors import Cors, is_preflight
-from tusgate.web.dispatch import open_to_all
 from tusgate.web.errors import REPLY_HEADERS, problem_of
 from tusgate.web.headers import refuse_oversize
 from tusgate.web.location import PublicAddress
@@ -29,8 +28,9 @@ from tusgate.web.problem_json import problem_json
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from tusgate.core.access import Route
     from tusgate.web.config import WebConfig
-    from tusgate.web.dispatch import Authenticate
+    from tusgate.web.gate import Gate
 
 ROOT: Final = "/api/v1"
 LARGEST_BODY: Final = 64 * 1024
@@ -69,7 +69,7 @@ class Operation:
         query, body, result: models of what comes and goes; None: nothing.
         status: of a success.
         problems: statuses of failures beside those that every operation may have.
-        is_open: anybody may ask.
+        route: what `core.access` calls the path; None: anybody may ask.
     """
 
     method: str
@@ -83,7 +83,7 @@ class Operation:
     result: type[BaseModel] | None = None
     status: int = 200
     problems: tuple[int, ...] = ()
-    is_open: bool = False
+    route: Route | None = None
 
 
 class Door:
@@ -91,13 +91,13 @@ class Door:
 
     Args:
         config: of the web room.
-        authenticate: tells whose files a request may see; asked once per request.
+        gate: tells who sends a request, and whether they may.
         operations: all there are.
     """
 
-    def __init__(self, config: WebConfig, authenticate: Authenticate, operations: Sequence[Operation]) -> None:
-        self._authenticate = authenticate
-        self._cors = Cors(_rules(config, authenticate), PublicAddress(config))
+    def __init__(self, config: WebConfig, gate: Gate, operations: Sequence[Operation]) -> None:
+        self._gate = gate
+        self._cors = Cors(_rules(config), PublicAddress(config))
         self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
         self._paths: dict[str, dict[str, Operation]] = {}
         for operation in operations:
@@ -125,10 +125,15 @@ class Door:
             operation = operations.get("GET" if request.method == "HEAD" else request.method)
             if operation is None:
                 raise errors.UnsupportedMethod(request.method, allowed)
-            scope = Scope() if operation.is_open else await self._authenticate(request)
+            scope = await self._scope(request, operation)
             return await operation.answer(await self._call(request, operation, scope, file_id))
         except errors.TusgateError as error:
             return problem_answer(error, with_body=request.method != "HEAD")
+
+    async def _scope(self, request: web.Request, operation: Operation) -> Scope:
+        if operation.route is None:
+            return Scope()
+        return (await self._gate.admit_to(request, operation.route, operation.method)).scope
 
     def _find(self, tail: str) -> tuple[dict[str, Operation], UploadId]:
         """Return the operations on a path, and the id in it. Raises UploadNotFound."""
@@ -170,13 +175,13 @@ class Door:
         return _checked(lambda: model.model_validate_json(bytes(received)), "body")
 
 
-def _rules(config: WebConfig, authenticate: Authenticate) -> WebConfig:
+def _rules(config: WebConfig) -> WebConfig:
     """Return `config` with the origins whose pages may use the API.
 
     Where nobody is asked for credentials, `*` lets any page upload; but not any page may read and delete what others
     have uploaded, through a browser that reaches the gateway.
     """
-    if authenticate is not open_to_all:
+    if not config.is_open:
         return config
     return replace(config, cors_origins=tuple(origin for origin in config.cors_origins if origin != "*"))
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from tusgate.core.access import Route
 from tusgate.core.model import State, UploadId
 from tusgate.web.api import cursor
 from tusgate.web.api.content import Content
@@ -44,6 +45,7 @@ class FilesApi:
             Operation(
                 method="GET",
                 path="/files",
+                route=Route.FILES,
                 name="listFiles",
                 summary="List files, the newest first",
                 description=(
@@ -59,6 +61,7 @@ class FilesApi:
             Operation(
                 method="POST",
                 path="/files/delete",
+                route=Route.DELETIONS,
                 name="deleteFiles",
                 summary="Delete up to 100 files",
                 description="One after the other: asked again after a failure it does the rest.",
@@ -70,6 +73,7 @@ class FilesApi:
             Operation(
                 method="GET",
                 path="/files/{id}",
+                route=Route.FILE,
                 name="getFile",
                 summary="Show a file",
                 description="In any state; 410 once it was deleted.",
@@ -80,6 +84,7 @@ class FilesApi:
             Operation(
                 method="PATCH",
                 path="/files/{id}",
+                route=Route.FILE,
                 name="changeFile",
                 summary="Change the name or the type of a file",
                 description="The bytes stay, and so does the `Upload-Metadata` that clients of tus are told.",
@@ -91,6 +96,7 @@ class FilesApi:
             Operation(
                 method="DELETE",
                 path="/files/{id}",
+                route=Route.FILE,
                 name="deleteFile",
                 summary="Delete a file, or end an upload",
                 description="It is gone at once, for good; its bytes are removed from the store in the background.",
@@ -101,6 +107,7 @@ class FilesApi:
             Operation(
                 method="GET",
                 path="/files/{id}/content",
+                route=Route.CONTENT,
                 name="downloadFile",
                 summary="Download a file",
                 description=(

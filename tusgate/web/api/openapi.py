@@ -132,12 +132,8 @@ class Reference:
     def operations(self) -> tuple[Operation, ...]:
         """Return what answers with them; both are open to anybody, and not described themselves."""
         return (
-            Operation(
-                method="GET", path="/openapi.json", name="openapi", summary="", answer=self.show_document, is_open=True
-            ),
-            Operation(
-                method="GET", path="/reference", name="reference", summary="", answer=self.show_page, is_open=True
-            ),
+            Operation(method="GET", path="/openapi.json", name="openapi", summary="", answer=self.show_document),
+            Operation(method="GET", path="/reference", name="reference", summary="", answer=self.show_page),
         )
 
     async def show_document(self, _call: ApiCall) -> web.Response:

@@ -59,13 +59,13 @@ class Rig:
     clock: Clock
     files: Files
 
-    async def row(self, path: str) -> Upload:
+    async def row(self, path: str, scope: Scope = Scope()) -> Upload:  # noqa: B008 # a frozen value
         """Return the committed upload behind an upload path."""
-        return await self.database.get(Scope(), UploadId(path.rsplit("/", 1)[1]))
+        return await self.database.get(scope, UploadId(path.rsplit("/", 1)[1]))
 
-    async def stored(self, path: str) -> bytes:
+    async def stored(self, path: str, scope: Scope = Scope()) -> bytes:  # noqa: B008 # a frozen value
         """Return the finished object of an upload."""
-        upload = await self.row(path)
+        upload = await self.row(path, scope)
         return b"".join([chunk async for chunk in self.store.read(upload.object_key)])
 
     async def count(self) -> int:
@@ -81,11 +81,11 @@ class Rig:
 
         await until(held)
 
-    async def until_row_taken_in(self, path: str, size: int) -> None:
+    async def until_row_taken_in(self, path: str, size: int, scope: Scope = Scope()) -> None:  # noqa: B008
         """Wait until the upload has `size` bytes: those that are committed, and those that its request holds."""
 
         async def there() -> bool:
-            return (await self.row(path)).offset + self.budget.used >= size
+            return (await self.row(path, scope)).offset + self.budget.used >= size
 
         await until(there)
 
@@ -141,9 +141,10 @@ async def running(
         expiry=Expiry(lifetime=LIFETIME, max_age=None),
     )
     rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=25.0, holder="test")
-    uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC))
     config = config or WebConfig(is_open=identity is None)
     authority = None if identity is None else identity(database)
+    reaffirm = None if authority is None else authority.reaffirm
+    uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC), reaffirm)
     app = make_app(config, uploads, authority)
     files = Files(database, store, uploads, most_downloads)
     add_api(app, config, files, authority)
@@ -156,5 +157,7 @@ async def running(
         await writers.drain()
         await server.close()
         await completion.stop()
+        if authority is not None:
+            await authority.close()
         await store.close()
         await database.close()

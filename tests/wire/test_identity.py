@@ -428,6 +428,7 @@ def lines():
     stream = io.StringIO()
     before = logging.getLogger().handlers[:], logging.getLogger().level
     configure_logging(Settings(log_format="json", log_level="debug"), stream)
+    structlog.configure(cache_logger_on_first_use=False)  # else the loggers of modules would keep this stream
     yield lambda: stream.getvalue().splitlines()
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()

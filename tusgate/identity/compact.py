@@ -26,12 +26,10 @@ class Unverified:
     """What a token says about itself.
 
     Attributes:
-        algorithm: `alg`, not yet one that anybody allows.
         key_id: `kid`; None when it names none.
         claims: not yet signed by anybody.
     """
 
-    algorithm: str
     key_id: str | None
     claims: dict[str, Any]
 
@@ -56,10 +54,10 @@ def read_unverified(credential: str) -> Unverified:
     header, claims = _json_object(parts[1]), _json_object(parts[2])
     if {"crit", "b64", "zip", "enc"} & header.keys():
         raise InvalidCredentials("the token has a header that is not understood")
-    algorithm, key_id = header.get("alg"), header.get("kid")
-    if not isinstance(algorithm, str) or not isinstance(key_id, str | None):
+    key_id = header.get("kid")
+    if not isinstance(key_id, str | None):
         raise InvalidCredentials("the token has a malformed header")
-    return Unverified(algorithm, key_id, claims)
+    return Unverified(key_id, claims)
 
 
 def claim(claims: dict[str, Any], path: str) -> Any:

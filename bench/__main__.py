@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.download import GIB, show_downloads
+from bench.identity import show_identity
 from bench.memory import show_memory
 from bench.safety import show_safety
 from tests.servers import acquire, minio, postgres
@@ -53,6 +54,9 @@ def bench(
     download: Annotated[
         bool, typer.Option("--download", help="measure downloads instead: 1 GiB, slow readers")
     ] = False,
+    auth: Annotated[
+        bool, typer.Option("--auth", help="measure identity instead: PATCH and HEAD with each kind of credential")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
@@ -68,6 +72,10 @@ def bench(
     if safety:
         with _store() as (home, store):
             show_safety(console, home, store)
+        return
+    if auth:
+        with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as home:
+            show_identity(console, Path(home), blocks=1 if smoke else 20)
         return
     for workload in SMOKE if smoke else WORKLOADS:
         # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the

@@ -60,9 +60,9 @@ class Connection:
         assert done.startswith("HTTP/1.1 204"), done
         assert re.search(rf"\r\nupload-offset: *{size}\r", done, re.IGNORECASE), done
 
-    def create(self, path: str, size: int) -> str:
-        """Create an upload; return its path."""
-        created = self.ask("POST", path, f"Upload-Length: {size}\r\nContent-Length: 0", 0)
+    def create(self, path: str, size: int, more: str = "") -> str:
+        """Create an upload, with the header lines `more`; return its path."""
+        created = self.ask("POST", path, f"{more}Upload-Length: {size}\r\nContent-Length: 0", 0)
         assert created.startswith("HTTP/1.1 201"), created
         location = re.search(r"\r\nlocation: *(?:https?://[^/]+)?([^\r]+)", created, re.IGNORECASE)
         assert location is not None, created

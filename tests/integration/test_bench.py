@@ -38,3 +38,17 @@ def test_downloads_are_measured_at_a_tiny_size(minio_server: object) -> None:
     assert done.returncode == 0, done.stderr
     assert "through the gateway" in done.stdout
     assert "200 slow readers" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_identity_runs_at_a_tiny_size() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--auth", "--smoke"],
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr
+    assert all(kind in done.stdout for kind in ("open", "static token", "JWT, RS256", "upload token"))

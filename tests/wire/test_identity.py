@@ -169,6 +169,22 @@ async def test_a_token_revoked_in_the_middle_of_rufh_leaves_what_can_be_continue
     assert await here.rig.stored(path, ALICE) == b"abcdef"
 
 
+@pytest.mark.parametrize("permission", [Permission.READ, Permission.APPEND])
+async def test_who_may_only_look_ends_no_writer_of_rufh(here, permission):
+    """The HEAD of RUFH ends the request that writes, for whoever means to continue it."""
+    writer, asker = await here.who(), await here.who(permissions=frozenset({permission}))
+    path = (await RufhClient(here.client, None).create(Authorization=writer["Authorization"])).upload_path
+    fields = {**RufhClient(here.client, None).draft.append(0, ends=True), **writer, "Content-Length": "6"}
+    async with here.client.connect() as connection:
+        connection.send_head("PATCH", path, fields)
+        connection.up.write(b"abc")
+        await here.rig.until_taken_in(3)
+        assert (await RufhClient(here.client, None).request("HEAD", path, asker)).status == 204
+        connection.up.write(b"def")
+        ended = await connection.answer()
+    assert ended.status == (201 if permission is Permission.READ else 503)
+
+
 async def test_a_policy_that_changed_before_the_last_patch_leaves_no_object(here):
     """AT-05: the credentials of the last request count."""
     path = await here.create(await here.who(), 6)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import Principal
 
-MOST: Final = 10_000
-"""Principals that one cache remembers; about 5 MiB."""
+MOST: Final = 4096
+"""Principals that one cache remembers; about 4 MiB."""
 
 
 class Remembered:

@@ -36,6 +36,8 @@ REQUIRED: Final = ("exp", "iat", "aud", "sub", "jti")
 LEEWAY: Final = 30.0
 """Seconds that the clock of a backend may differ from ours."""
 BELIEVED_FOR: Final = 300.0
+LONGEST_REMEMBERED: Final = 1024
+"""Characters of tokens whose limits are worth their memory; others are checked each time, which costs microseconds."""
 GRANTABLE: Final = frozenset({Permission.CREATE, Permission.APPEND, Permission.READ, Permission.DELETE})
 """A token for one upload never lists, shares or administers."""
 DEFAULT_TENANT: Final = "default"
@@ -68,7 +70,8 @@ class UploadTokens:
         said = read_unverified(credential)
         if said.claims.get("aud") not in (UPLOAD_AUDIENCE, [UPLOAD_AUDIENCE]):
             return None
-        return self._remembered.keep(credential, _principal(await self._claims(credential, said)))
+        principal = _principal(await self._claims(credential, said))
+        return principal if len(credential) > LONGEST_REMEMBERED else self._remembered.keep(credential, principal)
 
     async def reaffirm(self, _principal: Principal) -> None:
         """Nothing: an upload token counts until its time is over, and that is judged when a request begins."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from tusgate.core import errors
+from tusgate.core.access import Permission
 from tusgate.core.lifecycle import Append
 from tusgate.core.model import UPLOAD_ID, CreatedVia, State, UploadId
 from tusgate.service.uploads import Creation
@@ -119,7 +120,7 @@ class Rufh:
         upload_id = _upload_id(call.tail)
         match call.method:
             case "HEAD" | "GET":
-                return await self._tell_offset(call.request, principal.scope, upload_id, dialect)
+                return await self._tell_offset(call.request, principal, upload_id, dialect)
             case "PATCH":
                 return await self._append(call.request, principal, upload_id, dialect)
             case "DELETE":
@@ -191,10 +192,12 @@ class Rufh:
         return web.Response(status=status, headers=answer | self.limits(dialect, upload))
 
     async def _tell_offset(
-        self, request: web.Request, scope: Scope, upload_id: UploadId, dialect: Dialect
+        self, request: web.Request, principal: Principal, upload_id: UploadId, dialect: Dialect
     ) -> web.Response:
         _refuse_positions(request.headers, dialect)
-        upload = await self._uploads.settle(scope, upload_id)
+        # Who cannot continue the upload has no need to end its writer.
+        ask = self._uploads.settle if Permission.APPEND in principal.permissions else self._uploads.head
+        upload = await ask(principal.scope, upload_id)
         answer = {
             "Cache-Control": "no-store",
             "Upload-Offset": str(upload.offset),

@@ -117,6 +117,15 @@ async def test_a_token_for_another_audience_is_not_for_this_verifier() -> None:
     assert await verifier.verify(Presented()) is None
 
 
+async def test_a_token_with_much_in_it_is_checked_each_time_and_not_remembered() -> None:
+    verifier = UploadTokens([KEY], time.time)
+    for metadata, remembered in (({}, True), ({"note": "x" * 1000}, False)):
+        presented = Presented(bearer=minted(metadata=metadata))
+        first, again = await verifier.verify(presented), await verifier.verify(presented)
+        assert first == again
+        assert (first is again) == remembered
+
+
 def test_a_short_key_stops_the_start() -> None:
     with pytest.raises(SettingsError):
         UploadTokens(["short"], time.time)

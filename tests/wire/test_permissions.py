@@ -11,15 +11,24 @@ from tests.wire.identity import ALICE, BOB, EVE, bearer, guarded, upload_token
 from tests.wire.rufh import Draft
 from tusgate.core.access import REQUIRED, Permission, Route
 from tusgate.core.errors import InvalidCredentials
+from tusgate.web.api.files import FilesApi
+from tusgate.web.api.openapi import Reference
+from tusgate.web.config import WebConfig
 from tusgate.web.cors import ALLOW_METHODS
 
 METHODS = ("POST", "PUT", "HEAD", "GET", "PATCH", "DELETE", "MOVE")
 ALLOWED = {
-    Permission.CREATE: {(Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")},
+    Permission.CREATE: {
+        *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
+        (Route.FILE, "PATCH"),
+    },
     Permission.APPEND: {(Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")},
-    Permission.READ: {(Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET")},
-    Permission.LIST: set(),
-    Permission.DELETE: {(Route.UPLOAD, "DELETE")},
+    Permission.READ: {
+        *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET")),
+        *((Route.FILE, "GET"), (Route.CONTENT, "GET")),
+    },
+    Permission.LIST: {(Route.FILES, "GET")},
+    Permission.DELETE: {(Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")},
     Permission.SHARE: set(),
     Permission.ADMIN: set(),
 }
@@ -82,6 +91,74 @@ async def test_a_permission_allows_exactly_what_it_is_for(here, permission):
             if target not in (UNKNOWN, "/files", "/files/"):
                 row = await here.rig.row(target, ALICE)
                 assert (row.offset, row.epoch, row.state) == (0, 0, "uploading"), name
+
+
+API = {
+    (Route.FILES, "GET"): ("/api/v1/files", b""),
+    (Route.DELETIONS, "POST"): ("/api/v1/files/delete", b'{"ids": ["%s"]}'),
+    (Route.FILE, "GET"): ("/api/v1/files/%s", b""),
+    (Route.FILE, "PATCH"): ("/api/v1/files/%s", b'{"filename": "a"}'),
+    (Route.FILE, "DELETE"): ("/api/v1/files/%s", b""),
+    (Route.CONTENT, "GET"): ("/api/v1/files/%s/content", b""),
+}
+"""Route and method to path and body; the id of a file in the place of %s."""
+
+
+def test_every_operation_of_the_api_is_in_the_matrix_or_open_to_all(here):
+    files = FilesApi(WebConfig(), here.rig.files).operations()
+    assert {(operation.route, operation.method) for operation in files} == set(API)
+    assert API.keys() <= REQUIRED.keys()
+    assert all(operation.route is None for operation in Reference(files).operations())
+
+
+@pytest.mark.parametrize("permission", [*Permission, None])
+async def test_a_permission_allows_exactly_what_it_is_for_in_the_api(here, permission):
+    """AT-03, AT-04: also by HEAD; an override of the method is not understood there."""
+    held = frozenset({permission} if permission is not None else ())
+    who, everybody = await here.who(permissions=held), await here.who()
+    for (route, method), (path, body) in API.items():
+        upload = await here.create(everybody, 3)
+        await here.client.patch(upload, 0, b"abc", everybody)
+        file_id = upload.rpartition("/")[2]
+        target = path.replace("%s", file_id)
+        for sent in ("GET", "HEAD") if method == "GET" else (method,):
+            fields = {"Content-Type": "application/json", "X-HTTP-Method-Override": "GET", **who}
+            answer = await here.ask(sent, target, fields, body.replace(b"%s", file_id.encode()))
+            refused = (route, method) not in ALLOWED.get(permission, set())
+            assert (answer.status == 403) == refused, (route, sent, answer)
+            assert refused or answer.status in (200, 204), (route, sent, answer)
+        state = (await here.rig.row(upload, ALICE)).state
+        assert (state == "complete") == (
+            refused or (route, method) not in ALLOWED[Permission.DELETE] or method == "GET"
+        )
+
+
+async def test_the_api_tells_nothing_without_credentials_that_count(here):
+    own = (await here.create(await here.who())).rpartition("/")[2]
+    for who in ({}, bearer("nonsense")):
+        for (_, method), (path, body) in API.items():
+            fields = {"Content-Type": "application/json", "Origin": "https://page.example", **who}
+            answer = await here.ask(method, path.replace("%s", own), fields, body.replace(b"%s", own.encode()))
+            assert answer.status == 401
+            assert answer.headers["WWW-Authenticate"].startswith('Bearer realm="tusgate"')
+            assert answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+@pytest.mark.parametrize("stranger", [BOB, EVE], ids=["another owner", "another tenant"])
+async def test_files_of_others_are_answered_by_the_api_as_what_does_not_exist(here, stranger):
+    """AT-02."""
+    alice, who = await here.who(), await here.who(stranger)
+    path = await here.create(alice, 3)
+    await here.client.patch(path, 0, b"abc", alice)
+    theirs, before = path.rpartition("/")[2], await here.rig.row(path, ALICE)
+    for (_, method), (target, body) in API.items():
+        fields = {"Content-Type": "application/json", "X-Request-ID": "the-same-id", **who}
+        answers = []
+        for each in (theirs, "A" * len(theirs)):
+            answer = await here.ask(method, target.replace("%s", each), fields, body.replace(b"%s", each.encode()))
+            answers.append((answer.status, without_date(answer), answer.body.replace(each.encode(), b"")))
+        assert answers[0] == answers[1], (method, target)
+    assert await here.rig.row(path, ALICE) == before
 
 
 @pytest.mark.parametrize("who", [{}, bearer("nonsense"), bearer("a.b.c"), {"Authorization": "Basic YWxpY2U6eA=="}])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -26,20 +26,16 @@ REMIND_EVERY: Final = 3600.0
 """Seconds after which a process says again that nothing is expired."""
 
 
-def _loop_time() -> float:
-    return asyncio.get_running_loop().time()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwnClocks:
-    """The clocks of this process, which bear witness against the database's.
+    """The clocks of this process, which bear witness against the database's. They are read in any thread.
 
     Attributes:
         steady: seconds that passed, by a clock that nobody can set; best one that goes on while the machine sleeps.
         wall: the date and time; None: it says nothing that the database's does not.
     """
 
-    steady: Callable[[], float] = _loop_time
+    steady: Callable[[], float] = time.monotonic
     wall: Callable[[], datetime] | None = None
 
 
@@ -71,16 +67,20 @@ class Expirer:
         return expired
 
     def judging(self) -> Judge:
-        """Return what compares the database's clock with ours as they are now. It may be called in any thread."""
-        steady = self._clocks.steady()
-        wall = None if self._clocks.wall is None else self._clocks.wall()
+        """Return what compares the database's clock with ours. It may be called in any thread.
+
+        The call that it goes with takes time, and all of that is counted as watched: from before the database read its
+        clock until after it did so again. A call that is late, or a process that was frozen in it, is no jump.
+        """
+        began = self._clocks.steady()
 
         def compare(reading: ClockReading) -> Verdict:
             watched = None
             if self._watched is not None:
                 moment, then = self._watched
-                watched = Watched(moment, timedelta(seconds=steady - then))
-            self._seen = (reading.now, steady)
+                watched = Watched(moment, timedelta(seconds=self._clocks.steady() - then))
+            self._seen = (reading.now, began)
+            wall = None if self._clocks.wall is None else self._clocks.wall()
             self.verdict = judge(reading, watched, wall, self._pause)
             return self.verdict
 

@@ -27,6 +27,7 @@ from tusgate.core.naming import PIECES
 from tusgate.service import cell, intake
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
+from tusgate.service.expirer import OwnClocks
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
@@ -257,7 +258,8 @@ class Process:
         self.uploads = Uploads(
             self.tools, self.writers, self.completion, rules, lambda: datetime(2026, 1, 2, tzinfo=UTC)
         )
-        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0))
+        clocks = OwnClocks(steady=asyncio.get_running_loop().time)
+        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0), clocks)
 
     async def create(
         self,

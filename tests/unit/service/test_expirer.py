@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tusgate.core.clockwatch import Judge
-    from tusgate.core.model import UploadId
+    from tusgate.core.model import Upload, UploadId
 
 PAUSE = 3600.0
 EVERY = 20.0
@@ -45,7 +45,8 @@ class Machines:
         return asyncio.get_running_loop().time() + self.set_forward
 
     def process(self, wall: Callable[[], datetime] | None = None) -> Expirer:
-        return Expirer(self.world.database, 100, PAUSE, OwnClocks(wall=wall))
+        steady = asyncio.get_running_loop().time
+        return Expirer(self.world.database, 100, PAUSE, OwnClocks(steady=steady, wall=wall))
 
     def right_wall(self, off_by: float = 0.0) -> Callable[[], datetime]:
         return lambda: datetime.fromtimestamp(asyncio.get_running_loop().time() + off_by, UTC)
@@ -179,6 +180,30 @@ def test_a_replica_whose_wall_clock_is_wrong_expires_nothing_and_stops_nobody() 
     run(work())
 
 
+@pytest.mark.parametrize("is_late", ["the call", "the answer"])
+def test_a_process_that_is_frozen_in_the_middle_of_a_run_takes_that_for_no_jump(is_late: str) -> None:
+    async def work() -> None:
+        here = await machines()
+        expirer = here.process(here.right_wall())
+        await here.work(expirer, 10 * EVERY)
+        expire = here.world.database.expire
+
+        async def frozen(limit: int, judge: Judge) -> list[Upload]:
+            await asyncio.sleep(1200 if is_late == "the call" else 0)
+            expired = await expire(limit, judge)
+            await asyncio.sleep(1200 if is_late == "the answer" else 0)
+            return expired
+
+        here.world.database.expire = frozen  # type: ignore[method-assign,assignment]  # the process stands still in there
+        await expirer.run()
+        here.world.database.expire = expire  # type: ignore[method-assign]  # and no longer
+        assert expirer.verdict.held is None
+        await here.work(expirer, 2 * EVERY)
+        assert expirer.verdict.held is None
+
+    run(work())
+
+
 def test_a_steady_clock_that_sleeps_is_not_needed_where_it_does_not() -> None:
     """The clock that counts is the one that the process is given."""
 
@@ -194,7 +219,7 @@ def test_a_steady_clock_that_sleeps_is_not_needed_where_it_does_not() -> None:
     run(work())
 
 
-async def test_a_database_that_works_in_a_thread_judges_by_the_clock_of_the_loop(tmp_path: Path) -> None:
+async def test_a_database_that_works_in_a_thread_judges_there(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "tusgate.sqlite3")
     await database.migrate()
     upload = await database.create(a_new_upload(lifetime=-1.0))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
 if TYPE_CHECKING:
+    import ssl
     from types import TracebackType
 
 Direction = Literal["up", "down"]
@@ -82,11 +83,18 @@ class TcpFaultProxy:
         accepted: how many connections there have been.
         passed: bytes forwarded over all connections, by direction.
         held: what `freeze` keeps back now, over all connections, by direction.
+
+    Args:
+        host, port: where it leads to.
+        own: where it listens; port 0 is a free one.
+        tls: what clients have to speak with it; plain TCP without one.
     """
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host = "127.0.0.1"
-        self.port = 0
+    def __init__(
+        self, host: str, port: int, own: tuple[str, int] = ("127.0.0.1", 0), tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.host, self.port = own
+        self._tls = tls
         self.latency = 0.0
         self.bandwidth: int | None = None
         self.slow_close = 0.0
@@ -120,7 +128,7 @@ class TcpFaultProxy:
     async def up(self) -> None:
         """Listen: at first on a free port, later again on the same one. No-op when it listens."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, self.host, self.port)
+            self._server = await asyncio.start_server(self._accept, self.host, self.port, ssl=self._tls)
             self.port = self._server.sockets[0].getsockname()[1]
 
     async def retarget(self, host: str, port: int) -> None:

@@ -40,8 +40,8 @@ WRITE_SIZE: Final = 8 * 1024 * 1024
 """Bytes handed to the transport at a time: by reference, the kernel takes them from our buffers."""
 TLS_WRITE_SIZE: Final = 512 * 1024
 """The same over TLS, where the transport encrypts all that it is handed at once: into new memory, and blocking."""
-DNS_TTL: Final = 10
-"""Seconds after which an endpoint that moved is found again."""
+DNS_TTL: Final = 2
+"""Seconds for which an address is remembered: one that moved has to be found, connected to and asked within ten."""
 ANSWER_LIMIT: Final = 64 * 1024
 """Bytes of an answer that are read; S3 errors are far shorter."""
 CRC64_HEADER: Final = "x-amz-checksum-crc64nvme"

@@ -10,15 +10,19 @@ import pytest
 
 from tests.abuse.crowd import PATIENCE
 from tests.abuse.vitals import memory_of, processor_seconds_of
-from tests.fault.rig import KIB, MIB
+from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
+from tests.fault.honest import begin
+from tests.fault.rig import KIB, MIB, PART, lettered
 from tests.gateway import Gateway
 from tests.wire.client import CT, Client, V
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tests.fault.rig import Rig
+
+    StartVictim = Callable[..., Awaitable[Rig]]
 
 CODINGS = ("gzip", "deflate", "br", "zstd", "gzip, identity", "x-gzip", "GZIP")
 
@@ -241,3 +245,18 @@ async def test_uploads_go_on_when_the_log_cannot_be_written(speechless: Speechle
     assert (await client.delete("/files")).status == 405
     speechless.terminate()
     assert await asyncio.to_thread(speechless.exit_code) == 0
+
+
+async def test_uploads_go_on_where_no_file_can_be_written_at_all(start_victim: StartVictim) -> None:
+    """RE-11: with PostgreSQL and S3 a gateway needs no disk, neither for temporary files nor for its log."""
+    victim = await start_victim(SMALLEST_PARTS_AND_COLD, database="postgres")
+    victim.gateway._command = ["prlimit", "--fsize=0:0", *victim.gateway._command]
+    written = victim.gateway.log_path.stat().st_size
+    await asyncio.to_thread(victim.gateway.restart)
+    size = victim.gateway.log_path.stat().st_size
+    upload = await begin(victim, lettered("w", 3 * PART + MIB))
+    await upload.run(700 * KIB)
+    await upload.check_object()
+    assert victim.gateway.log_path.stat().st_size == size > written  # the last words of the one before
+    await asyncio.to_thread(victim.gateway.crash_and_start)
+    assert await upload.ask() == len(upload.data)

@@ -17,6 +17,7 @@ from tests.abuse.crowd import PATIENCE
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.rig import MIB, PART, lettered
 from tests.wire.client import CT, V
+from tusgate.core.grid import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     StartVictim = Callable[..., Awaitable[Rig]]
 
+TIB = 1 << 40
 LENGTH = 2 * PART
 CONTENT = lettered("r", LENGTH)
 
@@ -163,3 +165,17 @@ async def test_a_length_that_comes_late_is_believed_once_and_never_below_what_is
     assert (await victim.client.patch(path, 8 * MIB, content[8 * MIB : -1])).offset == 20 * MIB - 1
     assert (await victim.client.patch(path, 20 * MIB - 1, content[-1:])).offset == 20 * MIB
     assert await victim.stored(path) == content
+
+
+async def test_the_largest_file_that_s3_knows_is_planned_and_no_larger_one(start_victim: StartVictim) -> None:
+    """RE-09: within 10,000 parts; what fails uses up none of them (RE-12)."""
+    victim = await start_victim({"TUSGATE_MAX_SIZE": "5TiB"})
+    path = await victim.client.create(5 * TIB)
+    grid = Grid.decode(victim.row(path)["grid"])
+    assert grid.capacity >= 5 * TIB
+    assert sum(cells for cells, _ in grid.runs) <= 10_000
+    assert (await victim.client.patch(path, 0, b"first")).offset == 5
+    for length in (5 * TIB + 1, 2**63 - 1):
+        assert (await victim.client.post({"Upload-Length": str(length)})).status == 413
+    assert (await victim.client.post({"Upload-Length": str(2**63)})).status == 400
+    assert [row["upload_length"] for row in victim.rows("SELECT upload_length FROM uploads")] == [5 * TIB]

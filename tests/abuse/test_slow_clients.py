@@ -39,10 +39,10 @@ async def drip(connections: Sequence[Connection], data: bytes) -> None:
 
 
 async def test_connections_that_say_nothing_are_closed_and_disturb_nobody(victim: Rig) -> None:
-    """RE-01, L-1, I15."""
+    """RE-01, L-1, I15: five thousand of them."""
     path = await victim.client.create(5)
     before = memory_of(victim.gateway)
-    async with crowd(victim.client, 2_000) as silent:
+    async with crowd(victim.client, 5_000) as silent:
         for _ in range(50):
             assert (await victim.client.head(path)).status == 200
         assert memory_of(victim.gateway) - before < 120 * MIB
@@ -53,8 +53,8 @@ async def test_connections_that_say_nothing_are_closed_and_disturb_nobody(victim
 async def test_a_head_that_comes_byte_by_byte_is_cut_off(victim: Rig) -> None:
     """RE-02: bytes do not prolong the time for a head, on a new connection or after a request."""
     path = await victim.client.create(5)
-    async with crowd(victim.client, 200) as slow:
-        for connection in slow[:100]:
+    async with crowd(victim.client, 500) as slow:
+        for connection in slow[:250]:
             connection.send_head("HEAD", path, V)
             assert (await connection.answer(to_head=True)).status == 200
         dripping = asyncio.create_task(drip(slow, b"HEAD /files HTTP/1.1\r\nX-A: " + b"a" * 10_000))
@@ -65,8 +65,8 @@ async def test_a_head_that_comes_byte_by_byte_is_cut_off(victim: Rig) -> None:
 async def test_bodies_that_trickle_are_ended_and_honest_ones_are_not(victim: Rig) -> None:
     """RE-03, I1: an idle time-out alone is beaten by some bytes per second."""
     content = lettered("t", 64 * KIB)
-    trickled = [await victim.client.create(len(content)) for _ in range(100)]
-    honest = [await victim.client.create(6 * MIB) for _ in range(5)]
+    trickled = [await victim.client.create(len(content)) for _ in range(500)]
+    honest = [await victim.client.create(6 * MIB) for _ in range(20)]
     async with crowd(victim.client, len(trickled)) as slow:
         for connection, path in zip(slow, trickled, strict=True):
             begin_patch(connection, path, len(content))

@@ -108,6 +108,21 @@ async def test_a_part_fails_whichever_it_is(rig: Rig, fault: Fault) -> None:
         assert sent == {part: 2 if part == faulty.rule.part else 1 for part in range(1, 7)}
 
 
+async def test_failed_attempts_use_up_no_part_numbers(rig: Rig) -> None:
+    """RE-12: a dozen failures of each part, of each kind: there are 10,000 numbers, and a part only takes its own."""
+    uploads = [await begin(rig, LARGE) for _ in FAULTS]
+    for upload, fault in zip(uploads, FAULTS.values(), strict=True):
+        for part in (1, 2, 5, 6):
+            rig.proxy.on("UploadPart", copy.deepcopy(fault), key=id_of(upload.path), part=part, times=12)
+
+    await asyncio.gather(*(upload.run() for upload in uploads))
+
+    for upload in uploads:
+        sent = Counter(call.part for call in rig.proxy.history.of("UploadPart") if call.key == id_of(upload.path))
+        assert sent.keys() == {*range(1, 7)}
+        assert min(sent[part] for part in (1, 2, 5, 6)) > 12
+
+
 @pytest.mark.parametrize("times", [1, IN_A_ROW])
 async def test_a_byte_that_flips_on_its_way_to_the_store_is_never_acknowledged(rig: Rig, times: int) -> None:
     """DF-13, I2, I5: in a part, in a piece, in a file that is stored whole, and in one that waits in pieces for that.

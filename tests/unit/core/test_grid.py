@@ -65,7 +65,7 @@ def test_cells_tile_the_upload_without_gap_or_overlap(grid: Grid, data: st.DataO
 
 @given(small_grids, st.data())
 def test_the_part_number_is_a_function_of_the_offset_alone(grid: Grid, data: st.DataObject) -> None:
-    """Also of uploads whose length is declared later: what was stored before keeps its number."""
+    """RE-12: whatever failed before. Also where the length is declared later: what was stored keeps its number."""
     length = data.draw(st.integers(1, grid.capacity))
     offset = data.draw(st.integers(0, length - 1))
     known, unknown = grid.cell_at(offset, length), grid.cell_at(offset, None)

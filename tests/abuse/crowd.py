@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ PATIENCE = 30.0
 @asynccontextmanager
 async def crowd(client: Client, size: int) -> AsyncIterator[list[Connection]]:
     """Open `size` connections; they are closed when the block ends."""
+    _allow_open_files(2 * size + 500)
     writers: list[asyncio.StreamWriter] = []
     try:
         connections = []
@@ -31,6 +33,15 @@ async def crowd(client: Client, size: int) -> AsyncIterator[list[Connection]]:
     finally:
         for up in writers:
             up.close()
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Raise what this process may open, as far as it is let: often that is 1,024 at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def ended(connections: Sequence[Connection]) -> list[bytes]:

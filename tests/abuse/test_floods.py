@@ -133,10 +133,10 @@ async def test_ten_thousand_pipelined_requests_are_answered_in_order(victim: Rig
 
 
 async def test_bodies_in_chunks_of_one_byte_are_taken_whole_and_hold_up_nobody(victim: Rig) -> None:
-    """RE-16."""
-    content = lettered("c", 128 * KIB)
+    """RE-16: twenty clients, five million chunks."""
+    content = lettered("c", 256 * KIB)
     framed = b"".join(b"1\r\n%b\r\n" % content[at : at + 1] for at in range(len(content))) + b"0\r\n\r\n"
-    paths = [await victim.client.create(len(content)) for _ in range(10)]
+    paths = [await victim.client.create(len(content)) for _ in range(20)]
     before = memory_of(victim.gateway)
     async with crowd(victim.client, len(paths)) as chopped, asyncio.timeout(2 * PATIENCE):
         for connection, path in zip(chopped, paths, strict=True):

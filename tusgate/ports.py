@@ -531,10 +531,13 @@ class ByteSource(Protocol):
     def is_abandoned(self) -> bool:
         """Whether the client has ended its side of the connection already; it may have sent all of the body before."""
 
-    async def read(self) -> bytes:
+    async def read(self, paid: int = 0) -> bytes:
         """Return the next chunk as it arrived, without copying; `b""` at the end.
 
         The first call sends `100 Continue` when the client waits for it.
+
+        Args:
+            paid: bytes that have room in memory; not many more should be read at once. 0: as many as there are.
 
         Raises:
             ClientGone: the connection broke before the end.

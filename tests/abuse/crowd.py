@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -51,10 +52,11 @@ async def ended(connections: Sequence[Connection]) -> list[bytes]:
 
 
 async def _last_words(connection: Connection) -> bytes:
-    try:
-        return await connection.rest()
-    except ConnectionResetError:
-        return b""
+    said = b""
+    with contextlib.suppress(ConnectionResetError):  # it takes nothing back
+        while heard := await connection.more():
+            said += heard
+    return said
 
 
 def begin_patch(connection: Connection, path: str, size: int, offset: int = 0) -> None:

@@ -9,18 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.abuse.crowd import PATIENCE, begin_patch, crowd, ended
-from tests.abuse.vitals import complaints, memory_of, open_files_of, processor_seconds_of
+from tests.abuse.vitals import complaints, memory_of, most_memory_of, open_files_of, processor_seconds_of
 from tests.fault.rig import KIB, MIB, lettered
+from tests.fault.tcp import TcpFaultProxy
 from tests.gateway import Gateway
 from tests.servers.process import wait_until
 from tests.wire.client import CT, Client, V
 from tusgate.web.connections import SPARE
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
     from tests.fault.rig import Rig
+    from tests.servers.s3 import S3Server
 
     StartVictim = Callable[..., Awaitable[Rig]]
 
@@ -222,3 +224,38 @@ async def test_few_database_connections_serve_many_requests_without_deadlock(sta
         )
     assert {answer.status for answer in answers} <= {200, 204}
     assert {row["state"] for row in victim.rows("SELECT state FROM uploads")} == {"complete"}
+
+
+@pytest.fixture
+async def store_link(minio: S3Server) -> AsyncIterator[TcpFaultProxy]:
+    """The network between the gateway and its store; it outlives the gateway."""
+    host, port = minio.endpoint.removeprefix("http://").split(":")
+    async with TcpFaultProxy(host, int(port)) as link:
+        yield link
+
+
+@pytest.mark.slow
+async def test_five_hundred_clients_at_full_speed_wait_for_a_slow_store(
+    store_link: TcpFaultProxy, start_victim: StartVictim
+) -> None:
+    """RE-04, CR-13, I15: all of them finish, and the process never had 200 MiB."""
+    endpoint = f"http://127.0.0.1:{store_link.port}"
+    victim = await start_victim({"TUSGATE_BUDGET": "32MiB", "TUSGATE_S3_ENDPOINT": endpoint})
+    content = lettered("f", 512 * KIB)
+    paths = [await victim.client.create(len(content)) for _ in range(500)]
+    store_link.bandwidth = 256 * KIB  # of each connection
+    async with crowd(victim.client, len(paths)) as pushing, asyncio.timeout(4 * PATIENCE):
+        for connection, path in zip(pushing, paths, strict=True):
+            begin_patch(connection, path, len(content))
+            connection.up.write(content)
+        answering = asyncio.gather(*(connection.answer() for connection in pushing))
+        while not answering.done():
+            async with asyncio.timeout(PATIENCE):
+                assert (await victim.client.head(paths[-1])).status == 200
+            await asyncio.sleep(0.5)  # the pace of somebody who watches, not a wait for something
+        answers = await answering
+    assert {(answer.status, answer.offset) for answer in answers} == {(204, len(content))}
+    assert most_memory_of(victim.gateway) < 200 * MIB
+    store_link.bandwidth = None
+    for path in paths[::50]:
+        assert await victim.stored(path) == content

@@ -71,10 +71,11 @@ async def test_bodies_that_trickle_are_ended_and_honest_ones_are_not(victim: Rig
         for connection, path in zip(slow, trickled, strict=True):
             begin_patch(connection, path, len(content))
         dripping = asyncio.create_task(drip(slow, content))
+        listening = asyncio.create_task(ended(slow))
         file = lettered("h", 6 * MIB)
         answers = await asyncio.gather(*(victim.client.patch(path, 0, file) for path in honest))
         assert {answer.status for answer in answers} == {204}
-        words = await ended(slow)
+        words = await listening
         dripping.cancel()
     assert all(said.startswith(b"HTTP/1.1 503") for said in words)
     for path, said in zip(trickled, words, strict=True):

@@ -16,6 +16,13 @@ def memory_of(gateway: Gateway) -> int:
     return int(psutil.Process(gateway.pid).memory_info().rss)
 
 
+def most_memory_of(gateway: Gateway) -> int:
+    """Return the resident bytes that the process ever had at once."""
+    with open(f"/proc/{gateway.pid}/status", encoding="ascii") as file:
+        (line,) = (line for line in file if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 def processor_seconds_of(gateway: Gateway) -> float:
     """Return the processor time that the process has used since its start."""
     times = psutil.Process(gateway.pid).cpu_times()

@@ -98,6 +98,10 @@ class Connection:
         """Return the next `size` bytes, whatever they are."""
         return await self._down.readexactly(size)
 
+    async def more(self) -> bytes:
+        """Return what has come, b"" once the server has closed."""
+        return await self._down.read(64 * 1024)
+
     async def rest(self) -> bytes:
         """Return what still comes until the server closes."""
         return await self._down.read()

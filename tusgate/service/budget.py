@@ -1,7 +1,7 @@
 """The budget: the process-wide allowance of upload bytes that may sit in memory.
 
 Every byte between the socket and the store is counted here, so memory is bounded by
-`limit + connections x (one read buffer)`, whatever clients do.
+`limit + connections x (one small read)`, whatever clients do.
 
 Memory is handed out in arrival order. When it runs short, in this order: cells that are durable already and only
 kept warm are dropped; open cells that fill slowly are saved as pieces; else the requests wait, which stops reading

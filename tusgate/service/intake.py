@@ -217,7 +217,7 @@ class Intake:
             await budget.take(paid)
         size = 0
         try:
-            chunk = await self._source.read()
+            chunk = await self._source.read(paid)
             self._check(chunk)
             size = len(chunk)
         finally:

@@ -538,7 +538,7 @@ class _Nothing:
     size: int | None = 0
     is_abandoned = False
 
-    async def read(self) -> bytes:
+    async def read(self, paid: int = 0) -> bytes:
         return b""
 
     def interrupt(self, error: Exception) -> None:

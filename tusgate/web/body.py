@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from aiohttp import web
 
 from tusgate.core.errors import ClientGone, ClientStalled
+from tusgate.web.connections import BODY_READ, Connection
 from tusgate.web.interim import awaits_continue, send_interim
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class RequestBody:
         poll.register(transport.get_extra_info("socket"), _HUNG_UP)
         return bool(poll.poll(0))
 
-    async def read(self) -> bytes:
+    async def read(self, paid: int = 0) -> bytes:
         """Return what has arrived, `b""` at the end; see `ports.ByteSource.read`."""
         if self._error is not None:
             raise self._error
@@ -86,6 +87,7 @@ class RequestBody:
             self._send_continue()
         if content.is_eof():
             return await content.readany()
+        self._want_body(paid or BODY_READ)
         self._resume()
         self.is_waiting = True
         try:
@@ -98,6 +100,7 @@ class RequestBody:
             raise
         finally:
             self.is_waiting = False
+            self._want_body(0)
         self._pause()
         return chunk
 
@@ -141,6 +144,11 @@ class RequestBody:
             return
         if not send_interim(self._request, "100 Continue", {}):
             raise ClientGone
+
+    def _want_body(self, most: int) -> None:
+        connection = self._request.protocol
+        if isinstance(connection, Connection):
+            connection.want_body(most)
 
     def _pause(self) -> None:
         transport = self._request.transport

@@ -11,7 +11,7 @@ from aiohttp import http_parser, web
 
 from tusgate.core.errors import SettingsError
 from tusgate.web.body import BodyWatch
-from tusgate.web.connections import MOST_CONNECTIONS, Room
+from tusgate.web.connections import HEAD_READ, MOST_CONNECTIONS, Room
 from tusgate.web.cors import Cors
 from tusgate.web.dispatch import UploadDispatch
 from tusgate.web.errors import finish_answers
@@ -33,7 +33,8 @@ PROTOCOLS: Final = (Tus, Rufh, Plain)
 BACKLOG: Final = 1024
 LINGER: Final = 2.0
 """Seconds that an unread body is read on after an early answer, so that the client sees the answer."""
-READ_BUFFER: Final = 64 * 1024
+READ_BUFFER: Final = HEAD_READ
+"""Bytes of a body that aiohttp holds while nobody asks for them: up to twice as many, and one read."""
 LAST_GRACE: Final = 2.0
 """Seconds that requests have to end once the server closes. They have been asked to before, by the service."""
 

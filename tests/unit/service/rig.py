@@ -107,7 +107,7 @@ class Sender:
         self._error: Exception | None = None
         self._awake = asyncio.Event()
 
-    async def read(self) -> bytes:
+    async def read(self, paid: int = 0) -> bytes:
         if self._before_stop == 0:
             await self._stand_still()
         asyncio.get_running_loop().call_later(self._pause, self._awake.set)

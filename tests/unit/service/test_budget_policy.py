@@ -33,7 +33,7 @@ class RatedClient:
     produced: float = 0.0
     updated: float = field(default=0.0)
 
-    async def read(self) -> bytes:
+    async def read(self, paid: int = 0) -> bytes:
         loop = asyncio.get_running_loop()
         if not self.updated:
             self.updated = loop.time()

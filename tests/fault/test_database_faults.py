@@ -461,7 +461,10 @@ class TestClocks:
     async def test_replicas_with_wrong_clocks_follow_that_of_the_database(
         self, faked_time: Path, start_rig: StartRig
     ) -> None:
-        """DF-27: one is ten minutes ahead, one behind. Nothing expires early, and no lease is taken from the other."""
+        """DF-27: one is ten minutes ahead, one behind. Nothing expires early, and no lease is taken from the other.
+
+        More than fifteen minutes no S3 server accepts (RequestTimeTooSkewed): such a replica is not ready.
+        """
         settings = PATIENT | {"TUSGATE_UPLOAD_EXPIRY": "5m"}
         rig = await start_rig(settings, database="postgres", replicas=2)
         for replica, shift in zip(rig.replicas, ("+10m", "-10m"), strict=True):

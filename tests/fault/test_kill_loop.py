@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tests.fault.rig import Rig
     from tests.fault.tcp import How, TcpFaultProxy
 
-CLIENTS = 8
+CLIENTS = 20
 ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "25"))
 LONGEST_LIFE = 4.0
 """Seconds; a gateway needs about one to start, so that some are killed before they serve."""

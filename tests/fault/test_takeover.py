@@ -6,6 +6,8 @@ Writer A sends A's and writer B sends B's, each with its place, so that no mix o
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 
 import pytest
 
@@ -17,6 +19,8 @@ from tests.fault.running import patch_running
 LENGTH = 3 * PART + 100 * KIB + 7
 A = lettered("A", LENGTH)
 B = lettered("B", LENGTH)
+ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "1000"))
+"""How often two writers race."""
 
 
 async def test_a_patch_at_the_committed_offset_takes_over_from_a_stalled_one(rig: Rig) -> None:
@@ -273,3 +277,18 @@ async def test_uploads_whose_completion_a_kill_cut_off_are_completed_without_the
             await rig.until_state(upload.path, "complete")
     for upload in uploads:
         assert await upload.ask() == LENGTH
+
+
+@pytest.mark.slow
+async def test_of_two_writers_at_one_offset_exactly_one_is_believed_again_and_again(rig: Rig) -> None:
+    """CC-01, I3, I6: small files, so that nearly everything is the race; an answer of success names the winner."""
+    chance = random.Random(ROUNDS)
+    for _ in range(ROUNDS):
+        length = chance.choice([16, 4 * KIB, 100 * KIB])
+        path = await rig.client.create(length)
+        answers = await asyncio.gather(*(rig.client.patch(path, 0, data[:length]) for data in (A, B)))
+        statuses = [answer.status for answer in answers]
+        assert 204 in statuses
+        assert {*statuses} <= {204, 409, 423}
+        assert statuses.count(204) == 1
+        assert await rig.stored(path) == (A, B)[statuses.index(204)][:length]

@@ -54,7 +54,7 @@ layers: $(VENV)/.development ## check that dependencies point the right way
 
 quick: $(VENV)/.development ## tests that need no server and are fast: rules, contracts on SQLite and a directory, the wire
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not servers and not clients and not slow' \
-		tests/unit tests/contract tests/wire
+		tests/unit tests/contract tests/wire tests/model
 
 integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
 	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy
@@ -63,7 +63,7 @@ clients: $(VENV)/.development tests/clients/node_modules ## real upload clients:
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
 
 fault: $(VENV)/.development ## broken links, killed processes, stores that lie, hostile clients
-	$(PYTEST) --require minio,postgres,nginx tests/fault tests/abuse
+	$(PYTEST) --require minio,postgres,nginx tests/fault tests/abuse tests/model
 
 soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (TUSGATE_TEST_SOAK: seconds)
 	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py

@@ -1,0 +1,370 @@
+"""The rules by which Hypothesis drives the fleet: anything that clients, operators, links and servers may do."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
+
+from tests.model.fleet import MAX_SIZE, Fleet, Shape
+from tests.model.truth import Kind, Request
+from tests.unit.service.rig import LIFETIME, Sender, small_scale, some_bytes
+from tests.virtual_time import VirtualTimeLoop
+from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable
+from tusgate.core.model import CreatedVia
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from tests.model.backends import Backend
+    from tests.model.truth import Known
+
+shapes = st.builds(
+    Shape,
+    seed=st.integers(0, 99),
+    replicas=st.integers(2, 3),
+    part_size=st.sampled_from([10, 10, 100]),
+    budget=st.sampled_from([1000, 160, 60]),
+    parts_in_flight=st.integers(1, 3),
+    inline_max=st.sampled_from([3, 0, 20]),
+    warm_ttl=st.sampled_from([0.0, 5.0]),
+    latency=st.sampled_from([0.05, 0.0, 0.5]),
+    noise=st.sampled_from([0.0, 0.02, 0.1]),
+    completes_all_parts=st.sampled_from([False, False, True]),
+)
+lengths = st.sampled_from([20, 57, None, 10, 9, 1, 0, 100, 200, MAX_SIZE + 1])
+sizes = st.sampled_from([1000, 10, 5, 23, 40, 2, 1, 0, 70])
+"""Bytes of a body; it is cut where the file ends."""
+chunks = st.sampled_from([(7,), (40,), (1,), (10,), (16, 3)])
+waits = st.sampled_from([60.0, 0.02, 0.2, 0.0])
+"""Seconds that pass before the next rule; a request that has its answer by then makes the rest void."""
+indexes = st.integers(0, 2)
+digests = st.sampled_from([None, None, None, True, False])
+stops = st.none() | st.integers(0, 30)
+"""Bytes after which a body stands still, until another rule sends it on or breaks it off."""
+cuts = st.none() | st.integers(0, 60)
+DATABASE_CALLS: tuple[str, ...] = (
+    *("create", "claim", "intend", "record_multipart", "commit", "get", "parts", "pieces", "absorb"),
+    *("complete", "fail", "terminate", "lease_sealed", "claim_sealed", "expire", "due_garbage"),
+    *("drop_garbage", "postpone_garbage", "release_sealed"),
+)
+STORE_CALLS: tuple[str, ...] = (
+    *("put_object", "put_part", "create_multipart", "complete_multipart", "find", "multipart_exists"),
+    *("abort_multipart", "list_multiparts", "delete_objects"),
+)
+calls = st.sampled_from([(call,) for call in DATABASE_CALLS + STORE_CALLS])
+calls |= st.sampled_from(
+    [DATABASE_CALLS, STORE_CALLS, ("commit",), ("put_part", "put_object"), ("complete_multipart", "find")]
+)
+"""Which call goes wrong: a certain one, or any of several."""
+
+
+trouble = precondition(lambda self: self._troubles_left > 0)
+
+
+class Uploading(RuleBasedStateMachine):
+    """One fleet, and whatever happens to it. Fails as soon as the truth is contradicted.
+
+    Attributes:
+        machine_backend: makes the database; None: the double.
+    """
+
+    uploads = Bundle("uploads")
+    bodies = Bundle("bodies")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scale = small_scale()
+        self._scale.__enter__()
+        self._loop = VirtualTimeLoop()
+        self._fleet: Fleet | None = None
+        self._letters = 0
+        self._troubles_left = 0
+        """Rules that bring trouble may take a turn only as often as clients have done something."""
+
+    @initialize(target=uploads, shape=shapes, length=lengths)
+    def begin(self, shape: Shape, length: int | None) -> Any:
+        self._fleet = Fleet(shape, self._loop, self.backend())
+        self._run(self._fleet.open())
+        request = Request(Kind.CREATE, file=some_bytes(MAX_SIZE + 10), declares=length)
+        self._serve(lambda: [self.fleet.create(self._replica(0), request, CreatedVia.TUS)], 60.0)
+        return request
+
+    def backend(self) -> Backend | None:
+        """Return the database to run on; None: the double."""
+        return None
+
+    # Clients
+
+    @rule(
+        target=uploads,
+        index=indexes,
+        length=lengths,
+        via=st.sampled_from([CreatedVia.TUS, CreatedVia.TUS, CreatedVia.RUFH]),
+        size=st.none() | sizes,
+        cut=cuts,
+        chunking=chunks,
+        digest=digests,
+        announced=st.booleans(),
+        ends=st.booleans(),
+        wait=waits,
+    )
+    def create(
+        self, index: int, length: int | None, via: CreatedVia, size: int | None, wait: float, **body: Any
+    ) -> Any:
+        file = some_bytes(MAX_SIZE + 10, len(self.fleet.truth.uploads))
+        request = Request(Kind.CREATE, file=file, declares=length)
+        if size is not None:
+            request.data = file[: min(size, length if length is not None else 200)]
+            request.ends = body["ends"] and via is CreatedVia.RUFH
+            self._with_body(request, **body)
+        self._serve(lambda: [self.fleet.create(self._replica(index), request, via)], wait)
+        return request
+
+    @rule(
+        target=bodies,
+        upload=uploads,
+        index=indexes,
+        aside=st.sampled_from([0, 0, 0, 0, -1, 1, -10]),
+        size=sizes,
+        beyond=st.sampled_from([0, 0, 0, 0, 0, 1]),
+        declares=st.sampled_from([None, None, "end", "end", "wrong"]),
+        letter=st.sampled_from([False, False, False, True]),
+        stop=stops,
+        cut=cuts,
+        chunking=chunks,
+        digest=digests,
+        announced=st.booleans(),
+        ends=st.booleans(),
+        wait=waits,
+    )
+    def append(
+        self,
+        upload: Request,
+        index: int,
+        aside: int,
+        size: int,
+        beyond: int,
+        declares: str | None,
+        letter: bool,
+        wait: float,
+        **body: Any,
+    ) -> Any:
+        known = _told(upload)
+        if known is None:
+            return multiple()
+        request = self._append_of(known, aside, size, beyond, letter=letter)
+        request.ends = body["ends"] and known.via is CreatedVia.RUFH
+        if declares is not None:
+            request.declares = request.end if declares == "end" else max(0, request.end - 3)
+        self._with_body(request, **body)
+        self._serve(lambda: [self.fleet.append(self._replica(index), request)], wait)
+        return request
+
+    @rule(upload=uploads, index=indexes, size=sizes, wait=waits)
+    def continue_plainly(self, upload: Request, index: int, size: int, wait: float) -> None:
+        known = _told(upload)
+        if known is not None:
+            request = self._append_of(known, 0, size, 0, letter=False)
+            request.ends = known.via is CreatedVia.RUFH and request.end == known.length
+            self._with_body(request)
+            self._serve(lambda: [self.fleet.append(self._replica(index), request)], wait)
+
+    @rule(upload=uploads, size=sizes, rivals=st.integers(2, 3), letters=st.booleans(), stop=stops, wait=waits)
+    def race(self, upload: Request, size: int, rivals: int, letters: bool, stop: int | None, wait: float) -> None:
+        """Let clients at several replicas go on with one upload at the same time."""
+        known = _told(upload)
+        if known is None:
+            return
+        requests = [self._append_of(known, 0, size, 0, letter=letters) for _ in range(rivals)]
+        for request in requests:
+            self._with_body(request, stop=stop)
+
+        self._serve(lambda: [self.fleet.append(self._replica(at), each) for at, each in enumerate(requests)], wait)
+
+    @rule(request=bodies, breaks=st.booleans(), wait=waits)
+    def go_on(self, request: Request, breaks: bool, wait: float) -> None:
+        assert request.sender is not None
+        if breaks:
+            request.sender.break_off()
+        else:
+            request.sender.go_on()
+        self._run(asyncio.sleep(min(wait, 1.0)))
+
+    @rule(upload=uploads, index=indexes, kind=st.sampled_from([Kind.HEAD, Kind.SETTLE, Kind.TERMINATE]), wait=waits)
+    def ask(self, upload: Request, index: int, kind: Kind, wait: float) -> None:
+        known = _told(upload)
+        if known is not None:
+            request = Request(kind, known=known)
+            self._serve(lambda: [self.fleet.ask(self._replica(index), request)], wait)
+
+    # Time and operators
+
+    @trouble
+    @rule(index=indexes, seconds=st.sampled_from([0.05, 2.0, 31.0, 61.0, 700.0, 0.6 * LIFETIME]), wait=waits)
+    def pass_time(self, index: int, seconds: float, wait: float) -> None:
+        """Let time go by, and a replica do its background work once."""
+        self._troubles_left -= 1
+        self._run(asyncio.sleep(seconds))
+        for name in ("finish_abandoned", "expire", "collect_garbage"):
+            self._run(_begun(partial(self._job, index, name), wait))
+
+    @trouble
+    @rule(index=indexes, how=st.sampled_from(["drained", "killed", "killed, but what it has sent arrives"]))
+    def restart(self, index: int, how: str) -> None:
+        self._troubles_left -= 1
+        index %= len(self.fleet.replicas)
+        if how == "drained":
+            self._run(self.fleet.drain(index))
+        else:
+            self._run(self.fleet.crash(index, calls_arrive=how != "killed"))
+
+    # Faults
+
+    @trouble
+    @rule(
+        index=indexes,
+        call=calls,
+        how=st.sampled_from(["fails", "happens, but seems to fail", "seems to fail, and happens later", "takes long"]),
+        nth=st.integers(1, 3),
+        times=st.sampled_from([1, 2, 3, 6]),
+    )
+    def plant_fault(self, index: int, call: tuple[str, ...], how: str, nth: int, times: int) -> None:
+        self._troubles_left -= 1
+        self.fleet.truth.disturbed = True
+        faults = self._replica(index).faults
+        if how == "takes long":
+            faults.pauses.update(dict.fromkeys(call, times * 5.0))
+        else:
+            after, held = how.startswith("happens"), how.endswith("later")
+            faults.add(call, _error_of(call), nth=nth, times=times, after=after, held=held)
+
+    @trouble
+    @rule(index=indexes)
+    def freeze(self, index: int) -> None:
+        self._troubles_left -= 1
+        self.fleet.truth.disturbed = True
+        self._run(_turned(self._replica(index).faults.freeze))
+
+    @precondition(lambda self: self.fleet.truth.disturbed)
+    @rule(index=indexes, what=st.sampled_from(["deliver", "thaw", "heal"]))
+    def ease(self, index: int, what: str) -> None:
+        self._run(_turned(getattr(self._replica(index).faults, what)))
+
+    @trouble
+    @rule(upload=uploads)
+    def lose_multipart(self, upload: Request) -> None:
+        self._troubles_left -= 1
+        if upload.known is not None:
+            self.fleet.lose_multipart(upload.known)
+
+    # The truth
+
+    @invariant()
+    def nothing_contradicts_the_truth(self) -> None:
+        if self._fleet is not None:
+            self._run(self._quiet())
+            self._fleet.look()
+            self._fleet.truth.check()
+
+    def teardown(self) -> None:
+        try:
+            if self._fleet is not None and not self._fleet.truth.broken:
+                self._run(self._fleet.finish(clients_return=len(self._fleet.truth.uploads) % 2 == 1))
+                self._fleet.truth.check()
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._fleet is not None:
+            for replica in self._fleet.replicas:
+                replica.faults.dead = True
+            self._run(self._abandon())
+            self._run(self._fleet.close())
+        self._loop.close()
+        self._scale.__exit__(None, None, None)
+
+    async def _abandon(self) -> None:
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(0)
+
+    def _job(self, index: int, name: str) -> list[asyncio.Task[None]]:
+        return [self.fleet.job(self._replica(index), name)]
+
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet, which the first rule has made."""
+        assert self._fleet is not None
+        return self._fleet
+
+    def _replica(self, index: int) -> Any:
+        return self.fleet.replicas[index % len(self.fleet.replicas)]
+
+    def _append_of(self, known: Known, aside: int, size: int, beyond: int, *, letter: bool) -> Request:
+        """Return a PATCH of at most `size` bytes of the file, or of one letter, `aside` of where the upload stands."""
+        at = max(0, len(known.held) + aside)
+        end = known.length if known.length is not None else 200
+        data = known.file[at : max(at, min(at + size, end))]
+        if letter:
+            self._letters += 1
+            data = bytes([ord("A") + self._letters % 26]) * len(data)
+        return Request(Kind.APPEND, known=known, offset=at, data=data + b"!" * beyond)
+
+    def _with_body(
+        self,
+        request: Request,
+        *,
+        chunking: tuple[int, ...] = (7,),
+        cut: int | None = None,
+        stop: int | None = None,
+        digest: bool | None = None,
+        announced: bool = True,
+        ends: bool = False,
+    ) -> None:
+        """Give the request its body; `cut` and `stop` count for bodies that are longer."""
+        size = len(request.data)
+        request.digest, request.announced = digest, announced
+        request.sender = Sender(
+            request.data,
+            chunking,
+            cut=cut if cut is not None and cut < size else None,
+            chunked=not announced,
+            stop=stop if stop is not None and stop < size else None,
+        )
+
+    def _serve(self, begin: Callable[[], list[asyncio.Task[None]]], seconds: float) -> None:
+        """Have clients begin requests, and wait for the answers, at most `seconds`."""
+        self._troubles_left += 1
+        self._run(_begun(begin, seconds))
+
+    async def _quiet(self) -> None:
+        """Wait for what happens outside of the loop."""
+        while self._loop.abroad:  # noqa: ASYNC110 - threads tell nobody
+            await asyncio.sleep(0)
+
+    def _run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do something, and let time pass."""
+        self._loop.run_until_complete(work)
+
+
+async def _begun(begin: Callable[[], list[asyncio.Task[None]]], seconds: float) -> None:
+    await asyncio.wait(begin(), timeout=seconds)
+
+
+async def _turned(turn: Callable[[], None]) -> None:
+    turn()
+    await asyncio.sleep(0.01)
+
+
+def _told(creation: Request) -> Known | None:
+    """Return the upload that a creation has made, if its client has been told of it."""
+    return creation.known if creation.known is not None and creation.known.url_told else None
+
+
+def _error_of(call: tuple[str, ...]) -> type[Exception]:
+    return DatabaseUnavailable if call[0] in DATABASE_CALLS else StoreUnavailable

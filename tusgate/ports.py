@@ -133,8 +133,9 @@ class Database(Protocol):
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         """Become the writer of `upload`: raise its epoch by one, record `holder` and the time, write `intents`.
 
-        Compare-and-set on the state UPLOADING, the epoch and the offset that `upload` shows. Returns the upload with
-        the new epoch and the pieces (in order) that lie in the open cell; inline pieces carry their data.
+        Compare-and-set on the state UPLOADING, the epoch, the offset and the attempts that `upload` shows: with an
+        attempt that it does not know of it would share a key. Returns the upload with the new epoch and the pieces (in
+        order) that lie in the open cell; inline pieces carry their data.
 
         Raises:
             Fenced: the upload has moved on since `upload` was read: read it again.

@@ -509,6 +509,15 @@ class TestBecomingTheWriter:
         await database.intend(upload, [Intent(ObjectKey("some-piece"))])
         assert (await database.get(upload.scope, upload.id)).put_attempts == 3
 
+    async def test_a_claim_that_has_not_seen_an_announced_attempt_is_fenced(self, database: Database) -> None:
+        """I4: it would give its own attempt the same key."""
+        stale = await a_writer(database)
+        await database.intend(stale, [Intent(ObjectKey("k"), attempt=1)])
+        with pytest.raises(Fenced) as fenced:
+            await database.claim(stale, "replica-2", [Intent(ObjectKey("k"), attempt=1)])
+        assert fenced.value.upload is not None
+        assert fenced.value.upload.put_attempts == 1
+
 
 class TestFencing:
     async def writes(self, database: Database, stale: Upload) -> list[Coroutine[Any, Any, object]]:
@@ -1001,6 +1010,7 @@ class TestGarbage:
     async def test_the_key_that_a_live_upload_may_still_use_waits_for_its_end(self, rig: Rig) -> None:
         upload = await a_writer(rig.database)
         await rig.database.intend(upload, [Intent(upload.object_key, attempt=1)])
+        upload = await rig.database.get(upload.scope, upload.id)
         upload, _ = await rig.database.claim(upload, "replica-2", [Intent(ObjectKey("k~2"), attempt=2)])
         assert await garbage_of(rig, upload) == set()
         done = await rig.database.commit(

@@ -249,6 +249,8 @@ class MemoryDatabase:
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         row = self._expected(upload, State.UPLOADING, at_offset=True)
+        if row.upload.put_attempts != upload.put_attempts:
+            raise _fenced_by(row.upload)
         row.held_since = self._clock()
         row.upload = replace(row.upload, epoch=upload.epoch + 1)
         self._announce(row, intents)

@@ -295,6 +295,7 @@ class PostgresDatabase:
             _queries.claim,
             **expectation_of(upload),
             **intent_columns(intents),
+            put_attempts=upload.put_attempts,
             holder=holder,
             cell_start=cell_start_of(upload),
         )

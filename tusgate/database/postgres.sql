@@ -63,7 +63,8 @@ RETURNING *;
 
 -- name: claim
 -- One row per piece of the open cell, one without a piece when there is none. The row as it was (before) must still
--- be the newest one: else the pieces that this statement sees may be those of an older state.
+-- be the newest one: else the pieces that this statement sees may be those of an older state. An attempt that was
+-- announced since the caller read the row would get its key a second time.
 WITH claimed AS (
     UPDATE uploads
     SET epoch = uploads.epoch + 1, holder = :holder, held_since = now(),
@@ -71,6 +72,7 @@ WITH claimed AS (
     FROM uploads AS before
     WHERE uploads.id = :id AND uploads.tenant = :tenant AND uploads.owner = :owner
         AND uploads.epoch = :epoch AND uploads.upload_offset = :offset AND uploads.state = 'uploading'
+        AND uploads.put_attempts = :put_attempts
         AND before.id = :id AND before.tenant = :tenant AND before.owner = :owner
         AND before.updated_at = uploads.updated_at
     RETURNING uploads.*, CASE

@@ -452,7 +452,8 @@ def _describe(
 def _claim(
     connection: sqlite3.Connection, upload: Upload, holder: str, intents: Sequence[Intent]
 ) -> tuple[Upload, list[Piece]]:
-    row = _queries.claim(connection, **expectation_of(upload), holder=holder, attempt=attempt_of(intents))
+    expected = {**expectation_of(upload), "put_attempts": upload.put_attempts}
+    row = _queries.claim(connection, **expected, holder=holder, attempt=attempt_of(intents))
     claimed = _changed(connection, upload, row)
     _insert_intents(connection, claimed, intents)
     found = _queries.list_pieces(connection, **identity_of(upload), start=cell_start_of(upload))

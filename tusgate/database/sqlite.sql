@@ -57,10 +57,11 @@ WHERE id = :id AND tenant = :tenant AND owner = :owner AND state IN ('uploading'
 RETURNING *;
 
 -- name: claim^
+-- An attempt that was announced since the caller read the row would get its key a second time.
 UPDATE uploads
 SET epoch = epoch + 1, holder = :holder, held_since = now_ms(), put_attempts = coalesce(:attempt, put_attempts)
 WHERE id = :id AND tenant = :tenant AND owner = :owner
-    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading' AND put_attempts = :put_attempts
 RETURNING *;
 
 -- name: announce^

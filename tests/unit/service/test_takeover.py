@@ -1,0 +1,36 @@
+"""A newcomer takes an upload over while the writer before it is in the middle of something."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.doubles.faults import Faults
+from tests.unit.service.rig import Sender, World, some_bytes
+from tests.virtual_time import run
+from tusgate.core.errors import Fenced
+
+pytestmark = pytest.mark.usefixtures("small_scale")
+
+DATA = some_bytes(57)
+
+
+def test_a_newcomer_that_saw_the_row_before_the_last_intent_stores_under_a_key_of_its_own() -> None:
+    """I3, I4: else the late object of the one that was fenced replaces that of the complete upload."""
+
+    async def work() -> None:
+        world = World()
+        older = world.process(Faults(pauses={"intend": 1.0, "put_object": 10.0}), holder="older")
+        newer = world.process(Faults(pauses={"claim": 2.0}), holder="newer")
+        upload = await older.create(None)
+        sending = asyncio.create_task(older.append(upload, Sender(DATA[:10], chunked=True), length=10))
+        await asyncio.sleep(0.5)
+        done = await newer.append(upload, Sender(DATA[:5]), length=5)
+        with pytest.raises(Fenced):
+            await sending
+        assert world.body_of(done) == DATA[:5]
+        await world.settle()
+        assert await world.leaks() == []
+
+    run(work())

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from tusgate.core import pressure
@@ -82,7 +83,8 @@ class Budget:
             if turn.done() and not turn.cancelled():
                 self.give(size)
             else:
-                self._waiting.remove(entry)
+                with suppress(ValueError):  # `_admit` may have met it already
+                    self._waiting.remove(entry)
                 self._admit()
             raise
 

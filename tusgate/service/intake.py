@@ -327,13 +327,15 @@ class Intake:
     def _store_cell(self, cell: OpenCell) -> None:
         """Begin to store a full cell; its memory is given back as soon as the store has it."""
         self._tools.budget.leave(cell.held)
-        store = self._put_whole if self._place(cell) is Place.WHOLE else self._put_part
-        self._launch(self._store_and_free(store(cell, self._hand_over(cell)), cell))
+        put = self._put_whole if self._place(cell) is Place.WHOLE else self._put_part
+        self._launch(self._store_and_free(put, cell, self._hand_over(cell)))
 
-    async def _store_and_free(self, stored: Coroutine[None, None, Stored], cell: OpenCell) -> None:
+    async def _store_and_free(
+        self, put: Callable[[OpenCell, int], Awaitable[Stored]], cell: OpenCell, start: int
+    ) -> None:
         held = cell.held
         try:
-            entry = await stored
+            entry = await put(cell, start)
         finally:
             cell.buffers.clear()
             self._tools.budget.give(held, left=True)

@@ -98,6 +98,22 @@ def test_who_stops_waiting_takes_nothing_and_holds_nobody_up(granted: bool) -> N
     run(work())
 
 
+def test_who_stops_waiting_in_the_moment_that_memory_is_given_back_is_merely_cancelled() -> None:
+    async def work() -> None:
+        budget = Budget(100)
+        await budget.take(100)
+        leaving = asyncio.create_task(budget.take(50))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        budget.give(100)
+        with pytest.raises(asyncio.CancelledError):
+            await leaving
+        assert budget.used == 0
+        assert budget.try_take(100)
+
+    run(work())
+
+
 def test_warm_bytes_are_dropped_oldest_first_before_anybody_waits() -> None:
     async def work() -> None:
         budget = Budget(100)

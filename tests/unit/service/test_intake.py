@@ -533,5 +533,21 @@ def test_a_cancelled_request_leaves_a_prefix_and_no_memory_behind(
     run(upload_it())
 
 
+@pytest.mark.parametrize("turns", range(12))
+def test_a_process_that_ends_when_a_part_is_about_to_leave_forgets_no_coroutine(turns: int) -> None:
+    """Python would complain of one that nobody awaits, which the configuration of these tests makes an error."""
+
+    async def upload_it() -> None:
+        process = World().process()
+        sending = asyncio.create_task(process.append(await process.create(57), Sender(some_bytes(57), (30,))))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+
+    run(upload_it())
+
+
 def test_an_interruption_is_one_of_the_errors_that_the_web_knows() -> None:
     assert issubclass(ClientGone, Interrupted)

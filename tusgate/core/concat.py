@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.errors import TooLarge
 from tusgate.core.grid import MIB, Cell, Grid, PartLimits, grid_for
 from tusgate.core.model import Piece
 
@@ -65,10 +64,11 @@ def place_member(
         first = max((grid.last for grid in taken), default=0) + 1
         places = [_member_grid(length, _cell_size(length, share, part_size, limits), first, limits)]
     else:
-        used = {grid.first for grid in taken}
-        places = [grid for grid in _planned(wish.lengths, part_size, limits) if grid.first not in used]
-        places = [grid for grid in places if grid.capacity == length]
-    return places[0] if places and places[0].last <= limits.max_parts else None
+        places = [grid for grid in _planned(wish.lengths, part_size, limits) if grid.capacity == length]
+    # Another plan may have been told before, or none: then some of its numbers may be numbers of this one.
+    used = {number for grid in taken for number in _numbers(grid)}
+    free = (grid for grid in places if used.isdisjoint(_numbers(grid)) and _is_within(grid, limits))
+    return next(free, None)
 
 
 def _planned(lengths: Sequence[int], part_size: int, limits: PartLimits) -> list[Grid]:
@@ -80,6 +80,14 @@ def _planned(lengths: Sequence[int], part_size: int, limits: PartLimits) -> list
     for length in filter(None, lengths):
         grids.append(_member_grid(length, cell_size, grids[-1].last + 1 if grids else 1, limits))
     return grids
+
+
+def _numbers(grid: Grid) -> range:
+    return range(grid.first, grid.last + 1)
+
+
+def _is_within(grid: Grid, limits: PartLimits) -> bool:
+    return grid.last <= limits.max_parts and all(size <= limits.max_part_size for _, size in grid.runs)
 
 
 def _cell_size(length: int, cells: int, part_size: int, limits: PartLimits) -> int:
@@ -133,6 +141,9 @@ def ranges_of(key: ObjectKey, parts: Sequence[Part], start: int, skip: int) -> l
 def lay_out(pieces: Sequence[Piece], part_size: int, limits: PartLimits, *, copies: bool) -> Grid:
     """Return the grid of a final that is made of `pieces`, as few as possible of which must be streamed.
 
+    Tens of TiB may have parts of which no cells within the limits can be made. The cells are those of any upload
+    then, and end within parts, which costs reading for the checksums.
+
     Args:
         pieces: ranges of finished objects, end to end.
         part_size: the configured part size in bytes.
@@ -150,9 +161,8 @@ def lay_out(pieces: Sequence[Piece], part_size: int, limits: PartLimits, *, copi
     for run in runs_of(pieces):
         sizes.add_run([piece.size for piece in run], copies=copies)
     sizes.close()
-    if len(sizes.done) > limits.max_parts:
-        raise TooLarge(f"the final would need {len(sizes.done)} parts, the object store allows {limits.max_parts}")
-    return Grid(tuple((len(list(same)), size) for size, same in groupby(sizes.done)))
+    grid = Grid(tuple((len(list(same)), size) for size, same in groupby(sizes.done)))
+    return grid if _is_within(grid, limits) else usual
 
 
 class _Cells:

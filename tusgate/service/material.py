@@ -84,8 +84,10 @@ def missing_cells(final: Upload, parts: Iterable[Part]) -> list[Cell]:
     """Return the cells of `final` of which there is no part yet; none when its parts have all its bytes."""
     stored = {part.number: part.size for part in parts}
     cells: list[Cell] = []
+    if sum(stored.values()) == final.length:
+        return cells
     offset = 0
-    while sum(stored.values()) != final.length and offset < (final.length or 0):
+    while offset < (final.length or 0):
         cell = final.grid.cell_at(offset, final.length)
         if cell.number not in stored:
             cells.append(cell)

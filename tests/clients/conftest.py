@@ -8,12 +8,14 @@ import pytest
 
 from tests.clients.deployment import BucketObjects, Deployment, DirectoryObjects
 from tests.clients.payload import Payload, write_payload
+from tests.clients.tus_js import TusJs
 from tests.fault.tcp import TcpFaultProxy
 from tests.gateway import Gateway, minio_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
+    from tests.servers.node import Node
     from tests.servers.postgres import Postgres
     from tests.servers.s3 import S3Server
 
@@ -65,3 +67,9 @@ def payload(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Payload
         return written[size]
 
     return of_size
+
+
+@pytest.fixture
+def tus_js(node: Node) -> TusJs:
+    """Give tus-js-client under Node."""
+    return TusJs(node)

@@ -10,35 +10,26 @@ import shutil
 import subprocess
 import sys
 import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.clients.deployment import DirectoryObjects
+from tests.clients.readme import API, PRINTED, README, ROOT, blocks
 from tests.gateway import Gateway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.servers.node import Node
 
 pytestmark = pytest.mark.clients
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-API = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 TIMEOUT = 120.0
 MAKE = re.compile(r"make ([a-z]+)\b")
 COPY = re.compile(r"cp (\S+) (\S+)")
 COMPOSE = re.compile(r"docker compose -f (\S+) up --build")
-
-
-def blocks(info: str, text: str = README) -> list[str]:
-    """Return the fenced blocks of a document whose info string is exactly `info`."""
-    found = re.findall(rf"^```{re.escape(info)}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert found, f"there is no block marked {info!r}"
-    return found
 
 
 @pytest.fixture
@@ -51,7 +42,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
 
 def here(text: str, gateway: Gateway) -> str:
     """Return `text` with the address of `gateway` instead of the one that `make run` has."""
-    return text.replace("http://localhost:8080", gateway.url)
+    return text.replace(PRINTED, gateway.url)
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

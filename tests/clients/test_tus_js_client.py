@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
-import subprocess
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,58 +16,15 @@ if TYPE_CHECKING:
 
     from tests.clients.deployment import Deployment
     from tests.clients.payload import Payload
+    from tests.clients.tus_js import TusJs
     from tests.fault.tcp import How, TcpFaultProxy
-    from tests.servers.node import Node
 
 pytestmark = pytest.mark.clients
-TIMEOUT = 120.0
-
-
-@dataclass(frozen=True)
-class Run:
-    """What one run of the client did.
-
-    Attributes:
-        url: where the upload lives.
-        requests: method, status and `Upload-Offset` (as sent, else as answered) of each exchange.
-        done: the client reports success.
-        error: what it reports instead, if it lived to report.
-    """
-
-    url: str
-    requests: list[tuple[str, int, int | None]]
-    done: bool
-    error: str | None
-    exit_code: int
-
-    def count(self, method: str) -> int:
-        return sum(1 for sent, _, _ in self.requests if sent == method)
-
-
-@pytest.fixture
-def tus_js(node: Node) -> Callable[..., Run]:
-    """Run the client: `tus_js(endpoint, payload, **arguments of upload.mjs)`."""
-
-    def run(endpoint: str, payload: Payload, **arguments: object) -> Run:
-        task = {"endpoint": endpoint, "file": str(payload.path), **arguments}
-        command = [str(node.program), str(node.clients / "js" / "upload.mjs"), json.dumps(task)]
-        ended = subprocess.run(command, capture_output=True, timeout=TIMEOUT, text=True, check=False)
-        print(ended.stdout, ended.stderr)
-        lines = [json.loads(line) for line in ended.stdout.splitlines()]
-        return Run(
-            url=next((line["url"] for line in lines if "url" in line), ""),
-            requests=[(line["request"], line["status"], line["offset"]) for line in lines if "request" in line],
-            done=any("done" in line for line in lines),
-            error=next((line["error"] for line in lines if "error" in line), None),
-            exit_code=ended.returncode,
-        )
-
-    return run
 
 
 @pytest.mark.parametrize("size", [*BOUNDARY_SIZES, LARGE])
 def test_a_whole_file_in_one_request_becomes_the_object(
-    production: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+    production: Deployment, payload: Callable[[int], Payload], tus_js: TusJs, size: int
 ) -> None:
     run = tus_js(production.gateway.endpoint, payload(size))
     assert run.done
@@ -89,7 +43,7 @@ def test_a_whole_file_in_one_request_becomes_the_object(
     ],
 )
 def test_a_file_in_chunks_becomes_the_object(
-    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int, chunk: int
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: TusJs, size: int, chunk: int
 ) -> None:
     run = tus_js(deployment.gateway.endpoint, payload(size), options={"chunkSize": chunk})
     assert run.done
@@ -100,7 +54,7 @@ def test_a_file_in_chunks_becomes_the_object(
 # Not a multiple of the chunk: this client never notices the end of such a stream.
 @pytest.mark.parametrize("size", [1, PART - 1, PART + 1, 3 * PART + 7])
 def test_a_stream_of_unknown_length_becomes_the_object(
-    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: TusJs, size: int
 ) -> None:
     options = {"uploadLengthDeferred": True, "chunkSize": 2 * MIB}
     run = tus_js(deployment.gateway.endpoint, payload(size), stream=True, options=options)
@@ -110,7 +64,7 @@ def test_a_stream_of_unknown_length_becomes_the_object(
 
 @pytest.mark.parametrize("size", [1, PART, PART + 1])
 def test_the_creating_request_may_carry_the_file(
-    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run], size: int
+    deployment: Deployment, payload: Callable[[int], Payload], tus_js: TusJs, size: int
 ) -> None:
     run = tus_js(deployment.gateway.endpoint, payload(size), options={"uploadDataDuringCreation": True})
     assert run.done
@@ -118,9 +72,7 @@ def test_the_creating_request_may_carry_the_file(
     assert deployment.stored_sha256(run.url) == payload(size).sha256
 
 
-def test_post_may_stand_for_patch(
-    deployment: Deployment, payload: Callable[[int], Payload], tus_js: Callable[..., Run]
-) -> None:
+def test_post_may_stand_for_patch(deployment: Deployment, payload: Callable[[int], Payload], tus_js: TusJs) -> None:
     file = payload(PART + 1)
     run = tus_js(deployment.gateway.endpoint, file, options={"overridePatchMethod": True})
     assert run.done
@@ -132,7 +84,7 @@ async def test_a_killed_client_goes_on_where_the_gateway_is(
     deployment: Deployment,
     line: TcpFaultProxy,
     payload: Callable[[int], Payload],
-    tus_js: Callable[..., Run],
+    tus_js: TusJs,
     tmp_path: Path,
 ) -> None:
     file = payload(6 * PART)
@@ -158,7 +110,7 @@ async def test_a_cut_connection_is_healed_by_the_client_itself(
     deployment: Deployment,
     line: TcpFaultProxy,
     payload: Callable[[int], Payload],
-    tus_js: Callable[..., Run],
+    tus_js: TusJs,
     how: How,
 ) -> None:
     file = payload(3 * PART + 7)
@@ -181,7 +133,7 @@ DECLARES_THE_END = {"buffer": True}
 def test_in_the_protocol_of_the_ietf_a_file_becomes_the_object(
     deployment: Deployment,
     payload: Callable[[int], Payload],
-    tus_js: Callable[..., Run],
+    tus_js: TusJs,
     protocol: str,
     chunk: int | None,
     size: int,
@@ -198,7 +150,7 @@ async def test_in_the_protocol_of_the_ietf_a_cut_connection_is_healed_by_the_cli
     deployment: Deployment,
     line: TcpFaultProxy,
     payload: Callable[[int], Payload],
-    tus_js: Callable[..., Run],
+    tus_js: TusJs,
     protocol: str,
 ) -> None:
     file = payload(3 * PART + 7)

@@ -22,10 +22,10 @@ def client(rig):
 
 @pytest.fixture
 async def start(tmp_path):
-    """Start a gateway with a WebConfig and a maximum size of the test's own."""
+    """Start a gateway with a WebConfig and other settings of the test's own."""
     async with AsyncExitStack() as stack:
 
-        async def begin(config=None, max_size=None):
-            return await stack.enter_async_context(running(tmp_path, config, max_size))
+        async def begin(config=None, **settings):
+            return await stack.enter_async_context(running(tmp_path, config, **settings))
 
         yield begin

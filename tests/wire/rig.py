@@ -111,6 +111,7 @@ async def running(
     *,
     store: ObjectStore | None = None,
     most_downloads: int = 20,
+    finish_wait: float = 25.0,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -121,6 +122,7 @@ async def running(
         identity: makes the authority from the database; without it the gateway is open.
         store: instead of a directory.
         most_downloads: at once.
+        finish_wait: seconds that requests wait for an upload to be finished.
     """
     clock = Clock()
     database = SqliteDatabase(home / "tusgate.db", clock)
@@ -140,7 +142,7 @@ async def running(
         max_size=max_size,
         expiry=Expiry(lifetime=LIFETIME, max_age=None),
     )
-    rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=25.0, holder="test")
+    rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=finish_wait, holder="test")
     config = config or WebConfig(is_open=identity is None)
     authority = None if identity is None else identity(database)
     reaffirm = None if authority is None else authority.reaffirm

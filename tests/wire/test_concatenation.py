@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import asyncio
 import base64
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.wire.client import CT, V
+from tests.wire.rig import until
 from tests.wire.rufh import RufhClient
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.model import CreatedVia, NewUpload, ObjectKey, Role, Scope, UploadId
@@ -228,6 +230,37 @@ async def test_a_final_that_is_deleted_takes_no_partial_along(rig):
         again = await concatenate(rig.client, a)
         assert again.upload_path != final
         assert len(await rig.stored(again.upload_path)) in (5, size)
+
+
+@pytest.mark.spec("CAT-20")
+@pytest.mark.parametrize("group", [{}, {"Upload-Metadata": metadata(concat_group=b"one file")}])
+async def test_a_final_shows_no_offset_before_its_object_is_there(start, monkeypatch, group):
+    """I5: the store takes longer over it than the client is made to wait."""
+    rig = await start(finish_wait=0.05)
+    a, b = [await a_partial(rig.client, bytes([n]) * 6 * MIB, **group) for n in range(2)]
+    may_complete, complete = asyncio.Event(), rig.store.complete_multipart
+
+    async def held(*arguments, **named):
+        await may_complete.wait()
+        return await complete(*arguments, **named)
+
+    monkeypatch.setattr(rig.store, "complete_multipart", held)
+    answer = await concatenate(rig.client, a, b)
+    assert answer.status == 201
+    for _ in range(2):
+        head = await rig.client.head(answer.upload_path)
+        assert (head.status, "Upload-Offset" in head.headers) == (200, False)
+        assert head.headers["Upload-Length"] == str(12 * MIB)
+        assert head.headers["Upload-Concat"] == f"final;{a} {b}"
+
+    may_complete.set()
+
+    async def has_offset():
+        return "Upload-Offset" in (await rig.client.head(answer.upload_path)).headers
+
+    await until(has_offset)
+    assert (await rig.client.head(answer.upload_path)).offset == 12 * MIB
+    assert await rig.stored(answer.upload_path) == bytes(6 * MIB) + b"\x01" * 6 * MIB
 
 
 @pytest.mark.spec("SH-06")

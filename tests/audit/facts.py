@@ -43,6 +43,7 @@ class Facts:
     Attributes:
         uploads: rows by id.
         parts, pieces: rows by upload id, in the order of their bytes.
+        sources: ids of what a final is made of, by its id, in order.
         garbage: all rows.
         objects: all objects of the bucket by key, except the foreign ones.
         multiparts: ids of the multipart uploads of each key that the database names.
@@ -59,6 +60,7 @@ class Facts:
     uploads: Mapping[str, Row]
     parts: Mapping[str, Sequence[Row]]
     pieces: Mapping[str, Sequence[Row]]
+    sources: Mapping[str, Sequence[str]]
     garbage: Sequence[Row]
     objects: Mapping[str, Stored]
     multiparts: Mapping[str, Sequence[str]]
@@ -100,6 +102,7 @@ def _gather(rig: Rig, ready: Sequence[bool]) -> Facts:
         uploads=uploads,
         parts=_by_upload(rig.rows("SELECT * FROM parts ORDER BY number")),
         pieces=_by_upload(rig.rows("SELECT * FROM pieces ORDER BY start_offset")),
+        sources=_sources(rig.rows("SELECT * FROM sources ORDER BY position")),
         garbage=garbage,
         objects={key: stored for key, stored in objects.items() if key not in FOREIGN_OBJECTS},
         multiparts=multiparts,
@@ -123,6 +126,10 @@ def _by_upload(rows: Sequence[Row]) -> dict[str, list[Row]]:
     for row in rows:
         found.setdefault(row["upload_id"], []).append(row)
     return found
+
+
+def _sources(rows: Sequence[Row]) -> dict[str, list[str]]:
+    return {final: [row["source_id"] for row in found] for final, found in _by_upload(rows).items()}
 
 
 def _objects(client: Minio, bucket: str) -> dict[str, Stored]:

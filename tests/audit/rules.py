@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.audit.facts import Facts
-    from tests.audit.journal import Journal
     from tests.fault.books import Row
 
 INTERNAL: Final = ".tusgate/"
@@ -82,23 +81,49 @@ def _missing_pieces(facts: Facts, upload_id: str) -> Iterator[str]:
 
 
 def _missing_parts(facts: Facts, row: Row) -> Iterator[str]:
-    held = facts.stored_parts.get(row["multipart_id"] or "", {})
+    """Parts of a partial in place are in the multipart upload of its group, and later in the object of that."""
+    home = row if row["group_id"] is None else facts.uploads[row["group_id"]]
+    if home["state"] in GONE:
+        yield f"{row['id']} goes on without its group, which is {home['state']}"
+    elif home["state"] == "complete":
+        yield from _parts_missing_in(_home_content(facts, row), facts, row)
+    else:
+        held = facts.stored_parts.get(home["multipart_id"] or "", {})
+        for part in facts.parts.get(row["id"], ()):
+            stored = held.get(part["number"])
+            if stored is None or (stored.size, stored.etag) != (part["size"], part["etag"]):
+                yield f"part {part['number']} of {row['id']} is not in the store as committed"
+
+
+def _parts_missing_in(content: bytes | None, facts: Facts, row: Row) -> Iterator[str]:
     for part in facts.parts.get(row["id"], ()):
-        stored = held.get(part["number"])
-        if stored is None or (stored.size, stored.etag) != (part["size"], part["etag"]):
-            yield f"part {part['number']} of {row['id']} is not in the store as committed"
+        found = (content or b"")[part["start_offset"] :][: part["size"]]
+        if len(found) != part["size"] or crc64nvme(found) != _crc(part):
+            yield f"part {part['number']} of {row['id']} is not in the object of its group as committed"
+
+
+def _home_content(facts: Facts, partial: Row) -> bytes | None:
+    """Return the bytes of a partial that lies in the object of its group; None when they are not there."""
+    home = facts.uploads[partial["group_id"]]
+    stored, own = facts.objects.get(home["object_key"]), facts.parts.get(partial["id"], ())
+    first = [part for part in facts.parts.get(home["id"], ()) if own and part["number"] == own[0]["number"]]
+    if stored is None or stored.content is None or not first:
+        return None
+    start = first[0]["start_offset"]
+    return stored.content[start : start + partial["upload_length"]]
 
 
 def objects_are_what_was_sent(facts: Facts) -> Iterator[str]:
-    """I3: size and checksum as committed, and every acknowledged range as its client sent it."""
+    """I3: size and checksum as committed, every acknowledged range as its client sent it, finals as their partials."""
     for upload_id, row in facts.uploads.items():
         stored = facts.objects.get(row["object_key"])
         if row["state"] != "complete" or stored is None or stored.content is None:
             continue
         if stored.size != row["upload_length"] or crc64nvme(stored.content) != _crc(row):
             yield f"the object of {upload_id} has {stored.size} bytes, or others than committed"
+    yield from _finals_of_other_bytes(facts)
     for journal in facts.journals:
-        content = _content(facts, journal)
+        content = _content(facts, journal.upload_id)
         if content is None:
             continue
         for accepted in journal.accepted:
@@ -106,9 +131,29 @@ def objects_are_what_was_sent(facts: Facts) -> Iterator[str]:
                 yield f"bytes {accepted.start} to {accepted.end} of {journal.upload_id} are not those of their sender"
 
 
-def _content(facts: Facts, journal: Journal) -> bytes | None:
-    row = facts.uploads.get(journal.upload_id)
-    stored = facts.objects.get(row["object_key"]) if row is not None and row["state"] == "complete" else None
+def _finals_of_other_bytes(facts: Facts) -> Iterator[str]:
+    for final_id, partials in facts.sources.items():
+        whole = _content(facts, final_id)
+        start = 0
+        for partial_id in partials if whole is not None else ():
+            length = facts.uploads[partial_id]["upload_length"]
+            own = _content(facts, partial_id)
+            if own is not None and own != (whole or b"")[start : start + length]:
+                yield f"the bytes from {start} of {final_id} are not those of its partial {partial_id}"
+            start += length
+        if whole is not None and len(whole) != start:
+            yield f"{final_id} has {len(whole)} bytes, its partials have {start}"
+
+
+def _content(facts: Facts, upload_id: str) -> bytes | None:
+    """Return the finished bytes of an upload: its object, or where its group's object has them; None without."""
+    row = facts.uploads.get(upload_id)
+    if row is None:
+        return None
+    if row["group_id"] is not None:
+        is_there = row["state"] not in GONE and facts.uploads[row["group_id"]]["state"] == "complete"
+        return _home_content(facts, row) if is_there else None
+    stored = facts.objects.get(row["object_key"]) if row["state"] == "complete" else None
     return None if stored is None else stored.content
 
 
@@ -126,14 +171,17 @@ def complete_means_one_object(facts: Facts) -> Iterator[str]:
 
 
 def finishing_ends(facts: Facts) -> Iterator[str]:
-    """I5: nothing stays sealed; offset equal to length was told of complete uploads only."""
+    """I5: nothing stays sealed; offset equal to length was told of complete uploads only, or of partials in place."""
     for upload_id, row in facts.uploads.items():
         if row["state"] == "sealed":
             yield f"{upload_id} is still sealed"
     for journal in facts.journals:
         known = facts.uploads.get(journal.upload_id)
+        in_place = known is not None and known["group_id"] is not None
         looked = max((told.offset for told in journal.told if told.status == 200), default=None)
-        if known and looked == known["upload_length"] and known["state"] not in ("complete", "terminated"):
+        if not known or in_place or looked != known["upload_length"]:
+            continue
+        if known["state"] not in ("complete", "terminated"):
             yield f"{journal.upload_id} was shown as finished and is {known['state']}"
 
 
@@ -148,7 +196,7 @@ def one_writer(facts: Facts) -> Iterator[str]:
 
 
 def complete_lists_committed_parts(facts: Facts) -> Iterator[str]:
-    """I7: every Complete lists exactly the parts that the database has, in order."""
+    """I7: every Complete lists exactly the parts that the database has, in order; a final has those of its sources."""
     owners = {row["multipart_id"]: row["id"] for row in facts.uploads.values() if row["multipart_id"]}
     for call in facts.calls:
         upload_id = owners.get(call.query.get("uploadId", ""))
@@ -157,6 +205,11 @@ def complete_lists_committed_parts(facts: Facts) -> Iterator[str]:
         committed = [(part["number"], part["etag"]) for part in facts.parts.get(upload_id, ())]
         if committed and call.listed_parts != committed:
             yield f"Complete of {upload_id} listed {call.listed_parts}, committed are {committed}"
+    for final_id, partials in facts.sources.items():
+        lying = [each for each in partials if facts.uploads[each]["group_id"] == final_id]
+        theirs = [(part["number"], part["etag"]) for each in lying for part in facts.parts.get(each, ())]
+        if lying and theirs != [(part["number"], part["etag"]) for part in facts.parts.get(final_id, ())]:
+            yield f"{final_id} is not made of the parts of its partials"
 
 
 def success_is_committed(facts: Facts) -> Iterator[str]:
@@ -172,9 +225,10 @@ def what_has_ended_stays_so(facts: Facts) -> Iterator[str]:
     for journal in facts.journals:
         row = facts.uploads.get(journal.upload_id)
         state = "gone" if row is None else row["state"]
-        if journal.deleted and state != "terminated":
+        hidden = row is not None and row["role"] == "group"  # a deleted final whose object its partials still need
+        if journal.deleted and state != "terminated" and not hidden:
             yield f"{journal.upload_id} was deleted and is {state}"
-        if journal.gone and state not in (*GONE, "gone"):
+        if journal.gone and state not in (*GONE, "gone") and not hidden:
             yield f"{journal.upload_id} was said to be gone and is {state}"
 
 

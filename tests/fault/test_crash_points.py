@@ -20,6 +20,7 @@ import pytest
 
 from tests.fault.dying import MORTAL, death, doom, live, until_nothing_is_left
 from tests.fault.honest import LOST, Upload, heard
+from tests.fault.joined import begin_apart, begin_in_another_order, begin_in_place
 from tests.fault.proxy import DropAnswer, Gate, s3_error
 from tests.fault.rig import KIB, MIB, PART, Rig, id_of
 from tests.wire.client import CT, Client
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 SMALL = random.Random(1).randbytes(MIB)
 LARGE = random.Random(2).randbytes(3 * PART + 100 * KIB)
+PARTIALS = [LARGE[: PART + MIB], LARGE[-2 * PART :]]
 AWKWARD = 7 * MIB
 """PATCHes of this size end inside cells."""
 
@@ -148,6 +150,20 @@ async def an_abandoned_file_is_removed(rig: Rig) -> None:
     assert (await heard(lambda: rig.client.head(path))).status == 410
 
 
+async def a_file_of_partials_in_place(rig: Rig) -> None:
+    await (await begin_in_place(rig, "in place", PARTIALS)).run(AWKWARD)
+
+
+async def a_file_of_partials_in_another_order(rig: Rig) -> None:
+    await (await begin_in_another_order(rig, "backwards", PARTIALS)).run()
+
+
+async def a_file_of_partials_apart(rig: Rig) -> None:
+    """The second one is too small for a part, and is streamed with what follows it."""
+    first, second = PARTIALS
+    await (await begin_apart(rig, [first, second[: 100 * KIB], second])).run()
+
+
 async def begun_half(rig: Rig) -> str:
     """Upload a part and a piece. There is a second multipart upload, of which the gateway never got to know (CR-05)."""
     path = await begun(rig, len(LARGE))
@@ -165,6 +181,9 @@ SMOOTH_STORIES: list[Story] = [
     a_file_of_unknown_length,
     a_file_whose_length_is_told_last,
     a_small_file_whose_length_is_told_last,
+    a_file_of_partials_in_place,
+    a_file_of_partials_in_another_order,
+    a_file_of_partials_apart,
 ]
 STORIES: list[Story] = [
     *SMOOTH_STORIES,
@@ -187,9 +206,12 @@ SLOW_STORIES: dict[str, Story] = {
 """Told only where they are needed: the gateway cleans up every 5 s, and looks every 20 s for what has expired."""
 AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
-NEVER = ("read", "copy-part", "list-files", "describe")
-"""No upload and no job of these stories takes these steps: stores read pieces back inside of their other steps, and the
-API of finished files reads, or changes a description in one statement."""
+NEVER = ("list-files", "describe")
+"""The API of finished files reads, or changes a description in one statement."""
+EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
+WITH_SETTINGS = {"read": EQUAL_PARTS}
+"""Only where all parts have one size are finals cut within parts of their partials, whose checksums must be read then.
+All else that is read back is read inside of other steps of the store."""
 IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NEVER)]
 
 
@@ -197,7 +219,7 @@ IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NE
 async def test_a_gateway_that_dies_at_a_step_leaves_nothing_that_its_successor_cannot_finish(
     start_rig: Callable[..., Awaitable[Rig]], step: str
 ) -> None:
-    rig = await start_rig(MORTAL | {"TUSGATE_CRASH": f"before-{step}"})
+    rig = await start_rig(MORTAL | WITH_SETTINGS.get(step, {}) | {"TUSGATE_CRASH": f"before-{step}"})
     deletions = ("DeleteObjects", "DeleteObject") if step == "postpone-garbage" else ()
     refusals = [rig.proxy.on(kind, s3_error(503, "SlowDown")) for kind in deletions]
     stories = [*STORIES, SLOW_STORIES[step]] if step in SLOW_STORIES else STORIES

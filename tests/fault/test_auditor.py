@@ -14,12 +14,14 @@ from tests.audit.journal import Accepted, Told
 from tests.audit.rules import RULES, violations
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import begin
+from tests.fault.joined import begin_apart, begin_in_place
 from tests.fault.rig import KIB, PART, Rig, id_of, pieces_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.fault.honest import Upload
+    from tests.fault.joined import Final
 
     Plant = Callable[["Scene"], None]
 
@@ -27,12 +29,21 @@ DATA = random.Random(5).randbytes(2 * PART + 200 * KIB)
 
 
 class Scene:
-    """A rig after an ordinary day: one upload complete, one half done, one deleted."""
+    """A rig after an ordinary day.
 
-    def __init__(self, rig: Rig, done: Upload, half: Upload) -> None:
+    Attributes:
+        done, half: an upload that is complete, and one that is half done. A third one was deleted.
+        in_place, apart: finals, with the bytes of their partials in one multipart upload, or in objects of their own.
+        waiting: partials in place whose final nobody has asked for yet.
+    """
+
+    def __init__(self, rig: Rig, done: Upload, half: Upload, in_place: Final, apart: Final, waiting: Final) -> None:
         self.rig = rig
         self.done = done
         self.half = half
+        self.in_place = in_place
+        self.apart = apart
+        self.waiting = waiting
 
     def change(self, statement: str, upload: Upload) -> None:
         self.rig.books.change(statement, id_of(upload.path))
@@ -53,7 +64,14 @@ async def scene_in(rig: Rig) -> Scene:
     await deleted.send(PART)
     assert (await rig.client.delete(deleted.path)).status == 204
     deleted.journal.deleted = True
-    return Scene(rig, done, half)
+    halves = [DATA[:PART], DATA[PART:]]
+    in_place, waiting = [await begin_in_place(rig, name, halves) for name in ("one", "another")]
+    apart = await begin_apart(rig, halves)
+    await in_place.run()
+    await apart.run()
+    for partial in waiting.partials:
+        await partial.run()
+    return Scene(rig, done, half, in_place, apart, waiting)
 
 
 def a_committed_piece_is_forgotten(scene: Scene) -> None:
@@ -73,6 +91,30 @@ def a_stored_piece_vanishes(scene: Scene) -> None:
 def a_stored_part_vanishes(scene: Scene) -> None:
     row = scene.rig.row(scene.half.path)
     scene.rig.minio.client()._abort_multipart_upload(scene.rig.bucket, row["object_key"], row["multipart_id"])
+
+
+def a_stored_part_of_a_partial_vanishes(scene: Scene) -> None:
+    group = scene.rig.row(scene.waiting.partials[0].path)["group_id"]
+    row = scene.rig.row(group)
+    scene.rig.minio.client()._abort_multipart_upload(scene.rig.bucket, row["object_key"], row["multipart_id"])
+
+
+def a_final_has_its_partials_in_another_order(scene: Scene) -> None:
+    statement = "UPDATE sources SET position = 10 - position WHERE upload_id = ?"
+    scene.rig.books.change(statement, id_of(scene.apart.paths[-1]))
+
+
+def a_final_forgets_a_partial(scene: Scene) -> None:
+    scene.rig.books.change("DELETE FROM sources WHERE position = 1 AND upload_id = ?", id_of(scene.apart.paths[-1]))
+
+
+def a_final_has_other_parts_than_its_partials(scene: Scene) -> None:
+    scene.change("UPDATE parts SET etag = 'another' WHERE upload_id = ?", scene.in_place.partials[1])
+
+
+def a_partial_in_place_has_other_bytes(scene: Scene) -> None:
+    statement = "UPDATE parts SET crc64 = zeroblob(8) WHERE upload_id = ?"
+    scene.change(statement, scene.in_place.partials[1])
 
 
 def an_object_has_other_bytes(scene: Scene) -> None:
@@ -142,13 +184,18 @@ PLANTS: list[tuple[str, Plant]] = [
     ("I1", an_answer_shows_less_than_an_earlier_one),
     ("I2", a_stored_piece_vanishes),
     ("I2", a_stored_part_vanishes),
+    ("I2", a_stored_part_of_a_partial_vanishes),
+    ("I2", a_partial_in_place_has_other_bytes),
     ("I3", an_object_has_other_bytes),
+    ("I3", a_final_has_its_partials_in_another_order),
+    ("I3", a_final_forgets_a_partial),
     ("I3", an_acknowledged_range_is_from_somebody_else),
     ("I4", an_object_vanishes),
     ("I4", an_object_belongs_to_nobody),
     ("I5", a_seal_is_never_lifted),
     ("I6", two_writers_are_believed),
     ("I7", a_part_was_not_listed_as_committed),
+    ("I7", a_final_has_other_parts_than_its_partials),
     ("I8", an_answer_comes_before_its_commit),
     ("I9", a_deleted_upload_is_there_again),
     ("I10", a_foreign_object_is_collected),

@@ -8,20 +8,12 @@ calls of the machine's rules, and a line `@reproduce_failure(...)` that brings i
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.backends import SqliteBackend
 from tests.model.machine import Uploading
-
-if TYPE_CHECKING:
-    from tests.model.backends import Backend
 
 HISTORIES = int(os.environ.get("TUSGATE_TEST_MODEL") or 0)
 
@@ -38,18 +30,6 @@ def histories(number: int) -> settings:
     )
 
 
-class OnSqlite(Uploading):
-    """The same in a real database, which works in threads of its own while the virtual time stands still."""
-
-    def backend(self) -> Backend:
-        self._directory = Path(tempfile.mkdtemp(prefix="tusgate-model-"))
-        return SqliteBackend(self._loop, self._directory)
-
-    def _let_go(self) -> None:
-        super()._let_go()
-        shutil.rmtree(self._directory)
-
-
 def test_no_history_contradicts_the_model() -> None:
     """I1 to I7, I9 to I11, I15, I20."""
     run_state_machine_as_test(Uploading, settings=histories(60))
@@ -58,8 +38,3 @@ def test_no_history_contradicts_the_model() -> None:
 @pytest.mark.slow
 def test_no_long_series_of_histories_contradicts_the_model() -> None:
     run_state_machine_as_test(Uploading, settings=histories(600))
-
-
-@pytest.mark.slow
-def test_no_history_in_sqlite_contradicts_the_model() -> None:
-    run_state_machine_as_test(OnSqlite, settings=histories(60))

@@ -188,7 +188,7 @@ class Completion:
             stored = await self._put_whole(upload, [piece for _, pieces in work.cells for piece in pieces])
         else:
             upload = await self._put_missing_parts(upload, work)
-            stored = await self._complete_multipart(upload, await self._database.parts(upload), copies=work.copies)
+            stored = await self._complete_multipart(upload, await self._all_parts(upload), copies=work.copies)
         await self._database.complete(upload, stored)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
 
@@ -257,12 +257,19 @@ class Completion:
             etag = await self._store.put_part(upload.object_key, upload.multipart_id, cell.number, body)
         return Part(cell.number, cell.start, body.size, etag, body.crc64)
 
+    async def _all_parts(self, upload: Upload) -> list[Part]:
+        """Return the committed parts, which are the whole upload now. Fenced: it has ended between two looks."""
+        parts = await self._database.parts(upload)
+        if sum(part.size for part in parts) == upload.length:
+            return parts
+        if (await self._database.get(upload.scope, upload.id)).state is not State.SEALED:
+            raise Fenced
+        msg = f"the committed parts of {upload.id} do not add up to its length"
+        raise AssertionError(msg)
+
     async def _complete_multipart(self, upload: Upload, parts: Sequence[Part], *, copies: bool = False) -> StoredObject:
         """Complete with exactly the committed parts, then look: only a verified object counts."""
         assert upload.multipart_id is not None
-        if sum(part.size for part in parts) != upload.length:
-            msg = f"the committed parts of {upload.id} do not add up to its length"
-            raise AssertionError(msg)
         crc64 = combined_crc64(parts)
         doubt: StoreRefused | StoreUnavailable | None = None
         try:

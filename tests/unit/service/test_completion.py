@@ -318,11 +318,15 @@ def test_a_process_that_stops_gives_its_lease_back() -> None:
 
 
 @both_profiles
-@pytest.mark.parametrize("call", ["put_part", "complete_multipart", "find", "complete"])
+@pytest.mark.parametrize("call", ["pieces", "parts", "put_part", "complete_multipart", "find", "complete"])
 def test_an_upload_that_is_terminated_while_it_is_finished_leaves_nothing(call: str, completes_all_parts: bool) -> None:
+    """Nor an error that nobody looks at."""
+
     async def finish_it() -> None:
         world = World(completes_all_parts=completes_all_parts)
         upload = await sealed(world)
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, found: complaints.append(found.get("exception")))
         process = world.process(slow(call, 20.0))
         process.completion.start(upload)
         await asyncio.sleep(10)
@@ -331,6 +335,7 @@ def test_an_upload_that_is_terminated_while_it_is_finished_leaves_nothing(call: 
         await world.settle()
         assert await world.leaks() == []
         assert (await world.database.get(SCOPE, upload.id)).state is State.TERMINATED
+        assert [error for error in complaints if not isinstance(error, Crashed)] == []
 
     run(finish_it())
 

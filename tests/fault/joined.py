@@ -55,9 +55,13 @@ class Final:
             async with asyncio.TaskGroup() as sending:
                 for partial in {partial.path: partial for partial in self.partials}.values():
                     sending.create_task(partial.run(chunk, deadline))
-            path = await self.ask()
-            await self.until_there(path)
-            return path
+            return await self.ask_until_there()
+
+    async def ask_until_there(self) -> str:
+        """Ask for the final of partials that have been sent, and return its path when its object is there and right."""
+        path = await self.ask()
+        await self.until_there(path)
+        return path
 
     async def ask(self) -> str:
         """Ask for the final, as often as it takes, and return its path."""

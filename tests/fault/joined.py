@@ -13,6 +13,7 @@ from tests.fault.honest import DEADLINE, LOST, PAUSE, Upload, heard
 from tests.fault.rig import id_of
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Sequence
 
     from tests.fault.rig import Rig
@@ -139,6 +140,19 @@ async def begin_in_another_order(rig: Rig, name: str, datas: Sequence[bytes], cl
     """Create partials that lie in one multipart upload in the wrong order: it must become an object to be copied."""
     backwards = [await begin_partial(rig, data, grouped(name), clients) for data in reversed(datas)]
     return Final(rig, backwards[::-1], clients)
+
+
+async def begin_any(rig: Rig, data: bytes, chance: random.Random, clients: Sequence[Client]) -> Final:
+    """Create partials of `data` that are cut anywhere, and lie in one of the three ways."""
+    cut = chance.randrange(len(data) + 1)
+    halves = [data[:cut], data[cut:]]
+    match chance.randrange(3):
+        case 0:
+            return await begin_in_place(rig, chance.randbytes(16).hex(), halves, clients)
+        case 1:
+            return await begin_in_another_order(rig, chance.randbytes(16).hex(), halves, clients)
+        case _:
+            return await begin_apart(rig, halves, clients)
 
 
 async def begin_apart(rig: Rig, datas: Sequence[bytes], clients: Sequence[Client] = ()) -> Final:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import begin
+from tests.fault.joined import begin_any
 from tests.fault.rig import KIB, MIB, PART
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "25"))
 LONGEST_LIFE = 4.0
 """Seconds; a gateway needs about one to start, so that some are killed before they serve."""
 LENGTHS = (1, 50 * KIB, 3 * MIB, PART, PART + 1, 2 * PART + 100 * KIB, 4 * PART)
+IN_PARTIALS = 0.3
+"""How many of the files arrive as two partials."""
 CHUNKS = (64 * KIB, MIB, 3 * MIB, 7 * MIB, None)
 BREAKS: tuple[How, ...] = ("reset", "close")
 DEADLINE = 180.0
@@ -41,7 +44,8 @@ async def send_files(rig: Rig, chance: random.Random, *, until: asyncio.Event) -
     while not (files and until.is_set()):
         clients = [replica.far_client for replica in chance.sample(rig.replicas, len(rig.replicas))]
         data = chance.randbytes(chance.choice(LENGTHS))
-        upload = await begin(rig, data, clients)
+        in_partials = chance.random() < IN_PARTIALS
+        upload = await (begin_any(rig, data, chance, clients) if in_partials else begin(rig, data, clients))
         await upload.run(chance.choice(CHUNKS), DEADLINE)
         files += 1
     return files
@@ -89,7 +93,8 @@ async def survive(rig: Rig) -> None:
         for task in losing:
             task.cancel()
     arrived = sum(task.result() for task in sending)
-    states = {row["state"] for row in rig.rows("SELECT DISTINCT state FROM uploads WHERE upload_offset > 0")}
+    ended = "SELECT DISTINCT state FROM uploads WHERE upload_offset > 0 AND group_id IS NULL"
+    states = {row["state"] for row in rig.rows(ended)}
     print(f"{arrived} files arrived")
     assert states == {"complete"}
 

@@ -19,6 +19,7 @@ import psutil
 
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import LOST, PAUSE, begin
+from tests.fault.joined import begin_any
 from tests.fault.proxy import Delay, Drop, DropAnswer, s3_error
 from tests.fault.rig import KIB, MIB, PART
 
@@ -28,11 +29,14 @@ if TYPE_CHECKING:
     from tests.fault.honest import Upload
     from tests.fault.proxy import Fault
     from tests.fault.rig import Replica, Rig
+    from tests.wire.client import Client
 
 SECONDS = float(os.environ.get("TUSGATE_TEST_SOAK") or 20)
 CLIENTS = 50
 BUDGET = 64 * MIB
 LENGTHS = (0, 1, 70 * KIB, MIB, PART, PART + 1, 2 * PART + 200 * KIB)
+IN_PARTIALS = 0.3
+"""How many of the files arrive as two partials."""
 CHUNKS = (100 * KIB, 500 * KIB, 2 * MIB, 6 * MIB, None)
 DEADLINE = 240.0
 """Seconds for one upload: some wait for the lease of a killed process."""
@@ -41,7 +45,16 @@ FAULT_PAUSE = (0.5, 3.0)
 BOUND = BUDGET + 200 * MIB
 """Resident memory of a gateway: the code, the budget, half a MiB for each connection, and the allocator's reserve."""
 SPARE_DESCRIPTORS = 40
-CALLS = ("UploadPart", "PutObject", "CreateMultipartUpload", "CompleteMultipartUpload", "HeadObject", "GetObject", "*")
+CALLS = (
+    "UploadPart",
+    "PutObject",
+    "CreateMultipartUpload",
+    "CompleteMultipartUpload",
+    "HeadObject",
+    "GetObject",
+    "UploadPartCopy",
+    "*",
+)
 
 
 @dataclass
@@ -93,27 +106,40 @@ async def use(rig: Rig, chance: random.Random, over: asyncio.Event) -> int:
     while not over.is_set():
         clients = [replica.far_client for replica in rig.replicas]
         chance.shuffle(clients)
-        upload = await begin(rig, chance.randbytes(chance.choice(LENGTHS)), clients)
-        await upload.run(chance.choice(CHUNKS), DEADLINE)
-        await delete(upload)
+        data = chance.randbytes(chance.choice(LENGTHS))
+        if chance.random() < IN_PARTIALS:
+            final = await begin_any(rig, data, chance, clients)
+            path = await final.run(chance.choice(CHUNKS), DEADLINE)
+            await delete(clients[0], path)
+            for partial in final.partials:
+                await forget(partial)
+        else:
+            upload = await begin(rig, data, clients)
+            await upload.run(chance.choice(CHUNKS), DEADLINE)
+            await forget(upload)
         finished += 1
     return finished
 
 
-async def delete(upload: Upload) -> None:
+async def forget(upload: Upload) -> None:
     """Delete the upload, and let its bytes go: a soak has more of them than memory."""
+    await delete(upload.clients[0], upload.path)
+    upload.journal.deleted = True
+    upload.journal.accepted.clear()
+    upload.data = b""
+
+
+async def delete(client: Client, path: str) -> None:
+    """Delete an upload."""
     while True:
         try:
-            answer = await upload.clients[0].delete(upload.path)
+            answer = await client.delete(path)
         except LOST:
             answer = None
         if answer is not None and answer.status in (204, 410):  # 410: the first answer was lost
             break
         assert answer is None or answer.status in (423, 503), answer
         await asyncio.sleep(PAUSE)
-    upload.journal.deleted = True
-    upload.journal.accepted.clear()
-    upload.data = b""
 
 
 async def break_something(rig: Rig, chance: random.Random, over: asyncio.Event) -> None:

@@ -73,7 +73,8 @@ class Database(Protocol):
 
         Args:
             new: the partial, as it is inserted when there is no place for it.
-            group: inserted when there is no open group of this name and owner.
+            group: inserted when there is no open group of this name and owner that is at most
+                `core.concat.JOINED_WITHIN` old.
             name: how the client calls the group.
             place: given the grids of all partials that the group ever had, returns that of the new one, or None. May
                 be called in another thread. In place, a partial has this grid and the object key of the group.

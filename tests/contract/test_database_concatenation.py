@@ -19,6 +19,7 @@ from tests.contract.database_rig import (
     a_step,
     an_object,
 )
+from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import Fenced, StillNeeded, UploadGone, UploadNotFound
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.listing import FileFilter
@@ -113,6 +114,20 @@ class TestGroups:
         first = await a_member(database)
         await database.terminate(first.scope, first.id)
         assert (await a_member(database)).grid.first == 4
+
+    async def test_a_partial_that_comes_late_opens_a_group_of_its_own(self, rig: Rig) -> None:
+        """The store counts the age of a multipart upload from its first partial, and each partial its own."""
+        first = await a_member(rig.database, lifetime=None)
+        await rig.pass_time(JOINED_WITHIN - 60)
+        second = await a_member(rig.database, lifetime=None)
+        await rig.pass_time(120)
+        late = [await a_member(rig.database, lifetime=None) for _ in range(2)]
+        assert second.group == first.group
+        assert late[0].group == late[1].group != first.group
+        assert {member.id for member in await rig.database.members(await home_of(rig.database, first))} == {
+            first.id,
+            second.id,
+        }
 
     async def test_many_at_once_get_a_place_each(self, rig: Rig) -> None:
         members = await asyncio.gather(*[a_member(rig.another()) for _ in range(6)])

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from tusgate.core.access import ApiToken
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
+from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -159,7 +160,9 @@ class MemoryDatabase:
 
     def _open_group(self, group: NewUpload, name: str) -> _Row | None:
         found = (row for row in self._rows.values() if row.upload.scope == group.scope and row.group_name == name)
-        return next((row for row in found if row.upload.state is State.UPLOADING), None)
+        oldest = self._now() - timedelta(seconds=JOINED_WITHIN)
+        young = (row for row in found if row.upload.created_at >= oldest)
+        return next((row for row in young if row.upload.state is State.UPLOADING), None)
 
     async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
         self._check_unchanged(sources)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import SettingsError
 from tusgate.s3.profiles import PROFILES
 from tusgate.settings import Settings, load_settings
@@ -277,6 +278,10 @@ def test_the_profile_follows_from_the_host_name(endpoint: str, profile: str) -> 
 def test_a_configured_profile_outranks_the_host_name() -> None:
     given = {**S3, "s3_endpoint": "https://s3.amazonaws.com", "s3_profile": "generic"}
     assert Settings.model_validate(given).profile == "generic"
+
+
+def test_the_last_partial_of_a_group_ends_before_the_store_sweeps_what_the_first_began() -> None:
+    assert JOINED_WITHIN < SWEEP_MARGIN
 
 
 def test_settings_know_exactly_the_shipped_profiles_and_their_sweeps() -> None:

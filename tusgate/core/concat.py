@@ -29,6 +29,9 @@ COPY_SIZE: Final = 256 * MIB
 """Bytes that one request to copy covers, unless the final needs larger parts: enough work for several at once."""
 EXPECTED_MEMBERS: Final = 8
 """So many partials of the size of one must fit the part numbers of one multipart upload, while nobody tells more."""
+JOINED_WITHIN: Final = 1800.0
+"""Seconds after its first partial for which a group takes others. Their lifetimes begin with each of them, that of
+the multipart upload with the first, and in some stores it ends an hour after theirs."""
 UNKNOWN_CRC: Final = -1
 """`Piece.crc64` of a range whose checksum nobody has computed."""
 

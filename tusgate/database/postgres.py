@@ -21,6 +21,7 @@ import asyncpg
 import structlog
 
 from tusgate.core.clockwatch import GO_ON, go_on
+from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -205,6 +206,7 @@ class PostgresDatabase:
     ) -> Upload:
         """See `ports.Database.create_partial`."""
         async with self._transaction() as connection:
+            await _queries.close_group(connection, **creation_of(group), name=name, joined_within=JOINED_WITHIN)
             opened = upload_from(await _queries.open_group(connection, **creation_of(group), name=name))
             found = [Grid.decode(row["grid"]) async for row in _queries.list_grids(connection, **identity_of(opened))]
             grid = place(found)

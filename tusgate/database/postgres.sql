@@ -255,6 +255,12 @@ WITH ended AS (
 )
 SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
 
+-- name: close_group!
+-- A group that is too old for more partials gives its name away.
+UPDATE uploads SET group_name = NULL
+WHERE tenant = :tenant AND owner = :owner AND group_name = :name AND role = 'group' AND state = 'uploading'
+    AND created_at < now() - make_interval(secs => :joined_within);
+
 -- name: open_group^
 -- Locks the group. It lives at least as long as the partial that is about to join it.
 INSERT INTO uploads (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import aiosql
 
 from tusgate.core.clockwatch import GO_ON, go_on
+from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
@@ -333,6 +334,7 @@ def _create_partial(
     name: str,
     place: Callable[[Sequence[Grid]], Grid | None],
 ) -> Upload:
+    _queries.close_group(connection, **creation_of(group), name=name, joined_within=JOINED_WITHIN)
     opened = upload_from(_queries.open_group(connection, **creation_of(group), name=name))
     grid = place([Grid.decode(row["grid"]) for row in _queries.list_grids(connection, **identity_of(opened))])
     if grid is not None:

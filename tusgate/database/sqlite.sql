@@ -159,6 +159,12 @@ SELECT * FROM pieces
 WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND start_offset >= :start
 ORDER BY start_offset;
 
+-- name: close_group!
+-- A group that is too old for more partials gives its name away.
+UPDATE uploads SET group_name = NULL
+WHERE tenant = :tenant AND owner = :owner AND group_name = :name AND role = 'group' AND state = 'uploading'
+    AND created_at < now_ms() - ms(:joined_within);
+
 -- name: open_group^
 -- It lives at least as long as the partial that is about to join it.
 INSERT INTO uploads (

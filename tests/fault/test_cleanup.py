@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 import random
 import shutil
 import sqlite3
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fault.books import SqliteBooks
+from tests.fault.commands import command
 from tests.fault.honest import begin
 from tests.fault.proxy import DropAnswer, Hold, s3_error
 from tests.fault.rig import MIB, PART, Rig, id_of, pieces_of
-from tests.gateway import TUSGATE
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -41,23 +40,6 @@ TIMES = {
 @pytest.fixture(params=["sqlite", "postgres"])
 async def rig(request: pytest.FixtureRequest, start_rig: StartRig) -> Rig:
     return await start_rig(database=request.param)
-
-
-async def command(rig: Rig, *arguments: str) -> tuple[int, list[dict[str, object]]]:
-    """Run `tusgate` with the settings of the first gateway; return its exit code and its lines."""
-    process = await asyncio.create_subprocess_exec(
-        *TUSGATE,
-        *arguments,
-        "--json",
-        env=rig.gateway.environment,
-        cwd=rig.gateway.home,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert b"Traceback" not in err, err.decode()
-    assert process.returncode is not None
-    return process.returncode, [json.loads(line) for line in out.splitlines()]
 
 
 async def age(rig: Rig, seconds: float = WEEKS) -> None:

@@ -14,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.fault.commands import command
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import PAUSE
 from tests.fault.joined import begin_apart, begin_in_another_order, begin_in_place
@@ -220,6 +221,37 @@ async def test_a_final_fails_when_somebody_has_removed_the_object_of_a_partial(r
     (row,) = rig.rows("SELECT * FROM uploads WHERE role = 'final'")
     assert (row["state"], "lost" in row["reason"]) == ("failed", True)
     assert row["object_key"] not in await rig.keys()
+
+
+async def test_reconcile_finds_nothing_wrong_with_partials_groups_and_finals(rig: Rig) -> None:
+    """I10: of each kind of final one, one that was deleted, and partials that wait. Repairing breaks none."""
+    waiting, deleted = await in_place(rig), await in_place(rig)
+    for final in (await apart(rig), await in_place(rig), await in_another_order(rig)):
+        await final.run()
+    assert (await rig.client.delete(await deleted.run())).status == 204
+    for partial in waiting.partials:
+        await partial.run(AWKWARD)
+
+    code, lines = await command(rig, "reconcile", "--min-age", "0s", "--repair", "--delete-objects")
+
+    assert (code, [line for line in lines if "trouble" in line]) == (0, [])
+    for final in (waiting, deleted):
+        await final.ask_until_there()
+
+
+@pytest.mark.parametrize("repair", [True, False])
+async def test_reconcile_notices_that_the_parts_of_partials_are_lost(rig: Rig, repair: bool) -> None:
+    final = await in_place(rig)
+    for partial in final.partials:
+        await partial.run()
+    group = await lose_the_group(rig, final)
+
+    code, lines = await command(rig, "reconcile", "--min-age", "0s", *(["--repair"] if repair else []))
+
+    assert ("parts lost", group) in {(line.get("trouble"), line.get("upload")) for line in lines}
+    assert code == (0 if repair else 1)
+    states = {rig.row(path)["state"] for path in (group, *(partial.path for partial in final.partials))}
+    assert states == ({"failed"} if repair else {"uploading"})
 
 
 async def lose_the_group(rig: Rig, final: Final) -> str:

@@ -123,7 +123,9 @@ def _signed(store: S3Server, bucket: str, key: str) -> str:
         store.endpoint, store.region, bucket, "", store.access_key, store.secret_key, profile=PROFILES["minio"]
     )
     presentation = Presentation("application/octet-stream", "attachment", "private")
-    return S3Store(config).presign("GET", ObjectKey(key), presentation, 3600)
+    url = S3Store(config).presign("GET", ObjectKey(key), presentation, 3600)
+    assert url is not None
+    return url
 
 
 def _asked(url: str) -> socket.socket:

@@ -33,6 +33,7 @@ from tusgate.identity.proxies import VouchedUsers
 from tusgate.identity.static_tokens import StaticTokens
 from tusgate.identity.upload_tokens import UploadTokens
 from tusgate.s3.config import S3Config
+from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.store import S3Store
 from tusgate.service.budget import Budget
@@ -45,9 +46,13 @@ from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
 from tusgate.service.reconcile import Reconciler
+from tusgate.service.stores import Stores
+from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
+from tusgate.settings.model import profile_at
+from tusgate.settings.tenants import load_tenancy
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
@@ -64,12 +69,14 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Verdict
+    from tusgate.core.quota import Usage
     from tusgate.identity.authority import Verifier
-    from tusgate.ports import Authority, Database, ObjectStore, SurveyedDatabase, SurveyedStore, TokenStore
+    from tusgate.ports import Authority, Database, SurveyedDatabase, SurveyedStore, TokenStore
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
     from tusgate.settings.issuers import JwtIssuer
+    from tusgate.settings.tenants import Route, RouteKeys, Tenancy
 
 log = structlog.get_logger(__name__)
 
@@ -115,7 +122,7 @@ def clean_up(settings: Settings, tell: Callable[[Outcome], None], *, dry_run: bo
     """
 
     async def work() -> Verdict:
-        async with _opened(settings) as (database, store):
+        async with _opened(settings) as (database, stores):
             rules = JobRules()
             if release and not dry_run:
                 await database.release_expiry()
@@ -123,7 +130,7 @@ def clean_up(settings: Settings, tell: Callable[[Outcome], None], *, dry_run: bo
             if dry_run:
                 outcomes = foresee_clean_up(database, expirer, DRY_RUN_LIMIT, rules.intent_grace)
             else:
-                outcomes = run_clean_up(expirer, rules.collector(database, store))
+                outcomes = run_clean_up(expirer, rules.collector(database, stores))
             async for outcome in outcomes:
                 tell(outcome)
             return expirer.verdict
@@ -140,11 +147,31 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
     """
 
     async def work() -> Looked:
-        async with _opened(settings) as (database, store):
-            reconciler = Reconciler(database=database, store=store, mending=mending, now=datetime.now(UTC), grace=grace)
+        async with _opened(settings) as (database, stores):
+            reconciler = Reconciler(
+                database=database, stores=stores, mending=mending, now=datetime.now(UTC), grace=grace
+            )
             async for finding in reconciler.run():
                 tell(finding)
             return reconciler.looked
+
+    return asyncio.run(work())
+
+
+def usages(settings: Settings, *, recount: bool) -> tuple[dict[str, Usage], dict[str, tuple[Usage, Usage]]]:
+    """Return what each tenant has, and with `recount` what had been noted for those with limits, and is noted now.
+
+    Raises:
+        SettingsError: the database is not migrated.
+        DatabaseUnavailable: it cannot be reached.
+    """
+
+    async def work() -> tuple[dict[str, Usage], dict[str, tuple[Usage, Usage]]]:
+        async with _opened_database(settings) as database:
+            await database.check()
+            recounted = await database.recount() if recount else {}
+            found = await database.usages()
+            return {tenant: await database.usage(tenant) for tenant in found}, recounted
 
     return asyncio.run(work())
 
@@ -190,15 +217,17 @@ async def _opened_tokens(settings: Settings) -> AsyncIterator[TokenStore]:
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, SurveyedStore]]:
+async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, Stores[SurveyedStore]]]:
     """Give both for a command of an operator: nothing is migrated."""
     async with _opened_database(settings) as database:
         await database.check()
-        store = _store(settings)
+        tenancy = load_tenancy(settings)
+        await _check_routes(database, tenancy)
+        stores = _stores(settings, tenancy)
         try:
-            yield database, store
+            yield database, stores
         finally:
-            await store.close()
+            await stores.close()
 
 
 def _own_clocks() -> OwnClocks:
@@ -213,22 +242,24 @@ def _uptime() -> float:
 async def _serve(settings: Settings, reuse_port: bool) -> None:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(_opened_database(settings))
-        await _prepare(database, embedded=settings.sqlite_path is not None)
-        store = _store(settings)
-        stack.push_async_callback(store.close)
+        tenancy = load_tenancy(settings)
+        tenants = Tenants(tenancy.tenants, others=tenancy.others)
+        await _prepare(database, tenancy, tenants, embedded=settings.sqlite_path is not None)
+        stores = _stores(settings, tenancy)
+        stack.push_async_callback(stores.close)
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         writers = Writers()
-        completion = Completion(database, store, holder)
+        completion = Completion(database, stores, holder, tenants)
         stack.push_async_callback(completion.stop)
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
-        uploads = _uploads(settings, database, store, writers, completion, holder, authority)
-        jobs = Jobs(database, store, completion, JobRules(), _own_clocks())
+        uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority)
+        jobs = Jobs(database, stores, completion, JobRules(), _own_clocks())
         stack.push_async_callback(jobs.stop)
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
-            add_api(app, config, Files(database, store, uploads, settings.max_downloads), authority)
+            add_api(app, config, Files(database, stores, uploads, settings.max_downloads), authority)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"))
@@ -299,23 +330,76 @@ async def _opened_database(settings: Settings) -> AsyncIterator[SurveyedDatabase
         await database.close()
 
 
-async def _prepare(database: Database, *, embedded: bool) -> None:
-    """Migrate the embedded database; check a server, unless it is away: it is checked again by its first use."""
+async def _prepare(database: SurveyedDatabase, tenancy: Tenancy, tenants: Tenants, *, embedded: bool) -> None:
+    """Migrate the embedded database; check a server, unless it is away: it is checked again by its first use.
+
+    Raises SettingsError when a route has moved. Quotas that cannot be told now are told before the first creation.
+    """
     if embedded:
         for name in await database.migrate():
             log.info(LogEvent.MIGRATION_APPLIED, name=name)
     try:
         await database.check()
+        await _check_routes(database, tenancy)
+        await tenants.prepare_all(database)
     except Unavailable as error:
         log.warning(LogEvent.DATABASE_UNAVAILABLE, error=str(error))
 
 
+async def _check_routes(database: SurveyedDatabase, tenancy: Tenancy) -> None:
+    """Refuse to start when what was stored would be looked for elsewhere. Raises SettingsError."""
+    for route in await database.check_routes(tenancy.places):
+        if route.is_used:
+            where = "is not in the tenants file" if route.configured is None else f"now leads to {route.configured}"
+            raise SettingsError(
+                f"routes.{route.name}: expected {route.recorded}, where uploads lie, but it {where}: keep it as it was,"
+                " and give tenants another route for their new uploads"
+            )
+        if route.configured is not None:
+            log.info(LogEvent.ROUTE_MOVED, route=route.name, former=route.recorded, place=route.configured)
+
+
+def _stores(settings: Settings, tenancy: Tenancy) -> Stores[SurveyedStore]:
+    keys = dict(tenancy.keys)
+    others = {name: S3Store(_route_config(settings, route, keys[name])) for name, route in tenancy.routes}
+    crash = None if settings.crash is None else Crash(settings.crash)
+    if crash is None:
+        return Stores(_store(settings), others)
+    return Stores(crash.in_store(_store(settings)), {name: crash.in_store(store) for name, store in others.items()})
+
+
+def _route_config(settings: Settings, route: Route, keys: RouteKeys) -> S3Config:
+    """Return what a route says, and the plain settings where it says nothing."""
+    endpoint = route.endpoint or settings.s3_endpoint
+    own_profile = profile_at(route.endpoint) if route.endpoint else settings.profile
+    access_key = keys.access_key or settings.s3_access_key
+    secret_key = keys.secret_key or settings.s3_secret_key
+    token = settings.s3_session_token if keys.access_key is None else None
+    assert endpoint is not None  # these three are checked by load_tenancy
+    assert access_key is not None
+    assert secret_key is not None
+    return S3Config(
+        endpoint=endpoint,
+        region=route.region or settings.s3_region,
+        bucket=route.bucket,
+        prefix=route.prefix,
+        access_key=access_key.get_secret_value(),
+        secret_key=secret_key.get_secret_value(),
+        session_token=token.get_secret_value() if token is not None else None,
+        profile=PROFILES[route.profile or own_profile],
+        manner=Manner(
+            storage_class=route.storage_class,
+            encryption=Encryption(route.sse),
+            kms_key=route.kms_key,
+            customer_key=keys.customer_key.get_secret_value() if keys.customer_key is not None else None,
+            cache_control=route.cache_control,
+            content_disposition=route.content_disposition,
+            tags=tuple(route.tags.items()),
+        ),
+    )
+
+
 def _store(settings: Settings) -> SurveyedStore:
-    store = _real_store(settings)
-    return store if settings.crash is None else Crash(settings.crash).in_store(store)
-
-
-def _real_store(settings: Settings) -> SurveyedStore:
     if settings.store_dir is not None:
         return DirectoryStore(settings.store_dir)
     if not (settings.s3_endpoint and settings.s3_bucket and settings.s3_access_key and settings.s3_secret_key):
@@ -385,7 +469,8 @@ def _proxy_config(settings: Settings) -> ProxyConfig:
 def _uploads(
     settings: Settings,
     database: Database,
-    store: ObjectStore,
+    stores: Stores[SurveyedStore],
+    tenants: Tenants,
     writers: Writers,
     completion: Completion,
     holder: str,
@@ -394,7 +479,7 @@ def _uploads(
     budget = Budget(settings.budget)
     tools = IntakeTools(
         database=database,
-        store=store,
+        store=stores.default,
         budget=budget,
         warm=WarmCells(budget, settings.warm_cell_ttl),
         parts_in_flight=settings.parts_in_flight,
@@ -410,7 +495,7 @@ def _uploads(
     )
     # Only static tokens can be revoked while a request runs.
     reaffirm = authority.reaffirm if "token" in settings.auth else None
-    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm)
+    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm, stores, tenants)
 
 
 def _web_config(settings: Settings) -> WebConfig:

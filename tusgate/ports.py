@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tusgate.core.clockwatch import go_on
+from tusgate.core.model import Role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Garbage,
         Intent,
         ListedObject,
+        Misplaced,
         MultipartId,
         NewUpload,
         ObjectKey,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
+    from tusgate.core.quota import Quota, Usage
 
     Buffer = bytes | bytearray | memoryview
 
@@ -247,6 +250,16 @@ class Database(Protocol):
     async def postpone_garbage(self, rows: Sequence[Garbage], seconds: float) -> None:
         """Try these again after `seconds`, counting the failed try."""
 
+    async def limit_usage(self, tenant: str, quota: Quota | None) -> None:
+        """Let no commit from now on add to what the tenant has once that is above `quota`; None lifts all limits.
+
+        What an upload counts for says `core.quota.usage_of`. From then on any method of this port that would pass a
+        limit changes nothing and raises QuotaExceeded or TooManyUploads; what takes away is never refused. Idempotent.
+        """
+
+    async def usage(self, tenant: str) -> Usage:
+        """Return what the tenant has. One row where it has limits, else all its rows are counted."""
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """Call `taken_over(upload_id, epoch)` soon after a writer has lost its upload. An accelerator.
 
@@ -295,6 +308,24 @@ class SurveyedDatabase(Database, TokenStore, Protocol):
         intents. Unknown ids name nothing.
         """
 
+    async def usages(self) -> dict[str, Usage]:
+        """Return what each tenant has, counted anew. Reads all rows."""
+
+    async def limited_tenants(self) -> list[str]:
+        """Return the tenants that have limits, as `limit_usage` has set them."""
+
+    async def recount(self) -> dict[str, tuple[Usage, Usage]]:
+        """Count anew what tenants with limits have; return by tenant what had been noted, and what is now.
+
+        May run beside gateways: each tenant's changes wait for its count, and none is missed.
+        """
+
+    async def check_routes(self, places: Mapping[str, str]) -> list[Misplaced]:
+        """Note where routes lead that were not known so far; return those that have led elsewhere before.
+
+        Where nothing lies at the former place any more, the new one is noted, and `is_used` is False.
+        """
+
     async def count_by_state(self) -> dict[State, int]:
         """Return how many uploads are in each state. Reads all rows."""
 
@@ -326,16 +357,26 @@ class Attributes:
         upload_id: kept as marker metadata; proves whose object it is when an answer was lost.
         content_type: sanitised, or None.
         content_coding: Content-Encoding, sanitised, or None.
+        filename: for a Content-Disposition, where the store is to send one.
+        is_passing: it is read back soon and then deleted: a piece, or a partial. Not what users get.
     """
 
     upload_id: UploadId
     content_type: str | None = None
     content_coding: str | None = None
+    filename: str | None = None
+    is_passing: bool = False
 
     @classmethod
     def of(cls, upload: Upload) -> Attributes:
         """Return what the finished object of `upload` is stored with; pieces carry the upload id only."""
-        return cls(upload.id, upload.content_type, upload.content_coding)
+        return cls(
+            upload.id,
+            upload.content_type,
+            upload.content_coding,
+            upload.filename,
+            is_passing=upload.role is Role.PARTIAL,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,6 +81,7 @@ class LogEvent(StrEnum):
     JOB_FAILED = "job.failed"
     IDENTITY_REFUSED = "identity.refused"
     IDENTITY_UNAVAILABLE = "identity.unavailable"
+    ROUTE_MOVED = "route.moved"
     CRASH_AWAITED = "crash.awaited"
     CRASHING = "crash.now"
 

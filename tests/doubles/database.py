@@ -21,7 +21,8 @@ from tusgate.core.errors import (
 )
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
-from tusgate.core.model import Garbage, Role, State, StoreName, Upload
+from tusgate.core.model import Garbage, Misplaced, Role, State, StoreName, Upload
+from tusgate.core.quota import Quota, Usage, passed_by, refusal_of, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -79,6 +80,8 @@ class _Tables:
     api_tokens: dict[str, ApiToken] = field(default_factory=dict)
     spent: dict[tuple[Scope, str], UploadId] = field(default_factory=dict)
     next_waste: int = 1
+    quotas: dict[str, Quota] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     last_run: datetime | None = None
     verdict: Verdict = GO_ON
 
@@ -138,7 +141,9 @@ class MemoryDatabase:
             role=new.role,
             concat=new.concat,
             group=new.group,
+            route=new.route,
         )
+        self._check_room(None, upload)
         row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
         self._announce(row, intents)
         return row.upload
@@ -156,6 +161,7 @@ class MemoryDatabase:
             opened.upload = replace(opened.upload, expires_at=max(opened.upload.expires_at, lives_until))
         if grid is not None:
             new = replace(new, grid=grid, group=opened.upload.id, object_key=opened.upload.object_key)
+            new = replace(new, route=opened.upload.route)
         return await self.create(new)
 
     def _open_group(self, group: NewUpload, name: str) -> _Row | None:
@@ -206,6 +212,9 @@ class MemoryDatabase:
             if member.upload.offset:
                 raise _fenced_by(member.upload)
         total = sum(part.size for part in parts)
+        for upload in kept:
+            if upload.group == row.upload.id:
+                self._change(self._rows[upload.id], counted=False)
         row.parts = {part.number: part for part in parts}
         row.group_name = None
         self._change(row, state=State.SEALED, offset=total, length=total)
@@ -284,6 +293,7 @@ class MemoryDatabase:
         kept = {start for start in row.pieces if not low <= start < high}
         if any(part.number in row.parts for part in step.parts) or any(piece.start in kept for piece in step.pieces):
             raise _fenced_by(row.upload)
+        self._check_room(row, replace(row.upload, offset=step.end, length=step.length, state=step.state))
         self._drop_pieces(row, low, high)
         row.pieces.update((piece.start, piece) for piece in step.pieces)
         row.parts.update((part.number, part) for part in step.parts)
@@ -300,6 +310,7 @@ class MemoryDatabase:
 
     def _commit_whole(self, row: _Row, step: Step, stored: StoredObject) -> Upload:
         before = row.upload
+        self._check_room(row, replace(before, offset=step.end, length=step.length, state=State.COMPLETE))
         self._change(row, offset=step.end, length=step.length, multipart_id=None)
         if before.multipart_id is not None:
             self._discard_multipart(row, before.multipart_id)
@@ -427,7 +438,7 @@ class MemoryDatabase:
             if _is_referred_to(row, waste.garbage):
                 del row.waste[waste_id]
             elif not _may_still_be_used(row.upload, waste.garbage):
-                found.append(replace(waste.garbage, spare=row.upload.multipart_id))
+                found.append(replace(waste.garbage, spare=row.upload.multipart_id, route=row.upload.route))
         return found
 
     async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:
@@ -496,6 +507,38 @@ class MemoryDatabase:
     async def note_token_use(self, token_id: str) -> None:
         if token_id in self._api_tokens:
             self._api_tokens[token_id] = replace(self._api_tokens[token_id], last_used_at=self._now())
+
+    async def limit_usage(self, tenant: str, quota: Quota | None) -> None:
+        self._tables.quotas.pop(tenant, None)
+        if quota is not None:
+            self._tables.quotas[tenant] = quota
+
+    async def usage(self, tenant: str) -> Usage:
+        return self._usage(tenant)
+
+    def _usage(self, tenant: str) -> Usage:
+        uploads = [row.upload for row in self._rows.values() if row.upload.scope.tenant == tenant]
+        return sum(map(usage_of, uploads), Usage())
+
+    async def usages(self) -> dict[str, Usage]:
+        return {tenant: self._usage(tenant) for tenant in {row.upload.scope.tenant for row in self._rows.values()}}
+
+    async def limited_tenants(self) -> list[str]:
+        return sorted(self._tables.quotas)
+
+    async def recount(self) -> dict[str, tuple[Usage, Usage]]:
+        return {tenant: (self._usage(tenant), self._usage(tenant)) for tenant in self._tables.quotas}
+
+    async def check_routes(self, places: Mapping[str, str]) -> list[Misplaced]:
+        known = self._tables.places
+        known.update({name: place for name, place in places.items() if name not in known})
+        found = []
+        for name, place in known.items():
+            is_used = any(row.upload.route == name for row in self._rows.values())
+            if places.get(name) != place:
+                found.append(Misplaced(name, place, places.get(name), is_used))
+        known.update({each.name: each.configured for each in found if each.configured and not each.is_used})
+        return found
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         return
@@ -571,6 +614,14 @@ class MemoryDatabase:
     def _change(self, row: _Row, **changes: object) -> None:
         row.changed = self._clock()
         row.upload = replace(row.upload, updated_at=self._now(), **changes)  # type: ignore[arg-type]  # named by callers
+
+    def _check_room(self, row: _Row | None, after: Upload) -> None:
+        """Raise when a change that was not made yet passes a limit of the tenant."""
+        quota = self._tables.quotas.get(after.scope.tenant, Quota())
+        growth = usage_of(after) - (Usage() if row is None else usage_of(row.upload))
+        passed = passed_by(growth, self._usage(after.scope.tenant) + growth, quota)
+        if passed is not None:
+            raise refusal_of(passed)
 
     def _announce(self, row: _Row, intents: Sequence[Intent]) -> None:
         for intent in intents:

@@ -206,8 +206,8 @@ SLOW_STORIES: dict[str, Story] = {
 """Told only where they are needed: the gateway cleans up every 5 s, and looks every 20 s for what has expired."""
 AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
-NEVER = ("list-files", "describe")
-"""The API of finished files reads, or changes a description in one statement."""
+NEVER = ("list-files", "describe", "limit-usage", "usage")
+"""The API of finished files reads, or changes a description in one statement; usage is counted by triggers."""
 EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
 WITH_SETTINGS = {"read": EQUAL_PARTS}
 """Only where all parts have one size are finals cut within parts of their partials, whose checksums must be read then.

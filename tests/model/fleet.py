@@ -123,6 +123,7 @@ class Fleet:
             witnessed, bare = (cast("Database", ElsewhereDatabase(each)) for each in (witnessed, bare))
         self.database: Database = witnessed
         self.store: ObjectStore = cast("ObjectStore", WitnessedStore(self._memory_store, bare, self.truth))
+        self.others: dict[str, ObjectStore] = {}
         self._started = 0
         self.replicas: list[Replica] = []
         self._answers: dict[asyncio.Task[None], Request | None] = {}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
+import subprocess
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.servers import acquire
@@ -33,6 +36,45 @@ def running() -> Iterator[S3Server]:
         yield from _in_container()
     else:
         yield from _as_process(acquire.find_program("minio"))
+
+
+@contextmanager
+def running_with_encryption() -> Iterator[S3Server]:
+    """Run a MinIO that speaks TLS, which it demands for keys of customers, and has a key of its own."""
+    program = acquire.find_program("minio")
+    with scratch_directory("minio-tls", in_memory=False) as directory:
+        port, certs = free_port(), directory / "certs"
+        certificate = _make_certificate(certs)
+        key = f"test-key:{base64.b64encode(secrets.token_bytes(32)).decode()}"
+
+        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
+            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"], "MINIO_KMS_SECRET_KEY": key}
+            address = ["--address", f"127.0.0.1:{port}", "--certs-dir", str(certs)]
+            command = [str(program), "server", "--quiet", *address, str(directory / "data")]
+            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
+
+        server = _with_new_keys(port, make, certificate)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
+def _make_certificate(directory: Path) -> str:
+    """Make `private.key` and `public.crt` for 127.0.0.1; return the path of the certificate."""
+    directory.mkdir()
+    certificate = directory / "public.crt"
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-keyout", str(directory / "private.key"), "-out", str(certificate), "-days", "2"),
+            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return str(certificate)
 
 
 def _environment(access_key: str, secret_key: str) -> dict[str, str]:
@@ -84,8 +126,11 @@ def _in_container() -> Iterator[S3Server]:
         containers[0].remove()
 
 
-def _with_new_keys(port: int, make: Callable[[Callable[[], bool], dict[str, str]], Control]) -> S3Server:
+def _with_new_keys(
+    port: int, make: Callable[[Callable[[], bool], dict[str, str]], Control], ca_file: str | None = None
+) -> S3Server:
     access_key, secret_key = f"test{secrets.token_hex(8)}", secrets.token_hex(20)
-    endpoint = f"http://127.0.0.1:{port}"
-    probe = S3Server(endpoint, access_key, secret_key, Unreachable())
-    return S3Server(endpoint, access_key, secret_key, make(probe.answers, _environment(access_key, secret_key)))
+    endpoint = f"http{'s' if ca_file else ''}://127.0.0.1:{port}"
+    probe = S3Server(endpoint, access_key, secret_key, Unreachable(), ca_file=ca_file)
+    control = make(probe.answers, _environment(access_key, secret_key))
+    return replace(probe, control=control)

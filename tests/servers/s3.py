@@ -36,6 +36,7 @@ class S3Server:
 
     Attributes:
         endpoint: base URL without a trailing slash.
+        ca_file: certificate that the server shows, where no authority vouches for it.
         control: stop, kill, pause and restart it. All block: async tests call them by `asyncio.to_thread`.
     """
 
@@ -44,6 +45,7 @@ class S3Server:
     secret_key: str
     control: Control
     region: str = REGION
+    ca_file: str | None = None
 
     @property
     def pid(self) -> int:
@@ -59,7 +61,9 @@ class S3Server:
             secret_key=self.secret_key,
             secure=address.scheme == "https",
             region=self.region,
-            http_client=urllib3.PoolManager(timeout=urllib3.Timeout(connect=2, read=60), retries=False),
+            http_client=urllib3.PoolManager(
+                timeout=urllib3.Timeout(connect=2, read=60), retries=False, ca_certs=self.ca_file
+            ),
         )
 
     def make_bucket(self, prefix: str = "test") -> str:

@@ -12,11 +12,13 @@ from tests.wire.client import Client
 from tusgate.core.model import Scope, Upload, UploadId
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
+from tusgate.ports import ObjectStore
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.ledger import Expiry
+from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
@@ -25,10 +27,11 @@ from tusgate.web.config import WebConfig
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from tusgate.ports import Authority, ObjectStore, SurveyedDatabase
+    from tusgate.ports import Authority, SurveyedDatabase, SurveyedStore
+    from tusgate.service.tenants import Tenants
 
 MIB = 1 << 20
 PART_SIZE = 5 * MIB
@@ -52,7 +55,7 @@ class Rig:
 
     client: Client
     database: SurveyedDatabase
-    store: ObjectStore
+    store: SurveyedStore
     writers: Writers
     budget: Budget
     server: WebServer
@@ -67,6 +70,10 @@ class Rig:
         """Return the finished object of an upload."""
         upload = await self.row(path, scope)
         return b"".join([chunk async for chunk in self.store.read(upload.object_key)])
+
+    async def objects(self) -> list[str]:
+        """Return the keys of all finished objects."""
+        return [found.key async for found in self.store.list_objects()]
 
     async def count(self) -> int:
         """Return how many uploads exist, in any state but terminated."""
@@ -109,7 +116,9 @@ async def running(
     max_size: int | None = None,
     identity: Callable[[SurveyedDatabase], Authority] | None = None,
     *,
-    store: ObjectStore | None = None,
+    tenants: Tenants | None = None,
+    others: Mapping[str, ObjectStore] | None = None,
+    store: SurveyedStore | None = None,
     most_downloads: int = 20,
     finish_wait: float = 25.0,
 ) -> AsyncIterator[Rig]:
@@ -120,6 +129,8 @@ async def running(
         config: of the web room.
         max_size: largest upload.
         identity: makes the authority from the database; without it the gateway is open.
+        tenants: with their limits; without them nobody has any.
+        others: stores beside the first one, by the names of their routes.
         store: instead of a directory.
         most_downloads: at once.
         finish_wait: seconds that requests wait for an upload to be finished.
@@ -131,7 +142,8 @@ async def running(
     budget = Budget(64 * MIB)
     warm = WarmCells(budget, 0.0)
     writers = Writers()
-    completion = Completion(database, store, "test")
+    stores = Stores[ObjectStore](store, others)
+    completion = Completion(database, stores, "test", tenants)
     tools = IntakeTools(
         database=database,
         store=store,
@@ -146,9 +158,11 @@ async def running(
     config = config or WebConfig(is_open=identity is None)
     authority = None if identity is None else identity(database)
     reaffirm = None if authority is None else authority.reaffirm
-    uploads = Uploads(tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC), reaffirm)
+    uploads = Uploads(
+        tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC), reaffirm, stores, tenants
+    )
     app = make_app(config, uploads, authority)
-    files = Files(database, store, uploads, most_downloads)
+    files = Files(database, stores, uploads, most_downloads)
     add_api(app, config, files, authority)
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()

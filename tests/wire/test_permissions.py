@@ -27,7 +27,7 @@ ALLOWED = {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET")),
         *((Route.FILE, "GET"), (Route.CONTENT, "GET")),
     },
-    Permission.LIST: {(Route.FILES, "GET")},
+    Permission.LIST: {(Route.FILES, "GET"), (Route.USAGE, "GET")},
     Permission.DELETE: {(Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")},
     Permission.SHARE: set(),
     Permission.ADMIN: set(),
@@ -100,6 +100,7 @@ API = {
     (Route.FILE, "PATCH"): ("/api/v1/files/%s", b'{"filename": "a"}'),
     (Route.FILE, "DELETE"): ("/api/v1/files/%s", b""),
     (Route.CONTENT, "GET"): ("/api/v1/files/%s/content", b""),
+    (Route.USAGE, "GET"): ("/api/v1/usage", b""),
 }
 """Route and method to path and body; the id of a file in the place of %s."""
 

@@ -19,6 +19,7 @@ from tusgate.cli.reconcile import reconcile
 from tusgate.cli.serve import serve
 from tusgate.cli.token import token
 from tusgate.cli.upload import upload
+from tusgate.cli.usage import usage
 
 app = typer.Typer(
     help="Take resumable uploads (tus) and store them in S3.",
@@ -32,6 +33,7 @@ app.command()(with_settings(migrate))
 app.command()(with_settings(config))
 app.command()(with_settings(gc))
 app.command()(with_settings(reconcile))
+app.command()(with_settings(usage))
 app.command()(upload)
 app.add_typer(token, name="token")
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from tusgate.cli.report import stdout_console
 from tusgate.settings import Loaded, Settings
 from tusgate.settings.model import ENV_PREFIX, shown
+from tusgate.settings.tenants import load_tenancy, shown_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,8 +22,9 @@ def config(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Print every setting: its effective value (secrets hidden) and where it comes from."""
-    rows = list(_rows(loaded))
+    """Print every setting: its effective value (secrets hidden) and where it comes from. Tenants, too."""
+    load_tenancy(loaded.settings)  # a wrong file is told, like a wrong setting
+    rows = [*_rows(loaded), *_tenant_rows(loaded)]
     if as_json:
         print(json.dumps([{"name": name, "value": value, "origin": origin} for name, value, origin in rows], indent=2))
         return
@@ -40,6 +42,11 @@ def _rows(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
     for name in Settings.model_fields:
         value = shown(name, getattr(loaded.settings, name))
         yield f"{ENV_PREFIX}{name.upper()}", value, loaded.origin(name)
+
+
+def _tenant_rows(loaded: Loaded) -> Iterator[tuple[str, str, str]]:
+    for name, value in shown_tables(loaded.settings):
+        yield name, value, str(loaded.settings.tenants_file)
 
 
 def database_of(settings: Settings) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
+from tusgate.core.content import is_listed, media_type
 from tusgate.core.errors import CredentialsExpired, InvalidCredentials, NotCovered, PermissionMissing, TooLarge
 from tusgate.core.model import Scope, State
 
@@ -58,6 +59,8 @@ class Route(StrEnum):
     """What the API says of one file."""
     CONTENT = "content"
     """The bytes of a file."""
+    USAGE = "usage"
+    """What the tenant has, and may have."""
 
 
 REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
@@ -75,6 +78,7 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.FILE, "PATCH"): frozenset({Permission.CREATE}),  # who names new files may name them again
     (Route.FILE, "DELETE"): frozenset({Permission.DELETE}),
     (Route.CONTENT, "GET"): frozenset({Permission.READ}),
+    (Route.USAGE, "GET"): frozenset({Permission.LIST}),
 }
 """Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
 of the API is a GET."""
@@ -231,17 +235,10 @@ def imposed_metadata(limits: Limits, given: Mapping[str, bytes]) -> dict[str, by
 
 def check_type(limits: Limits, content_type: str | None) -> None:
     """Raise NotCovered unless the declared media type is one that `limits` allows; parameters do not count."""
-    if not limits.types:
-        return
-    declared = (content_type or "").partition(";")[0].strip().lower()
-    kind = declared.partition("/")[0] + "/*"
-    if not declared or not {declared, kind, "*/*"} & {allowed.lower() for allowed in limits.types}:
+    name = media_type(content_type)
+    allowed = [pattern.lower() for pattern in limits.types]
+    if allowed and (name is None or not is_listed(name, allowed)):
         raise NotCovered(f"the token allows files of type {', '.join(limits.types)} only")
-
-
-def size_limit(limits: Limits, max_size: int | None) -> int | None:
-    """Return the largest upload that both the gateway (`max_size`) and the principal allow; None = any."""
-    return min((bound for bound in (limits.max_size, max_size) if bound is not None), default=None)
 
 
 def check_length(length: int | None, limit: int | None) -> None:

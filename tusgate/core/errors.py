@@ -6,6 +6,8 @@ TusgateError
 │   └── ChecksumUnsupported   an algorithm we do not offer
 ├── UnsupportedVersion        a protocol version we do not speak
 ├── UnsupportedMediaType      wrong Content-Type, or any Content-Encoding
+│   ├── TypeNotAllowed        the tenant takes no files of this type
+│   └── ContentMismatch       the bytes are not of the declared type, or of none that is allowed
 ├── UnsupportedMethod         a method (or method override) that the resource does not have
 ├── OriginForbidden           a browser page from an origin that is not on the list
 ├── Unauthenticated           no credentials
@@ -15,6 +17,9 @@ TusgateError
 │   ├── PermissionMissing     the permission for this kind of request
 │   ├── NotCovered            the upload token is for other files
 │   └── TokenSpent            the upload token has made its upload
+├── TenantUnknown             the identity belongs to a tenant that is not declared
+├── TooManyRequests           new uploads faster than the tenant may
+├── TooManyUploads            as many unfinished uploads as the tenant may have
 ├── UploadNotFound            unknown id, or somebody else's
 ├── UploadGone                expired, terminated or failed, and still remembered
 ├── OffsetMismatch            the request continues at another place than the upload does
@@ -26,6 +31,7 @@ TusgateError
 ├── StillNeeded               an unfinished final is made of it
 ├── TooLarge                  more bytes than declared, allowed, or than the part grid can address
 │   ├── Overrun               more bytes than declared, where that spoils the upload for good
+│   ├── QuotaExceeded         the tenant has as many bytes, or files, as it may
 │   └── MetadataTooLarge      Upload-Metadata or the header block over the limit
 ├── ChecksumMismatch          the bytes of one request do not have the digest it announced
 ├── Fenced                    another request became the writer; this one may not change anything
@@ -42,7 +48,8 @@ TusgateError
 │   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
 │   │   └── ObjectLost        the store has no object where one should be, or another one
 │   ├── TooManyDownloads      this process hands out as many files at once as it may
-│   └── Overloaded            this process serves as many connections as it may
+│   ├── Overloaded            this process serves as many connections as it may
+│   └── Throttled             requests about known uploads faster than the tenant may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
 └── SettingsError             a setting is wrong; start-up stops
@@ -170,6 +177,36 @@ class TokenSpent(Forbidden):
     code = "token_spent"
 
 
+class TypeNotAllowed(UnsupportedMediaType):
+    """Files of this type are not taken here."""
+
+    code = "type_not_allowed"
+
+
+class ContentMismatch(UnsupportedMediaType):
+    """The content is not what its type says."""
+
+    code = "content_mismatch"
+
+
+class TenantUnknown(TusgateError):
+    """This server does not know the tenant."""
+
+    code = "tenant_unknown"
+
+
+class TooManyRequests(TusgateError):
+    """Too many new uploads in a short time; try again later."""
+
+    code = "too_many_requests"
+
+
+class TooManyUploads(TusgateError):
+    """Too many unfinished uploads; finish or delete some first."""
+
+    code = "too_many_uploads"
+
+
 class UploadNotFound(TusgateError):
     """There is no such upload."""
 
@@ -243,6 +280,12 @@ class Overrun(TooLarge):
     """More bytes than the declared length: the upload is invalid."""
 
     code = "overrun"
+
+
+class QuotaExceeded(TooLarge):
+    """The tenant's quota is used up."""
+
+    code = "quota_exceeded"
 
 
 class MetadataTooLarge(TooLarge):
@@ -345,6 +388,12 @@ class Overloaded(Unavailable):
     """This server has as many connections as it can serve; try again."""
 
     code = "overloaded"
+
+
+class Throttled(Unavailable):
+    """Too many requests in a short time; try again later."""
+
+    code = "throttled"
 
 
 class StoreRefused(TusgateError):

@@ -89,6 +89,8 @@ class Upload:
         concat: the Upload-Concat header of a final, echoed as received.
         group: the upload whose multipart upload holds the parts of this partial. Such a partial never has an object
             of its own: it stays UPLOADING when all its bytes are committed, until it expires or is ended.
+        route: which store it lies in, by name; None: the one that the plain settings say. Fixed at creation.
+        counted: False for a partial whose bytes count as those of its sealed group.
     """
 
     id: UploadId
@@ -116,6 +118,8 @@ class Upload:
     role: Role | None = None
     concat: str | None = None
     group: UploadId | None = None
+    route: str | None = None
+    counted: bool = True
 
     @property
     def has_all_bytes(self) -> bool:
@@ -146,7 +150,7 @@ class NewUpload:
         epoch: 1 when the creating request also writes (creation-with-upload), else 0.
         lifetime: seconds of inactivity after which the upload expires; None = never.
         max_age: seconds after creation at which it expires, active or not; None = never.
-        role, concat, group: see `Upload`.
+        role, concat, group, route: see `Upload`.
         token_id: of the upload token that is spent on this upload.
     """
 
@@ -167,6 +171,7 @@ class NewUpload:
     concat: str | None = None
     group: UploadId | None = None
     token_id: str | None = None
+    route: str | None = None
 
     @property
     def offset(self) -> int:
@@ -282,6 +287,7 @@ class Garbage:
         multipart_id: the one to abort; None with `multipart`: every one of `key` but `spare`.
         tries: how often collecting it has failed so far.
         spare: the upload's own multipart upload, which a search for those of `key` must leave alone.
+        route: of the upload; says which store it lies in.
     """
 
     id: int
@@ -291,6 +297,7 @@ class Garbage:
     multipart_id: MultipartId | None
     tries: int
     spare: MultipartId | None = None
+    route: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +313,22 @@ class StoreName:
     key: ObjectKey
     multipart: bool = False
     multipart_id: MultipartId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A route that no longer leads where it led when it was first used.
+
+    Attributes:
+        recorded: where it led.
+        configured: where it leads now; None: there is no such route any more.
+        is_used: something lies there that would be lost sight of.
+    """
+
+    name: str
+    recorded: str
+    configured: str | None
+    is_used: bool
 
 
 @dataclass(frozen=True, slots=True)

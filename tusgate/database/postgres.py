@@ -32,6 +32,7 @@ from tusgate.core.errors import (
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State, UploadId
+from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.rows import (
@@ -50,6 +51,8 @@ from tusgate.database.rows import (
     identity_of,
     intent_columns,
     lifetime_of,
+    limits_of,
+    misplaced,
     movement_of,
     not_described,
     object_of,
@@ -64,6 +67,7 @@ from tusgate.database.rows import (
     token_from,
     token_of,
     upload_from,
+    usage_from,
 )
 
 if TYPE_CHECKING:
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import (
         Garbage,
         Intent,
+        Misplaced,
         MultipartId,
         NewUpload,
         Part,
@@ -87,6 +92,7 @@ if TYPE_CHECKING:
         StoreName,
         Upload,
     )
+    from tusgate.core.quota import Quota
     from tusgate.ports import SurveyedDatabase
 
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -211,7 +217,7 @@ class PostgresDatabase:
             found = [Grid.decode(row["grid"]) async for row in _queries.list_grids(connection, **identity_of(opened))]
             grid = place(found)
             if grid is not None:
-                new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key)
+                new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key, route=opened.route)
             return await _insert(connection, new)
 
     async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
@@ -492,6 +498,54 @@ class PostgresDatabase:
         async with self._statement() as connection:
             await _queries.system_note_token_use(connection, id=token_id)
 
+    async def limit_usage(self, tenant: str, quota: Quota | None) -> None:
+        """See `ports.Database.limit_usage`. Counting begins in two steps: only one tenant's changes wait for it."""
+        if quota is None:
+            async with self._statement() as connection:
+                await _queries.stop_counting(connection, tenant=tenant)
+            return
+        limits = limits_of(tenant, quota)
+        row = await self._one(_queries.change_limits, **limits)
+        if row is None:
+            async with self._transaction() as connection:
+                await connection.execute("LOCK TABLE uploads IN SHARE MODE")
+                await _queries.begin_counting(connection, **limits)
+        if row is None or not row["is_counted"]:
+            async with self._transaction() as connection:
+                await _recount(connection, tenant)
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `ports.Database.usage`."""
+        row = await self._one(_queries.system_usage, tenant=tenant)
+        assert row is not None  # one of the two halves has it
+        return usage_from(row)
+
+    async def usages(self) -> dict[str, Usage]:
+        """See `ports.SurveyedDatabase.usages`."""
+        return {row["tenant"]: usage_from(row) for row in await self._all(_queries.system_usages)}
+
+    async def limited_tenants(self) -> list[str]:
+        """See `ports.SurveyedDatabase.limited_tenants`."""
+        return [row["tenant"] for row in await self._all(_queries.system_limited_tenants)]
+
+    async def recount(self) -> dict[str, tuple[Usage, Usage]]:
+        """See `ports.SurveyedDatabase.recount`. One transaction for each tenant."""
+        counted = {}
+        for tenant in await self.limited_tenants():
+            async with self._transaction() as connection:
+                counted[tenant] = await _recount(connection, tenant)
+        return counted
+
+    async def check_routes(self, places: Mapping[str, str]) -> list[Misplaced]:
+        """See `ports.SurveyedDatabase.check_routes`."""
+        async with self._transaction() as connection:
+            await _queries.system_note_routes(connection, names=list(places), places=list(places.values()))
+            found = misplaced(places, [row async for row in _queries.system_routes(connection)])
+            for route in found:
+                if not route.is_used and route.configured is not None:
+                    await _queries.system_change_route(connection, name=route.name, place=route.configured)
+        return found
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Returns at once; the listening ends with `close`.
 
@@ -648,17 +702,26 @@ async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> No
 async def _seal_group(
     connection: Connection, group: Upload, kept: Sequence[Upload], parts: Sequence[Part], final: NewUpload | None
 ) -> Upload:
+    ids = [upload.id for upload in kept]
+    await _queries.count_with_group(connection, **identity_of(group), ids=ids)
     row = await _queries.seal_group(connection, **sealing_of(group, parts, final))
     if row is None:
         raise fenced_by(group)
     sealed = upload_from(row)
     await _queries.insert_parts(connection, **identity_of(sealed), **part_columns(parts))
-    ids = {upload.id for upload in kept}
-    await _queries.leave_out(connection, **identity_of(sealed), ids=[*ids], reason=LEFT_OUT)
+    await _queries.leave_out(connection, **identity_of(sealed), ids=ids, reason=LEFT_OUT)
     async for member in _queries.list_members(connection, **identity_of(sealed)):
         if member["id"] not in ids:
             raise fenced_by(upload_from(member))
     return sealed
+
+
+async def _recount(connection: Connection, tenant: str) -> tuple[Usage, Usage]:
+    """Return what was noted, and what is noted now; nothing at all when counting has been stopped meanwhile."""
+    before = await _queries.lock_usage(connection, tenant=tenant)
+    if before is None:
+        return Usage(), Usage()
+    return usage_from(before), usage_from(await _queries.system_recount(connection, tenant=tenant))
 
 
 async def _expire(connection: Connection, limit: int, judge: Judge) -> list[Upload]:

@@ -10,14 +10,14 @@ WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
         filename, filename_folded, content_type, content_coding, object_key, put_attempts, token_id, expires_at, role,
-        concat, group_id
+        concat, group_id, route
     )
     VALUES (
         :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
         CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :filename_folded, :content_type,
         :content_coding, :object_key, coalesce(:attempt, 0), :token_id,
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
-        :role, :concat, :group
+        :role, :concat, :group, :route
     )
     ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
     RETURNING *
@@ -265,11 +265,11 @@ WHERE tenant = :tenant AND owner = :owner AND group_name = :name AND role = 'gro
 -- Locks the group. It lives at least as long as the partial that is about to join it.
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_offset, grid, epoch, filename, content_type, object_key, expires_at,
-    role, group_name
+    role, group_name, route
 )
 VALUES (
     :id, :tenant, :owner, :created_via, 'uploading', 0, :grid, 0, :filename, :content_type, :object_key,
-    least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)), 'group', :name
+    least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)), 'group', :name, :route
 )
 ON CONFLICT (tenant, owner, group_name) WHERE role = 'group' AND state = 'uploading'
 DO UPDATE SET expires_at = greatest(uploads.expires_at, excluded.expires_at)
@@ -340,6 +340,11 @@ SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_
     expires_at = CASE WHEN :role::text IS NULL THEN expires_at END
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'group' AND state = 'uploading'
 RETURNING *;
+
+-- name: count_with_group!
+-- The bytes of these partials count as those of their group from now on, which is about to be sealed.
+UPDATE uploads SET counted = false
+WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND id = ANY(:ids::text[]);
 
 -- name: insert_parts!
 INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
@@ -430,7 +435,7 @@ SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM
 -- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
 -- multipart upload that could make it is there.
 WITH due AS (
-    SELECT garbage.*, uploads.multipart_id AS spare, CASE
+    SELECT garbage.*, uploads.multipart_id AS spare, uploads.route, CASE
         WHEN NOT garbage.multipart AND EXISTS (
             SELECT FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
         ) THEN 'referenced'
@@ -517,6 +522,67 @@ UPDATE api_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = :id RE
 
 -- name: system_note_token_use!
 UPDATE api_tokens SET last_used_at = now() WHERE id = :id;
+-- name: system_usage^
+-- Of a tenant whose usage is not kept it is counted.
+SELECT bytes, files, unfinished FROM tenant_usage WHERE tenant = :tenant AND counted_at IS NOT NULL
+UNION ALL
+SELECT coalesce(sum(usage_bytes(uploads)), 0)::bigint, coalesce(sum(usage_files(uploads)), 0)::bigint,
+    coalesce(sum(usage_unfinished(uploads)), 0)::bigint
+FROM uploads
+WHERE uploads.tenant = :tenant
+    AND NOT EXISTS (SELECT FROM tenant_usage WHERE tenant = :tenant AND counted_at IS NOT NULL);
+
+-- name: change_limits^
+UPDATE tenant_usage SET max_bytes = :bytes, max_files = :files, max_unfinished = :unfinished
+WHERE tenant = :tenant
+RETURNING counted_at IS NOT NULL AS is_counted;
+
+-- name: begin_counting!
+-- All steps that began before see no row and do not count; the table's lock waits for them. Those after it do.
+INSERT INTO tenant_usage (tenant, max_bytes, max_files, max_unfinished) VALUES (:tenant, :bytes, :files, :unfinished)
+ON CONFLICT (tenant) DO NOTHING;
+
+-- name: stop_counting!
+DELETE FROM tenant_usage WHERE tenant = :tenant;
+
+-- name: lock_usage^
+SELECT tenant, bytes, files, unfinished FROM tenant_usage WHERE tenant = :tenant FOR UPDATE;
+
+-- name: system_recount^
+-- Runs after lock_usage, in its transaction: whoever has changed an upload of this tenant has either committed, or
+-- waits for the lock and adds what it changes to what is written here.
+UPDATE tenant_usage
+SET bytes = truth.bytes, files = truth.files, unfinished = truth.unfinished, counted_at = now()
+FROM (
+    SELECT coalesce(sum(usage_bytes(uploads)), 0)::bigint AS bytes,
+        coalesce(sum(usage_files(uploads)), 0)::bigint AS files,
+        coalesce(sum(usage_unfinished(uploads)), 0)::bigint AS unfinished
+    FROM uploads WHERE uploads.tenant = :tenant
+) AS truth
+WHERE tenant = :tenant
+RETURNING tenant_usage.tenant, tenant_usage.bytes, tenant_usage.files, tenant_usage.unfinished;
+
+-- name: system_usages
+SELECT uploads.tenant, sum(usage_bytes(uploads))::bigint AS bytes, sum(usage_files(uploads))::bigint AS files,
+    sum(usage_unfinished(uploads))::bigint AS unfinished
+FROM uploads GROUP BY uploads.tenant ORDER BY uploads.tenant;
+
+-- name: system_limited_tenants
+SELECT tenant FROM tenant_usage ORDER BY tenant;
+
+-- name: system_note_routes!
+INSERT INTO routes (name, place) SELECT * FROM unnest(:names::text[], :places::text[]) ON CONFLICT (name) DO NOTHING;
+
+-- name: system_routes
+SELECT name, place, EXISTS (
+    SELECT FROM uploads WHERE uploads.route = routes.name AND state IN ('uploading', 'sealed', 'complete')
+) OR EXISTS (
+    SELECT FROM garbage JOIN uploads ON uploads.id = garbage.upload_id WHERE uploads.route = routes.name
+) AS is_used
+FROM routes;
+
+-- name: system_change_route!
+UPDATE routes SET place = :place WHERE name = :name;
 
 -- name: applied_migrations
 SELECT name FROM schema_migrations ORDER BY name;

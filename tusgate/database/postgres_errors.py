@@ -7,6 +7,7 @@ from typing import Final
 import asyncpg
 
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, SettingsError, TusgateError
+from tusgate.core.quota import Measure, refusal_of
 
 TECHNOLOGY_ERRORS: Final = (
     asyncpg.PostgresError,
@@ -34,6 +35,8 @@ _BAD_TEXT: Final = "22"
 before, so only client texts can have that."""
 _UNIQUE_VIOLATION: Final = "23505"
 _PROTOCOL_VIOLATION: Final = "08P01"
+_QUOTA: Final = "TGQ01"
+"""What the trigger of the usage raises, with the measure as its message."""
 
 
 def translated(error: Exception) -> TusgateError | None:
@@ -56,8 +59,8 @@ def means_reconnect(error: Exception) -> bool:
 
 
 def _from_sqlstate(sqlstate: str, message: str) -> TusgateError | None:
-    if sqlstate == _UNIQUE_VIOLATION:
-        return Fenced("the row exists already: another request has done this")
+    if sqlstate in {_UNIQUE_VIOLATION, _QUOTA}:
+        return _refusal(sqlstate, message)
     if sqlstate == _PROTOCOL_VIOLATION and "startup parameter" in message:  # PgBouncer's words
         return SettingsError(f"{message}: a pooler needs TUSGATE_DATABASE_POOLING=transaction")
     if sqlstate in _UNPREPARED:
@@ -67,6 +70,13 @@ def _from_sqlstate(sqlstate: str, message: str) -> TusgateError | None:
     if sqlstate[:2] in _UNAVAILABLE:
         return DatabaseUnavailable(f"the database refuses: {message} ({sqlstate})")
     return None
+
+
+def _refusal(sqlstate: str, message: str) -> TusgateError:
+    """Return what a rule of our tables says: a row that is there already, or a limit that would be passed."""
+    if sqlstate == _QUOTA:
+        return refusal_of(Measure(message))
+    return Fenced("the row exists already: another request has done this")
 
 
 def _unstorable() -> InvalidRequest:

@@ -15,7 +15,8 @@ from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
 from tusgate.core.listing import folded
-from tusgate.core.model import CreatedVia, Garbage, Part, Piece, Role, Scope, State, StoreName, Upload
+from tusgate.core.model import CreatedVia, Garbage, Misplaced, Part, Piece, Role, Scope, State, StoreName, Upload
+from tusgate.core.quota import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import NewApiToken
     from tusgate.core.listing import FileFilter
     from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
+    from tusgate.core.quota import Quota
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -62,6 +64,8 @@ def upload_from(row: Row) -> Upload:
         role=None if row["role"] is None else Role(row["role"]),
         concat=row["concat"],
         group=row["group_id"],
+        route=row["route"],
+        counted=bool(row["counted"]),
     )
 
 
@@ -91,6 +95,7 @@ def garbage_from(row: Row) -> Garbage:
         row["multipart_id"],
         row["tries"],
         row["spare"],
+        row["route"],
     )
 
 
@@ -180,6 +185,7 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "concat": new.concat,
         "group": new.group,
         "token_id": new.token_id,
+        "route": new.route,
     }
 
 
@@ -377,6 +383,25 @@ def fenced_by(found: Upload) -> Fenced:
     error = Fenced()
     error.upload = found
     return error
+
+
+def usage_from(row: Row) -> Usage:
+    """Return what a row counts."""
+    return Usage(row["bytes"], row["files"], row["unfinished"])
+
+
+def limits_of(tenant: str, quota: Quota) -> dict[str, object]:
+    """Return the columns of a tenant's limits."""
+    return {"tenant": tenant, "bytes": quota.bytes, "files": quota.files, "unfinished": quota.unfinished}
+
+
+def misplaced(places: Mapping[str, str], rows: Sequence[Row]) -> list[Misplaced]:
+    """Return which routes of `rows`, the recorded ones, do not lead where `places` says, or nowhere at all."""
+    return [
+        Misplaced(row["name"], row["place"], places.get(row["name"]), is_used=bool(row["is_used"]))
+        for row in rows
+        if places.get(row["name"]) != row["place"]
+    ]
 
 
 def counts_from(rows: Sequence[Row]) -> dict[State, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFou
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State
+from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.rows import (
     attempt_of,
@@ -39,7 +40,9 @@ from tusgate.database.rows import (
     garbage_from,
     identity_of,
     lifetime_of,
+    limits_of,
     milliseconds_from,
+    misplaced,
     movement_of,
     not_described,
     object_of,
@@ -54,6 +57,7 @@ from tusgate.database.rows import (
     token_from,
     token_of,
     upload_from,
+    usage_from,
 )
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import (
         Garbage,
         Intent,
+        Misplaced,
         MultipartId,
         NewUpload,
         Part,
@@ -79,6 +84,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
+    from tusgate.core.quota import Quota
     from tusgate.database.migrate import Migration
     from tusgate.database.rows import Row
     from tusgate.ports import SurveyedDatabase
@@ -280,6 +286,32 @@ class SqliteDatabase:
         """See `ports.TokenStore.note_token_use`."""
         await self._writer.run(lambda connection: _queries.system_note_token_use(connection, id=token_id))
 
+    async def limit_usage(self, tenant: str, quota: Quota | None) -> None:
+        """See `ports.Database.limit_usage`."""
+        await self._writer.run(partial(_limit_usage, tenant=tenant, quota=quota))
+
+    async def usage(self, tenant: str) -> Usage:
+        """See `ports.Database.usage`."""
+        return await self._reader.run(lambda connection: usage_from(_queries.system_usage(connection, tenant=tenant)))
+
+    async def usages(self) -> dict[str, Usage]:
+        """See `ports.SurveyedDatabase.usages`."""
+        return await self._reader.run(_usages)
+
+    async def limited_tenants(self) -> list[str]:
+        """See `ports.SurveyedDatabase.limited_tenants`."""
+        return await self._reader.run(
+            lambda connection: [row["tenant"] for row in _queries.system_counted_usages(connection)]
+        )
+
+    async def recount(self) -> dict[str, tuple[Usage, Usage]]:
+        """See `ports.SurveyedDatabase.recount`."""
+        return await self._writer.run(_recount)
+
+    async def check_routes(self, places: Mapping[str, str]) -> list[Misplaced]:
+        """See `ports.SurveyedDatabase.check_routes`."""
+        return await self._writer.run(partial(_check_routes, places=places))
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Never calls: there is one process, and it knows its own claims."""
 
@@ -338,7 +370,7 @@ def _create_partial(
     opened = upload_from(_queries.open_group(connection, **creation_of(group), name=name))
     grid = place([Grid.decode(row["grid"]) for row in _queries.list_grids(connection, **identity_of(opened))])
     if grid is not None:
-        new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key)
+        new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key, route=opened.route)
     return _create(connection, new, ())
 
 
@@ -377,6 +409,8 @@ def _seal_group(
     parts: Sequence[Part],
     final: NewUpload | None,
 ) -> Upload:
+    ids = json.dumps([upload.id for upload in kept])
+    _queries.count_with_group(connection, **identity_of(group), ids=ids)
     sealed = _changed(connection, group, _queries.seal_group(connection, **sealing_of(group, parts, final)))
     _insert_parts_and_pieces(connection, sealed, parts, ())
     names = {upload.id for upload in kept}
@@ -620,6 +654,36 @@ def _survey(connection: sqlite3.Connection, after: str, limit: int) -> list[Uplo
 
 def _names(connection: sqlite3.Connection, ids: str) -> set[StoreName]:
     return {store_name_from(row) for row in _queries.system_names(connection, ids=ids)}
+
+
+def _limit_usage(connection: sqlite3.Connection, tenant: str, quota: Quota | None) -> None:
+    if quota is None:
+        _queries.stop_counting(connection, tenant=tenant)
+    else:
+        _queries.system_limit_usage(connection, **limits_of(tenant, quota))
+
+
+def _usages(connection: sqlite3.Connection) -> dict[str, Usage]:
+    return {row["tenant"]: usage_from(row) for row in _queries.system_usages(connection)}
+
+
+def _recount(connection: sqlite3.Connection) -> dict[str, tuple[Usage, Usage]]:
+    truth = _usages(connection)
+    counted = {}
+    for row in list(_queries.system_counted_usages(connection)):
+        tenant = row["tenant"]
+        counted[tenant] = usage_from(row), truth.get(tenant, Usage())
+        _queries.system_recount(connection, tenant=tenant, **asdict(counted[tenant][1]))
+    return counted
+
+
+def _check_routes(connection: sqlite3.Connection, places: Mapping[str, str]) -> list[Misplaced]:
+    _queries.system_note_routes(connection, [{"name": name, "place": place} for name, place in places.items()])
+    found = misplaced(places, list(_queries.system_routes(connection)))
+    for route in found:
+        if not route.is_used and route.configured is not None:
+            _queries.system_change_route(connection, name=route.name, place=route.configured)
+    return found
 
 
 def _discard_contents(connection: sqlite3.Connection, upload: Upload, *, has_object: bool, has_multipart: bool) -> None:

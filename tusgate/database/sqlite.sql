@@ -10,12 +10,13 @@
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
     filename_folded, content_type, content_coding, object_key, put_attempts, token_id, created_at, updated_at, expires_at,
-    role, concat, group_id
+    role, concat, group_id, route
 )
 VALUES (
     :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
     :metadata, :filename, :filename_folded, :content_type, :content_coding, :object_key, coalesce(:attempt, 0),
-    :token_id, now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group
+    :token_id, now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group,
+    :route
 )
 ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
 RETURNING *;
@@ -169,11 +170,11 @@ WHERE tenant = :tenant AND owner = :owner AND group_name = :name AND role = 'gro
 -- It lives at least as long as the partial that is about to join it.
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_offset, grid, epoch, filename, content_type, object_key, created_at,
-    updated_at, expires_at, role, group_name
+    updated_at, expires_at, role, group_name, route
 )
 VALUES (
     :id, :tenant, :owner, :created_via, 'uploading', 0, :grid, 0, :filename, :content_type, :object_key, now_ms(),
-    now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), 'group', :name
+    now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), 'group', :name, :route
 )
 ON CONFLICT (tenant, owner, group_name) WHERE role = 'group' AND state = 'uploading'
 DO UPDATE SET expires_at = max(expires_at, excluded.expires_at)
@@ -246,6 +247,12 @@ SET state = 'sealed', upload_offset = :length, upload_length = :length, updated_
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'group' AND state = 'uploading'
 RETURNING *;
 
+-- name: count_with_group!
+-- The bytes of these partials count as those of their group from now on, which is about to be sealed.
+UPDATE uploads SET counted = FALSE
+WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
+    AND id IN (SELECT value FROM json_each(:ids));
+
 -- name: end_member^
 UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now_ms(), expires_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading'
@@ -302,7 +309,7 @@ UPDATE uploads SET state = 'expired', updated_at = now_ms() WHERE id = :id RETUR
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
 -- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
 -- multipart upload that could make it is there.
-SELECT garbage.*, uploads.multipart_id AS spare, CASE
+SELECT garbage.*, uploads.multipart_id AS spare, uploads.route, CASE
     WHEN NOT garbage.multipart AND EXISTS (
         SELECT 1 FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
     ) THEN 'referenced'
@@ -390,6 +397,52 @@ UPDATE api_tokens SET last_used_at = now_ms() WHERE id = :id;
 
 -- name: create_schema_migrations!
 CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT;
+
+-- name: system_usage^
+-- Of a tenant whose usage is not kept it is counted.
+SELECT bytes, files, unfinished FROM tenant_usage WHERE tenant = :tenant
+UNION ALL
+SELECT coalesce(sum(bytes), 0), coalesce(sum(files), 0), coalesce(sum(unfinished), 0)
+FROM counted_uploads
+WHERE tenant = :tenant AND NOT EXISTS (SELECT 1 FROM tenant_usage WHERE tenant = :tenant);
+
+-- name: system_limit_usage!
+INSERT INTO tenant_usage (tenant, bytes, files, unfinished, max_bytes, max_files, max_unfinished)
+SELECT :tenant, coalesce(sum(bytes), 0), coalesce(sum(files), 0), coalesce(sum(unfinished), 0),
+    :bytes, :files, :unfinished
+FROM counted_uploads WHERE tenant = :tenant
+ON CONFLICT (tenant) DO UPDATE
+SET max_bytes = excluded.max_bytes, max_files = excluded.max_files, max_unfinished = excluded.max_unfinished,
+    more_bytes = 0, more_files = 0, more_unfinished = 0;
+
+-- name: stop_counting!
+DELETE FROM tenant_usage WHERE tenant = :tenant;
+
+-- name: system_counted_usages
+SELECT tenant, bytes, files, unfinished FROM tenant_usage ORDER BY tenant;
+
+-- name: system_recount!
+UPDATE tenant_usage
+SET bytes = :bytes, files = :files, unfinished = :unfinished, more_bytes = 0, more_files = 0, more_unfinished = 0
+WHERE tenant = :tenant;
+
+-- name: system_usages
+SELECT tenant, sum(bytes) AS bytes, sum(files) AS files, sum(unfinished) AS unfinished
+FROM counted_uploads GROUP BY tenant ORDER BY tenant;
+
+-- name: system_note_routes*!
+INSERT INTO routes (name, place) VALUES (:name, :place) ON CONFLICT (name) DO NOTHING;
+
+-- name: system_routes
+SELECT name, place, EXISTS (
+    SELECT 1 FROM uploads WHERE uploads.route = routes.name AND state IN ('uploading', 'sealed', 'complete')
+) OR EXISTS (
+    SELECT 1 FROM garbage JOIN uploads ON uploads.id = garbage.upload_id WHERE uploads.route = routes.name
+) AS is_used
+FROM routes;
+
+-- name: system_change_route!
+UPDATE routes SET place = :place WHERE name = :name;
 
 -- name: applied_migrations
 SELECT name FROM schema_migrations ORDER BY name;

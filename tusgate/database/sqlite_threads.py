@@ -9,6 +9,7 @@ step before that flush is done.
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest
+from tusgate.core.quota import Measure, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +34,7 @@ _CONFIGURATION: Final = (
 )
 _UNSTORABLE: Final = (UnicodeEncodeError, OverflowError)
 """What sqlite3 raises for a parameter that it cannot encode."""
+_QUOTA: Final = re.compile(r"CHECK constraint failed: quota_(\w+)")
 _KEY_VIOLATIONS: Final = frozenset({"SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_UNIQUE"})
 
 
@@ -230,6 +233,9 @@ def translated(error: Exception) -> Exception:
     if not isinstance(error, sqlite3.Error) or isinstance(error, sqlite3.ProgrammingError):
         return error
     if isinstance(error, sqlite3.IntegrityError):
+        passed = _QUOTA.fullmatch(str(error))
+        if passed is not None:
+            return refusal_of(Measure(passed[1]))
         known = error.sqlite_errorname in _KEY_VIOLATIONS
         return Fenced("the row exists already: another request has done this") if known else error
     if str(error).startswith(("no such table", "no such column")):

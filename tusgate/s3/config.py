@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from urllib.parse import SplitResult, urlsplit
 
 from tusgate.core.errors import SettingsError
+from tusgate.s3.manner import Manner
 from tusgate.s3.profiles import PROFILES, Profile
 from tusgate.s3.sign import Credentials
 
@@ -19,6 +20,7 @@ class S3Config:
         public_endpoint: the same as browsers reach it, for signed URLs; None: they reach `endpoint`.
         prefix: put before every key; usually ends with `/`.
         profile: what the server can do.
+        manner: how objects are stored.
         connections: most connections for parts and objects that are open at once; others wait.
         readers: the same for objects that are read at the pace of clients.
         connect_timeout: seconds for a TCP and TLS handshake.
@@ -36,6 +38,7 @@ class S3Config:
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
     profile: Profile = PROFILES["generic"]
+    manner: Manner = field(default_factory=Manner)
     connections: int = 64
     readers: int = 256
     public_endpoint: str | None = None

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import aiohttp
 from aiobotocore.config import AioConfig
@@ -26,8 +26,9 @@ from tusgate.s3.retry import retried
 from tusgate.s3.wire import DNS_TTL, encode_crc64
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from botocore.model import OperationModel
     from types_aiobotocore_s3.client import S3Client
     from types_aiobotocore_s3.type_defs import (
         CompletedPartTypeDef,
@@ -49,6 +50,26 @@ COMPLETE_TIMEOUT: Final = 900.0
 LARGEST_WHOLE_SOURCE: Final = 5 * 1024 * 1024
 """Bytes of the largest object that S3 copies only as a whole: "you can copy a range only if the source object is
 greater than 5 MB" (UploadPartCopy in the Amazon S3 API reference)."""
+_CREATION_FIELDS: Final = {
+    "x-amz-storage-class": "StorageClass",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
+    "x-amz-tagging": "Tagging",
+    "cache-control": "CacheControl",
+    "content-disposition": "ContentDisposition",
+}
+"""Headers of a new object by the names that botocore has for them."""
+_KEY_BEARING: Final = {
+    "CreateMultipartUpload": False,
+    "CompleteMultipartUpload": False,
+    "ListParts": False,
+    "HeadObject": False,
+    "GetObject": False,
+    "UploadPartCopy": True,
+}
+"""Operations that S3 wants a customer's key with, and whether they have a source that is encrypted with it, too."""
+READ_SIZE: Final = 256 * 1024
+"""Bytes of an object that are handed on at a time, at most."""
 BULK_DELETE: Final = 1000
 """Keys in one DeleteObjects (S3: 1,000)."""
 SINGLE_DELETES: Final = 8
@@ -120,6 +141,10 @@ class Control:
     def __init__(self, config: S3Config) -> None:
         self._config = config
         self._bucket = config.bucket
+        self._key_headers = {
+            operation: config.manner.key_headers() | (config.manner.key_headers(of_source=True) if copies else {})
+            for operation, copies in _KEY_BEARING.items()
+        }
         self._checksums = config.profile.checksum is ChecksumMode.CRC64NVME
         self._stack = AsyncExitStack()
         self._opening = asyncio.Lock()
@@ -136,6 +161,7 @@ class Control:
         marker: dict[str, str],
         content_type: str | None,
         content_coding: str | None = None,
+        headers: Mapping[str, str] | None = None,
         *,
         with_copies: bool = False,
     ) -> str:
@@ -150,6 +176,7 @@ class Control:
             request["ContentType"] = content_type
         if content_coding:
             request["ContentEncoding"] = content_coding
+        request.update(_creation_fields(headers or {}))
         if self._checks_whole(with_copies):
             request["ChecksumAlgorithm"] = "CRC64NVME"
             request["ChecksumType"] = "FULL_OBJECT"
@@ -388,6 +415,10 @@ class Control:
                 )
             return self._clients
 
+    def _bring_key(self, model: OperationModel, params: dict[str, dict[str, str]], **_: object) -> None:
+        """Add the customer's key, before the request is signed."""
+        params["headers"].update(self._key_headers.get(model.name, {}))
+
     async def _make_client(self, session: AioSession, read_timeout: float, connections: int) -> S3Client:
         config = self._config
         client = session.create_client(
@@ -414,7 +445,14 @@ class Control:
         )
         entered = await self._stack.enter_async_context(client)
         entered.meta.events.register("before-call.s3", _never_redirect)
+        entered.meta.events.register("before-call.s3", self._bring_key)
         return entered
+
+
+def _creation_fields(headers: Mapping[str, str]) -> CreateMultipartUploadRequestTypeDef:
+    """Return how botocore names these headers; a customer's key is brought by a hook, in all requests alike."""
+    fields = {_CREATION_FIELDS[name]: value for name, value in headers.items() if name in _CREATION_FIELDS}
+    return cast("CreateMultipartUploadRequestTypeDef", fields)
 
 
 def _listed(part: Part, with_checksum: bool) -> CompletedPartTypeDef:

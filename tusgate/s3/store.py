@@ -14,7 +14,7 @@ from awscrt.checksums import crc64nvme
 
 from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, StoredObject, UploadId
-from tusgate.ports import Body
+from tusgate.ports import Attributes, Body
 from tusgate.s3.control import Control
 from tusgate.s3.errors import ObjectAbsent, Transient
 from tusgate.s3.retry import TRIES, retried
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
     from tusgate.core.model import ListedObject, Part, Piece
-    from tusgate.ports import Attributes, Presentation
+    from tusgate.ports import Presentation
     from tusgate.s3.config import S3Config
 
 MARKER: Final = "tusgate-upload"
@@ -45,6 +45,7 @@ class S3Store:
 
     def __init__(self, config: S3Config) -> None:
         self._prefix = config.prefix
+        self._manner = config.manner
         self._control = Control(config)
         self._wire = Wire(config, self._read_piece)
         self._public = config.as_browsers_see_it
@@ -57,7 +58,8 @@ class S3Store:
         """Go through the motions of an upload and throw it away: no object appears, no version is left."""
         key = self._full(CHECK_KEY)
         try:
-            multipart_id = await self._control.create_multipart(key, {}, None)
+            manner = self._manner.creation_headers(Attributes(UploadId(CHECK_KEY)))
+            multipart_id = await self._control.create_multipart(key, {}, None, None, manner)
             try:
                 await self._put_part(key, multipart_id, 1, Body(1, crc64nvme(b"\0"), buffers=[b"\0"]))
             finally:
@@ -72,7 +74,7 @@ class S3Store:
 
     async def put_object(self, key: ObjectKey, body: Body, attributes: Attributes) -> StoredObject:
         """Store a whole object. See the port."""
-        headers = {f"x-amz-meta-{MARKER}": str(attributes.upload_id)}
+        headers = {f"x-amz-meta-{MARKER}": str(attributes.upload_id), **self._manner.creation_headers(attributes)}
         if attributes.content_type:
             headers["content-type"] = attributes.content_type
         if attributes.content_coding:
@@ -89,6 +91,7 @@ class S3Store:
             {MARKER: str(attributes.upload_id)},
             attributes.content_type,
             attributes.content_coding,
+            self._manner.creation_headers(attributes),
             with_copies=with_copies,
         )
         return MultipartId(created)
@@ -106,7 +109,7 @@ class S3Store:
 
     async def _put_part(self, full_key: str, multipart_id: str, number: int, body: Body) -> str:
         query = {"partNumber": str(number), "uploadId": multipart_id}
-        return await self._wire.put("UploadPart", full_key, body, query=query, headers={})
+        return await self._wire.put("UploadPart", full_key, body, query=query, headers=self._manner.key_headers())
 
     async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
         """Make one part of what the store holds. See the port."""
@@ -213,8 +216,12 @@ class S3Store:
             finally:
                 opened.close()
 
-    def presign(self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int) -> str:
-        """Return a URL for the object at the address that browsers use. See the port."""
+    def presign(
+        self, method: Literal["GET", "HEAD"], key: ObjectKey, presentation: Presentation, seconds: int
+    ) -> str | None:
+        """Return a URL for the object at the address that browsers use; None where they would need our key."""
+        if self._manner.key_headers():
+            return None
         path = encode_path(self._public.root + self._full(key))
         overrides = {
             "response-cache-control": presentation.cache_control,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.model import Garbage, MultipartId
     from tusgate.ports import Database, ObjectStore
+    from tusgate.service.stores import Stores
 
 log = structlog.get_logger(__name__)
 
@@ -47,10 +48,10 @@ class Collected:
 class Collector:
     """Collects garbage, one batch per run."""
 
-    def __init__(self, database: Database, store: ObjectStore, batch: int, grace: float, retry: float) -> None:
+    def __init__(self, database: Database, stores: Stores[ObjectStore], batch: int, grace: float, retry: float) -> None:
         """Take `retry` as the seconds until a failed removal is tried again; `grace`: see rule 2."""
         self._database = database
-        self._store = store
+        self._stores = stores
         self._batch = batch
         self._grace = grace
         self._retry = retry
@@ -61,7 +62,8 @@ class Collector:
         due = await self._database.due_garbage(self._batch, self._grace)
         multiparts = [row for row in due if row.multipart]
         removed = await self._succeeding(multiparts, self._abort)
-        removed += await self._delete([row for row in due if not row.multipart])
+        for route in {row.route for row in due if not row.multipart}:
+            removed += await self._delete([row for row in due if not row.multipart and row.route == route])
         gone = {row.id for row in removed}
         kept = [row for row in due if row.id not in gone]
         if removed:
@@ -72,7 +74,7 @@ class Collector:
         return Collected(removed, kept)
 
     async def _delete(self, rows: list[Garbage]) -> list[Garbage]:
-        """Delete objects together; return those that are gone.
+        """Delete objects of one store together; return those that are gone.
 
         One that the store does not let go (a retention rule) must not keep all others: if another one can be deleted
         alone, all are tried alone.
@@ -85,12 +87,13 @@ class Collector:
         return await self._succeeding(rows, lambda row: self._delete_together([row]))
 
     async def _delete_together(self, rows: list[Garbage]) -> None:
-        await self._store.delete_objects([row.key for row in rows])
+        await self._stores.of(rows[0].route).delete_objects([row.key for row in rows])
 
     async def _abort(self, row: Garbage) -> None:
         """Abort one multipart upload, or all of a key whose intent was never followed by a recorded id."""
-        for multipart_id in await self._doomed(row):
-            await self._store.abort_multipart(row.key, multipart_id)
+        store = self._stores.of(row.route)
+        for multipart_id in await _doomed(row, store):
+            await store.abort_multipart(row.key, multipart_id)
 
     async def _succeeding(
         self, rows: list[Garbage], remove: Callable[[Garbage], Coroutine[None, None, None]]
@@ -108,8 +111,9 @@ class Collector:
                 return False
         return True
 
-    async def _doomed(self, row: Garbage) -> list[MultipartId]:
-        """Return what to abort. Only a search may meet the upload's own: a row names what nobody refers to any more."""
-        if row.multipart_id:
-            return [row.multipart_id]
-        return [found for found in await self._store.list_multiparts(row.key) if found != row.spare]
+
+async def _doomed(row: Garbage, store: ObjectStore) -> list[MultipartId]:
+    """Return what to abort. Only a search may meet the upload's own: a row names what nobody refers to any more."""
+    if row.multipart_id:
+        return [row.multipart_id]
+    return [found for found in await store.list_multiparts(row.key) if found != row.spare]

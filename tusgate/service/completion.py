@@ -22,15 +22,19 @@ from tusgate.core.errors import (
     PieceLost,
     StoreRefused,
     StoreUnavailable,
+    TooLarge,
     Unavailable,
+    UnsupportedMediaType,
     UploadGone,
 )
 from tusgate.core.model import Part, Role, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
 from tusgate.service.digest import combined_crc64
+from tusgate.service.inspection import Inspection
 from tusgate.service.material import merged, missing_cells, pieces_of
 from tusgate.service.multiparts import begin_multipart
+from tusgate.service.tenants import Tenants
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
     from tusgate.core.grid import Cell
     from tusgate.core.model import Piece, Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
+    from tusgate.service.stores import Stores
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +78,12 @@ class _Work:
 class Completion:
     """Finishes sealed uploads, each by one task of this process at most; leases keep replicas apart."""
 
-    def __init__(self, database: Database, store: ObjectStore, holder: str) -> None:
+    def __init__(
+        self, database: Database, stores: Stores[ObjectStore], holder: str, tenants: Tenants | None = None
+    ) -> None:
         self._database = database
-        self._store = store
+        self._stores = stores
+        self._tenants = tenants or Tenants()
         self._holder = holder
         self._tasks: dict[UploadId, asyncio.Task[None]] = {}
         self._failing: set[UploadId] = set()
@@ -141,10 +149,10 @@ class Completion:
                 except (MultipartLost, PieceLost) as error:
                     lost += 1
                     if lost >= LOST_CONFIRMATIONS:
-                        await self._store.check()  # a bucket that is away as a whole is no loss
+                        await self._stores.of(upload.route).check()  # a bucket that is away as a whole is no loss
                         await self._fail(upload, loss_reason(error))
                         return
-                except StoreRefused as error:
+                except (StoreRefused, TooLarge, UnsupportedMediaType) as error:
                     await self._fail(upload, str(error))
                     return
                 except Unavailable as error:
@@ -183,6 +191,7 @@ class Completion:
         upload = await self._database.get(upload.scope, upload.id)
         if upload.state is not State.SEALED:
             return
+        self._check_limits(upload)
         work = await self._work_on(upload)
         if is_whole(upload.grid.cell_at(0, upload.length), upload.length, upload.multipart_id is not None):
             stored = await self._put_whole(upload, [piece for _, pieces in work.cells for piece in pieces])
@@ -191,6 +200,21 @@ class Completion:
             stored = await self._complete_multipart(upload, await self._all_parts(upload), copies=work.copies)
         await self._database.complete(upload, stored)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
+
+    def _check_limits(self, upload: Upload) -> None:
+        """Ask once more whether the tenant may have this file: its limits may have changed since the creation.
+
+        One that is no longer declared has lost its access, not its files. What files are made of is no file itself.
+        """
+        tenant = self._tenants.known(upload.scope.tenant)
+        if tenant is not None and upload.role not in {Role.PARTIAL, Role.GROUP}:
+            tenant.check_type(upload.content_type, upload.role)
+            tenant.check_size(upload.length)
+
+    async def _inspect(self, upload: Upload, body: Body) -> None:
+        inspection = Inspection.of(self._tenants.known(upload.scope.tenant), upload)
+        if inspection is not None:
+            await inspection.look_at(body, self._stores.of(upload.route))
 
     async def _work_on(self, upload: Upload) -> _Work:
         """Return the cells that are there as pieces only: the last one, all that one checksum covered, or a final's."""
@@ -206,13 +230,14 @@ class Completion:
             return _Work([])
         cells = missing_cells(final, await self._database.parts(final))
         pieces = await pieces_of(self._database, partials) if cells else []
-        return _Work([(cell, cut(pieces, cell)) for cell in cells], copies=self._store.copies_parts)
+        return _Work([(cell, cut(pieces, cell)) for cell in cells], copies=self._stores.of(final.route).copies_parts)
 
     async def _put_whole(self, upload: Upload, pieces: Sequence[Piece]) -> StoredObject:
         intent = whole_intent(upload)
         await self._database.intend(upload, [intent])
         body = _body(await self._merged(upload, pieces))
-        return await self._store.put_object(intent.key, body, Attributes.of(upload))
+        await self._inspect(upload, body)
+        return await self._stores.of(upload.route).put_object(intent.key, body, Attributes.of(upload))
 
     async def _put_missing_parts(self, upload: Upload, work: _Work) -> Upload:
         """Make parts of the cells that are there as pieces only, each committed as soon as the store has it."""
@@ -220,7 +245,7 @@ class Completion:
             return upload
         if upload.multipart_id is None:
             multipart_id = await begin_multipart(
-                self._database, self._store, upload, announced=False, with_copies=work.copies
+                self._database, self._stores.of(upload.route), upload, announced=False, with_copies=work.copies
             )
             upload = replace(upload, multipart_id=multipart_id)
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
@@ -240,21 +265,23 @@ class Completion:
         return upload
 
     async def _merged(self, upload: Upload, pieces: Sequence[Piece]) -> Sequence[Piece]:
-        return await merged(self._store, pieces) if upload.role is Role.FINAL else pieces
+        return await merged(self._stores.of(upload.route), pieces) if upload.role is Role.FINAL else pieces
 
     async def _put_part(self, upload: Upload, cell: Cell, pieces: Sequence[Piece], *, copies: bool) -> Part:
         """Copy what lies in one object, where the store can; else, or where it does not like to, send the bytes."""
         assert upload.multipart_id is not None
-        body, etag = _body(pieces), None
+        body, etag, store = _body(pieces), None, self._stores.of(upload.route)
+        if cell.start == 0:
+            await self._inspect(upload, body)
         if copies and len(pieces) == 1:
             try:
-                etag = await self._store.copy_part(upload.object_key, upload.multipart_id, cell.number, pieces[0])
+                etag = await store.copy_part(upload.object_key, upload.multipart_id, cell.number, pieces[0])
             except MultipartLost:
                 raise
             except StoreRefused as error:
                 log.warning("completion.not_copied", upload_id=upload.id, part=cell.number, error=str(error))
         if etag is None:
-            etag = await self._store.put_part(upload.object_key, upload.multipart_id, cell.number, body)
+            etag = await store.put_part(upload.object_key, upload.multipart_id, cell.number, body)
         return Part(cell.number, cell.start, body.size, etag, body.crc64)
 
     async def _all_parts(self, upload: Upload) -> list[Part]:
@@ -271,19 +298,16 @@ class Completion:
         """Complete with exactly the committed parts, then look: only a verified object counts."""
         assert upload.multipart_id is not None
         crc64 = combined_crc64(parts)
+        store = self._stores.of(upload.route)
         doubt: StoreRefused | StoreUnavailable | None = None
         try:
-            await self._store.complete_multipart(
-                upload.object_key, upload.multipart_id, parts, crc64, with_copies=copies
-            )
+            await store.complete_multipart(upload.object_key, upload.multipart_id, parts, crc64, with_copies=copies)
         except (StoreRefused, StoreUnavailable) as error:
             doubt = error
-        found = await self._store.find(upload.object_key, upload.id)
+        found = await store.find(upload.object_key, upload.id)
         if found is not None:
             return _verified(upload, found, crc64)
-        if isinstance(doubt, MultipartLost) and await self._store.multipart_exists(
-            upload.object_key, upload.multipart_id
-        ):
+        if isinstance(doubt, MultipartLost) and await store.multipart_exists(upload.object_key, upload.multipart_id):
             raise StoreUnavailable("Complete did not find a multipart upload that is there") from doubt
         raise doubt or StoreUnavailable("the object is not there after Complete")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import NewUpload, Part, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.completion import Completion
+    from tusgate.service.stores import Stores
 
 log = structlog.get_logger(__name__)
 
@@ -36,14 +37,14 @@ class Concatenation:
     def __init__(
         self,
         database: Database,
-        store: ObjectStore,
+        stores: Stores[ObjectStore],
         completion: Completion,
         part_size: int,
         finish_wait: float,
     ) -> None:
         """Take the configured `part_size` in bytes, `finish_wait` in seconds as for any upload."""
         self._database = database
-        self._store = store
+        self._stores = stores
         self._completion = completion
         self._part_size = part_size
         self._finish_wait = finish_wait
@@ -56,8 +57,9 @@ class Concatenation:
             group: for the first partial of a file: the upload that their final will be.
             wish: what the client asks for.
         """
-        limits, length = self._store.limits, new.length
-        if length is None or not may_be_in_place(length, limits, completes_all_parts=self._store.completes_all_parts):
+        store, length = self._stores.of(new.route), new.length
+        limits = store.limits
+        if length is None or not may_be_in_place(length, limits, completes_all_parts=store.completes_all_parts):
             return None
 
         def place(taken: Sequence[Grid]) -> Grid | None:
@@ -89,6 +91,7 @@ class Concatenation:
         for _ in range(TRIES):
             partials = await self._partials(final, ids)
             _check_size(partials, max_size)
+            final = replace(final, route=_common_route(partials))
             made = await self._database.find_final(final, ids[0])
             with suppress(Fenced):
                 made = made or await self._make(final, partials)
@@ -123,7 +126,8 @@ class Concatenation:
                 return await self._turn_into(group, final, partials)
         await self._gather_homes(partials)
         pieces = await pieces_of(self._database, partials)
-        grid = lay_out(pieces, self._part_size, self._store.limits, copies=self._store.copies_parts)
+        store = self._stores.of(final.route)
+        grid = lay_out(pieces, self._part_size, store.limits, copies=store.copies_parts)
         total = sum(piece.size for piece in pieces)
         made = await self._database.concatenate(replace(final, length=total, grid=grid), partials)
         log.info("upload.concatenated", upload_id=made.id, partials=len(partials), in_place=False)
@@ -181,3 +185,14 @@ def _check_size(partials: Sequence[Upload], max_size: int | None) -> None:
     total = sum(partial.length or 0 for partial in partials)
     if max_size is not None and total > max_size:
         raise TooLarge(f"{_FIELD}: {total} bytes are more than the largest upload allowed, {max_size}")
+
+
+def _common_route(partials: Sequence[Upload]) -> str | None:
+    """Return where the partials lie, and so their final: nothing is copied from one store to another.
+
+    Raises InvalidRequest when they lie in several: the tenant's route has changed between them.
+    """
+    routes = {partial.route for partial in partials}
+    if len(routes) > 1:
+        raise InvalidRequest(_FIELD, "uploads that lie in one store; upload them again")
+    return routes.pop()

@@ -11,6 +11,7 @@ from tusgate.core.errors import NotComplete, ObjectLost, TooManyDownloads, Uploa
 from tusgate.core.lifecycle import check_present
 from tusgate.core.listing import Position
 from tusgate.core.model import State
+from tusgate.core.quota import Quota
 from tusgate.service.digest import crc64
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
     from tusgate.core.listing import FileFilter
     from tusgate.core.model import Scope, Upload, UploadId
+    from tusgate.core.quota import Usage
     from tusgate.ports import Database, ObjectStore, Presentation
+    from tusgate.service.stores import Stores
     from tusgate.service.uploads import Uploads
 
     Outcome = Literal["deleted", "gone", "not_found"]
@@ -32,15 +35,15 @@ class Files:
 
     Args:
         database: what is known about them.
-        store: their bytes.
+        stores: their bytes.
         uploads: ends them; a file is deleted as a client of tus deletes its upload.
         most_downloads: files that are read at once by this process. Each holds a connection to the store, and up to
             1 MiB, for as long as its reader likes.
     """
 
-    def __init__(self, database: Database, store: ObjectStore, uploads: Uploads, most_downloads: int) -> None:
+    def __init__(self, database: Database, stores: Stores[ObjectStore], uploads: Uploads, most_downloads: int) -> None:
         self._database = database
-        self._store = store
+        self._stores = stores
         self._uploads = uploads
         self._most_downloads = most_downloads
         self.downloads = 0
@@ -53,6 +56,7 @@ class Files:
             UploadNotFound: unknown, or somebody else's.
             UploadGone: deleted.
         """
+        self._uploads.admit(scope)
         upload = await self._database.get(scope, file_id)
         if upload.state is State.TERMINATED:
             raise UploadGone(upload.state)
@@ -62,16 +66,26 @@ class Files:
         self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int
     ) -> tuple[list[Upload], Position | None]:
         """Return the `limit` newest files from the place `after` on, and the place of the next page if there is one."""
+        self._uploads.admit(scope)
         found = await self._database.list_files(scope, wanted, after, limit + 1)
         page = found[:limit]
         return page, Position.of(page[-1]) if len(found) > limit else None
+
+    async def usage(self, scope: Scope) -> tuple[Usage, Quota]:
+        """Return what the whole tenant has, and what it may have."""
+        quota = self._uploads.admit(scope).quota
+        return await self._database.usage(scope.tenant), quota or Quota()
 
     async def describe(self, scope: Scope, file_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
         """Change `filename` and `content_type` of a file; HEAD goes on to echo what the client once sent.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to describe.
+            TypeNotAllowed: the tenant takes no files of that type.
         """
+        tenant = self._uploads.admit(scope)
+        if "content_type" in changes:
+            tenant.check_type(changes["content_type"], None)
         return await self._database.describe(scope, file_id, changes)
 
     async def delete(self, scope: Scope, file_id: UploadId) -> None:
@@ -87,10 +101,11 @@ class Files:
 
         When it is cut short (Unavailable, cancelled) the first ones are deleted; doing it again does the rest.
         """
+        self._uploads.admit(scope)
         outcomes: dict[UploadId, Outcome] = {}
         for file_id in file_ids:
             try:
-                await self.delete(scope, file_id)
+                await self._uploads.end(scope, file_id)
             except UploadNotFound:
                 outcomes[file_id] = "not_found"
             except UploadGone:
@@ -107,6 +122,7 @@ class Files:
             NotComplete: its object is not there and verified yet.
             UploadGone: failed, expired or deleted.
         """
+        self._uploads.admit(scope)
         upload = await self._database.get(scope, file_id)
         check_present(upload)
         if upload.state is not State.COMPLETE:
@@ -127,7 +143,7 @@ class Files:
             raise TooManyDownloads
         self.downloads += 1
         try:
-            chunks = self._store.read(upload.object_key, start, size, etag=upload.etag)
+            chunks = self._stores.of(upload.route).read(upload.object_key, start, size, etag=upload.etag)
             if upload.crc64 is not None and size == upload.length:
                 chunks = _verified(chunks, size, upload.crc64)
             async with aclosing(chunks):
@@ -143,7 +159,7 @@ class Files:
         self, method: Literal["GET", "HEAD"], upload: Upload, presentation: Presentation, seconds: int
     ) -> str | None:
         """Return a URL of the store for a finished file; None where the store has none."""
-        return self._store.presign(method, upload.object_key, presentation, seconds)
+        return self._stores.of(upload.route).presign(method, upload.object_key, presentation, seconds)
 
 
 async def _verified(chunks: AsyncGenerator[bytes], size: int, expected: int) -> AsyncGenerator[bytes]:

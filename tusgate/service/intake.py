@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import MultipartId, ObjectKey, Upload, UploadId
     from tusgate.ports import ByteSource, Database, ObjectStore
     from tusgate.service.budget import Budget
+    from tusgate.service.inspection import Inspection
     from tusgate.service.ledger import Expiry, Progress
     from tusgate.service.warm import WarmCells
 
@@ -54,6 +55,7 @@ class IntakeTools:
         piece_inline_max: most bytes of one upload that may wait in the database row.
         max_size: largest upload in bytes for anybody; None = as large as its grid.
         expiry: when an unfinished upload ends by itself.
+        inspection: looks at the first bytes of a file before the store gets to make an object of them; None: nobody.
     """
 
     database: Database
@@ -64,6 +66,7 @@ class IntakeTools:
     piece_inline_max: int
     max_size: int | None
     expiry: Expiry
+    inspection: Inspection | None = None
 
 
 class Intake:
@@ -345,6 +348,7 @@ class Intake:
         if cell.pieces_on_the_way:
             await asyncio.gather(*cell.pieces_on_the_way)
         number, body = cell.cell.number, cell.body()
+        await self._inspect(cell.cell.start, body)
         multipart_id = await self._multipart()
         etag = await self._tools.store.put_part(self._claimed.object_key, multipart_id, number, body)
         part = Part(number, cell.cell.start, body.size, etag, body.crc64)
@@ -353,9 +357,15 @@ class Intake:
     async def _put_whole(self, cell: OpenCell, start: int) -> Stored:
         if cell.pieces_on_the_way:
             await asyncio.gather(*cell.pieces_on_the_way)
+        body = cell.body()
+        await self._inspect(cell.cell.start, body)
         key = await self._attempt()
-        stored = await self._tools.store.put_object(key, cell.body(), Attributes.of(self._claimed))
+        stored = await self._tools.store.put_object(key, body, Attributes.of(self._claimed))
         return Stored(start=start, end=cell.filled, whole=stored)
+
+    async def _inspect(self, start: int, body: Body) -> None:
+        if start == 0 and self._tools.inspection is not None:
+            await self._tools.inspection.look_at(body, self._tools.store)
 
     async def _attempt(self) -> ObjectKey:
         """Return the key for this writer's PutObject of the whole upload, announced before it is written."""
@@ -401,7 +411,7 @@ class Intake:
         assert piece.key is not None
         try:
             await self._intend(Intent(piece.key))
-            await self._tools.store.put_object(piece.key, body, Attributes(self.upload_id))
+            await self._tools.store.put_object(piece.key, body, Attributes(self.upload_id, is_passing=True))
         finally:
             body.buffers.clear()
             self._tools.budget.give(freed, left=True)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.completion import Completion
+    from tusgate.service.stores import Stores
 
 log = structlog.get_logger(__name__)
 
@@ -55,9 +56,9 @@ class JobRules:
         """Return what expires uploads by these rules."""
         return Expirer(database, self.batch, self.resume_pause, clocks)
 
-    def collector(self, database: Database, store: ObjectStore) -> Collector:
+    def collector(self, database: Database, stores: Stores[ObjectStore]) -> Collector:
         """Return what collects garbage by these rules."""
-        return Collector(database, store, self.batch, self.intent_grace, self.retry_garbage)
+        return Collector(database, stores, self.batch, self.intent_grace, self.retry_garbage)
 
 
 class Jobs:
@@ -66,7 +67,7 @@ class Jobs:
     def __init__(
         self,
         database: Database,
-        store: ObjectStore,
+        stores: Stores[ObjectStore],
         completion: Completion,
         rules: JobRules,
         clocks: OwnClocks | None = None,
@@ -74,7 +75,7 @@ class Jobs:
         self._completion = completion
         self._rules = rules
         self._expirer = rules.expirer(database, clocks or OwnClocks())
-        self._collector = rules.collector(database, store)
+        self._collector = rules.collector(database, stores)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject, Upload
     from tusgate.ports import SurveyedDatabase, SurveyedStore
+    from tusgate.service.stores import Stores
 
 PAGE: Final = 500
 """Rows, or listed objects, that are compared together."""
@@ -122,7 +123,7 @@ class Reconciler:
     """
 
     database: SurveyedDatabase
-    store: SurveyedStore
+    stores: Stores[SurveyedStore]
     mending: Mending
     now: datetime
     grace: timedelta = GRACE
@@ -131,15 +132,17 @@ class Reconciler:
 
     async def run(self) -> AsyncIterator[Finding]:
         """Yield what does not agree, mended as far as that is allowed. Raises Unavailable."""
-        await self.store.check()  # a bucket that is away as a whole would look like a great loss
+        for _, store in self.stores:
+            await store.check()  # a bucket that is away as a whole would look like a great loss
         async for uploads in self._pages_of_uploads():
             for finding in await self._all(self._about_upload(upload) for upload in uploads):
                 yield finding
-        async for objects in self._pages_of_objects():
-            names = await self._names(id_ for found in objects for id_ in _MAYBE_IDS.findall(found.key))
-            nameless = [found for found in objects if StoreName(found.key) not in names]
-            for finding in await self._all(self._about_object(found) for found in nameless):
-                yield finding
+        for _, store in self.stores:
+            async for objects in self._pages_of_objects(store):
+                names = await self._names(id_ for found in objects for id_ in _MAYBE_IDS.findall(found.key))
+                nameless = [found for found in objects if StoreName(found.key) not in names]
+                for finding in await self._all(self._about_object(found, store) for found in nameless):
+                    yield finding
 
     async def _pages_of_uploads(self) -> AsyncIterator[list[Upload]]:
         page = await self.database.survey("", PAGE)
@@ -148,9 +151,9 @@ class Reconciler:
             yield page
             page = await self.database.survey(page[-1].id, PAGE)
 
-    async def _pages_of_objects(self) -> AsyncIterator[list[ListedObject]]:
+    async def _pages_of_objects(self, store: SurveyedStore) -> AsyncIterator[list[ListedObject]]:
         page: list[ListedObject] = []
-        async for found in self.store.list_objects():
+        async for found in store.list_objects():
             self.looked.objects += 1
             if self.now - found.modified < self.grace:
                 self.looked.young += 1
@@ -195,7 +198,7 @@ class Reconciler:
         return found + await self._about_multiparts(upload)
 
     async def _about_finished(self, upload: Upload) -> list[_Suspicion]:
-        stored = await self.store.find(upload.object_key, upload.id)
+        stored = await self._store_of(upload).find(upload.object_key, upload.id)
         difference = _difference(upload, stored)
         if difference is None or await self._has_moved(upload):
             return []
@@ -215,7 +218,7 @@ class Reconciler:
         if upload.final_length is None:
             return None
         for attempt in range(1, upload.put_attempts + 2):
-            stored = await self.store.find(attempt_key(upload.object_key, attempt), upload.id)
+            stored = await self._store_of(upload).find(attempt_key(upload.object_key, attempt), upload.id)
             if stored is not None and stored.size == upload.final_length:
                 return stored
         return None
@@ -234,7 +237,7 @@ class Reconciler:
         return await self._about_own_multipart(upload, upload.multipart_id)
 
     async def _about_own_multipart(self, upload: Upload, multipart_id: MultipartId) -> list[_Suspicion]:
-        if await self.store.multipart_exists(upload.object_key, multipart_id):
+        if await self._store_of(upload).multipart_exists(upload.object_key, multipart_id):
             return []
         detail = f"{upload.offset} acknowledged bytes"
         mend = _later(self.database.fail, upload, "the object store lost the multipart upload")
@@ -244,7 +247,7 @@ class Reconciler:
         for piece in await self.database.pieces(upload):
             if piece.key is None:
                 continue
-            stored = await self.store.find(piece.key, upload.id)
+            stored = await self._store_of(upload).find(piece.key, upload.id)
             if stored is None or stored.size != piece.size or stored.crc64 not in (piece.crc64, -1):
                 detail = f"bytes {piece.start} to {piece.end} of {upload.offset} acknowledged ones"
                 mend = _later(self.database.fail, upload, "the object store lost acknowledged bytes")
@@ -253,23 +256,25 @@ class Reconciler:
 
     async def _about_multiparts(self, upload: Upload) -> list[_Suspicion]:
         """Find multipart uploads of the upload's key that are nobody's. By key, as not every store lists by prefix."""
-        listed = await self.store.list_multiparts(upload.object_key)
+        listed = await self._store_of(upload).list_multiparts(upload.object_key)
         if not listed:
             return []
         names = await self.database.names([upload.id])
         named = {name.multipart_id for name in names if name.multipart and name.key == upload.object_key}
         found = []
         for multipart_id in listed if None not in named else ():
-            if multipart_id in named or not await self.store.multipart_exists(upload.object_key, multipart_id):
+            if multipart_id in named or not await self._store_of(upload).multipart_exists(
+                upload.object_key, multipart_id
+            ):
                 continue
-            mend = _later(self.store.abort_multipart, upload.object_key, multipart_id)
+            mend = _later(self._store_of(upload).abort_multipart, upload.object_key, multipart_id)
             detail = f"{multipart_id}, upload is {upload.state}"
             found.append(_Suspicion(_finding(Trouble.MULTIPART_UNKNOWN, upload, upload.object_key, detail), mend))
         return found
 
-    async def _about_object(self, listed: ListedObject) -> list[_Suspicion]:
+    async def _about_object(self, listed: ListedObject, store: SurveyedStore) -> list[_Suspicion]:
         """Look at an object that none of the uploads names that its key may be about."""
-        owner = await self.store.owner_of(listed.key)
+        owner = await store.owner_of(listed.key)
         if owner is None:
             self.looked.foreign += 1
             return []
@@ -278,7 +283,10 @@ class Reconciler:
         trouble = Trouble.PIECE_UNKNOWN if listed.key.startswith(PIECES) else Trouble.OBJECT_UNKNOWN
         detail = f"{listed.size} bytes, since {listed.modified:%Y-%m-%d %H:%M}"
         finding = Finding(trouble=trouble, upload_id=owner, key=listed.key, detail=detail)
-        return [_Suspicion(finding, _later(self.store.delete_objects, [listed.key]))]
+        return [_Suspicion(finding, _later(store.delete_objects, [listed.key]))]
+
+    def _store_of(self, upload: Upload) -> SurveyedStore:
+        return self.stores.of(upload.route)
 
     async def _has_moved(self, upload: Upload) -> bool:
         """Return whether the upload has changed since its row was read: then what it showed proves nothing."""

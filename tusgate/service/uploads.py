@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from tusgate.core.access import asks_for_the_same, check_length, check_type, size_limit
+from tusgate.core.access import asks_for_the_same, check_length, check_type
 from tusgate.core.errors import (
     AlreadyComplete,
     ChecksumMismatch,
     ClientGone,
+    ContentMismatch,
     DatabaseUnavailable,
     Draining,
     Fenced,
@@ -33,11 +34,15 @@ from tusgate.core.lifecycle import Append, check_append, check_present, declared
 from tusgate.core.model import NewUpload, Role, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
+from tusgate.core.tenant import least
 from tusgate.service.completion import loss_reason
 from tusgate.service.concatenation import Concatenation
 from tusgate.service.digest import RequestDigest
+from tusgate.service.inspection import Inspection
 from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
+from tusgate.service.stores import Stores
+from tusgate.service.tenants import Tenants
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -47,7 +52,8 @@ if TYPE_CHECKING:
     from tusgate.core.checksum import Checksum
     from tusgate.core.concat import GroupWish
     from tusgate.core.model import CreatedVia, Intent, Piece, Scope, Upload
-    from tusgate.ports import ByteSource
+    from tusgate.core.tenant import Tenant
+    from tusgate.ports import ByteSource, ObjectStore
     from tusgate.service.completion import Completion
     from tusgate.service.intake import IntakeTools
     from tusgate.service.ledger import Progress
@@ -125,10 +131,17 @@ class Uploads:
         rules: UploadRules,
         now: Callable[[], datetime],
         reaffirm: Callable[[Principal], Awaitable[None]] | None = None,
+        stores: Stores[ObjectStore] | None = None,
+        tenants: Tenants | None = None,
     ) -> None:
+        """Take `tools` with the default store and limits; those of a tenant take their places where it has its own."""
         self._tools = tools
         self._reaffirm = reaffirm
-        self._concatenation = Concatenation(tools.database, tools.store, completion, rules.part_size, rules.finish_wait)
+        self._stores = stores or Stores(tools.store)
+        self._tenants = tenants or Tenants()
+        self._concatenation = Concatenation(
+            tools.database, self._stores, completion, rules.part_size, rules.finish_wait
+        )
         expiry = tools.expiry
         self._database = tools.database
         self._writers = writers
@@ -166,15 +179,14 @@ class Uploads:
         """
         if self._writers.draining:
             raise Draining
-        check_type(principal.limits, creation.content_type)
-        limit = size_limit(principal.limits, self.max_size)
-        length = _checked_length(creation, source, limit)
+        tenant = await self._admit_creation(principal, creation)
+        length = _checked_length(creation, source, self._size_limit(principal))
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
-        new = self._new_upload(principal, creation, length, epoch=1 if writes else 0)
+        new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
         body = source or _Nothing()
         intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else []
         try:
-            upload = await self._insert(principal, creation, new, intents)
+            upload = await self._insert(tenant, principal, creation, new, intents)
         except TokenSpent as spent:
             if spent.upload is None or not asks_for_the_same(spent.upload, new):
                 raise
@@ -202,11 +214,24 @@ class Uploads:
             await self._database.terminate(upload.scope, upload.id)
             raise
 
+    async def _admit_creation(self, principal: Principal, creation: Creation) -> Tenant:
+        """Return the tenant that may make this upload as far as that can be told now; the database counts for itself.
+
+        Raises NotCovered, TenantUnknown, TooManyRequests, TypeNotAllowed, DatabaseUnavailable.
+        """
+        name = principal.scope.tenant
+        tenant = self._tenants.admit(name, creates=True)
+        check_type(principal.limits, creation.content_type)
+        tenant.check_type(creation.content_type, creation.role)
+        await self._tenants.prepare(self._database, name)
+        return tenant
+
     async def _insert(
-        self, principal: Principal, creation: Creation, new: NewUpload, intents: Sequence[Intent]
+        self, tenant: Tenant, principal: Principal, creation: Creation, new: NewUpload, intents: Sequence[Intent]
     ) -> Upload:
-        if creation.group is not None:
-            group = self._new_upload(principal, creation, None, epoch=0)
+        # Where content is looked at, a file has to have a first part of its own.
+        if creation.group is not None and not tenant.checks_content:
+            group = self._new_upload(tenant, principal, creation, None, epoch=0)
             beside = await self._concatenation.create_partial(new, group, creation.group)
             if beside is not None:
                 return beside
@@ -230,9 +255,9 @@ class Uploads:
         """
         if self._writers.draining:
             raise Draining
-        check_type(principal.limits, creation.content_type)
-        final = replace(self._new_upload(principal, creation, None, epoch=0), role=Role.FINAL, concat=concat)
-        return await self._concatenation.concatenate(final, partials, size_limit(principal.limits, self.max_size))
+        tenant = await self._admit_creation(principal, creation)
+        final = replace(self._new_upload(tenant, principal, creation, None, epoch=0), role=Role.FINAL, concat=concat)
+        return await self._concatenation.concatenate(final, partials, self._size_limit(principal))
 
     async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload as committed; waits while it is being finished, never for a writer.
@@ -245,6 +270,7 @@ class Uploads:
                 ever shown for a verified object: clients stop there.
             DatabaseUnavailable: the state could not be read within about 5 s.
         """
+        self.admit(scope)
         await self._writers.wait_for_ending(upload_id, ENDING_PATIENCE)
         upload = await self._get_patiently(scope, upload_id)
         if upload.state is State.SEALED:
@@ -307,6 +333,7 @@ class Uploads:
             Finishing: all bytes are in, but finishing has met an obstacle; it goes on in the background.
             Interrupted, Unavailable: ended early, resume at `error.upload.offset`.
         """
+        self.admit(principal.scope)
         try:
             return await self._append(principal, upload_id, append, source, checksum, progress)
         except Overrun as error:
@@ -351,12 +378,21 @@ class Uploads:
             )
         raise Fenced
 
+    def admit(self, scope: Scope) -> Tenant:
+        """Count a request about uploads that exist, and return whose they are. Raises TenantUnknown, Throttled."""
+        return self._tenants.admit(scope.tenant)
+
     async def terminate(self, scope: Scope, upload_id: UploadId) -> None:
         """End the upload for good: writers are cut off, what it stored is cleaned up in the background.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to end.
         """
+        self.admit(scope)
+        await self.end(scope, upload_id)
+
+    async def end(self, scope: Scope, upload_id: UploadId) -> None:
+        """Terminate one of the uploads of a request that is admitted already. Raises like `terminate`."""
         upload = await self._database.terminate(scope, upload_id)
         self._writers.taken_over(upload_id, upload.epoch + 1)
 
@@ -370,21 +406,33 @@ class Uploads:
         await self._database.check()
         now = asyncio.get_running_loop().time()
         if now >= self._store_fine_until:
-            await self._tools.store.check()
+            await self._stores.check()
             self._store_fine_until = now + STORE_CHECK_EVERY
 
     async def _check(self, principal: Principal, upload_id: UploadId, append: Append) -> tuple[Upload, int | None]:
-        scope, limit = principal.scope, size_limit(principal.limits, self.max_size)
+        scope = principal.scope
         hint = self._recent.take(scope, upload_id)
         if hint is not None and append.size != 0:  # without bytes there may be no claim, which proves the hint
             with suppress(TusgateError):
-                return hint, check_append(hint, append, limit)
+                return hint, self._checked(principal, hint, append)
         upload = await self._database.get(scope, upload_id)
         try:
-            return upload, check_append(upload, append, limit)
+            return upload, self._checked(principal, upload, append)
         except TusgateError as error:
             error.upload = upload
             raise
+
+    def _checked(self, principal: Principal, upload: Upload, append: Append) -> int | None:
+        length = check_append(upload, append, self._size_limit(principal))
+        if upload.state is State.UPLOADING:
+            tenant = self._tenants.of(upload.scope.tenant)
+            tenant.check_type(upload.content_type, upload.role)
+            tenant.check_size(length)
+        return length
+
+    def _size_limit(self, principal: Principal) -> int | None:
+        tenant = self._tenants.of(principal.scope.tenant)
+        return least(self.max_size, tenant.max_size, principal.limits.max_size)
 
     async def _append_nothing(self, upload: Upload, source: ByteSource, checksum: Checksum | None) -> Upload:
         """Answer an append to an upload that has all its bytes: an empty body is a question whether it is complete."""
@@ -416,16 +464,21 @@ class Uploads:
         principal: Principal,
         progress: Progress | None,
     ) -> Upload:
-        intake = Intake(
+        tools = replace(
             self._tools,
+            store=self._stores.of(upload.route),
+            inspection=Inspection.of(self._tenants.of(upload.scope.tenant), upload),
+        )
+        intake = Intake(
+            tools,
             upload,
             pieces,
             intents,
-            source,
+            self._tenants.paced(upload.scope.tenant, source),
             length,
             checksum,
             ends=ends,
-            max_size=size_limit(principal.limits, self.max_size),
+            max_size=self._size_limit(principal),
             before_end=None if self._reaffirm is None else partial(self._reaffirm, principal),
             progress=progress,
         )
@@ -443,6 +496,11 @@ class Uploads:
             error.upload = await self._database.get(upload.scope, upload.id)
             check_present(error.upload)
             raise
+        except ContentMismatch as error:
+            with suppress(Fenced):
+                error.upload = await self._database.fail(intake.upload, str(error))
+                log.warning("upload.failed", upload_id=upload.id, reason=str(error))
+            raise
         except TusgateError as error:
             error.upload = intake.upload
             raise
@@ -454,7 +512,7 @@ class Uploads:
         Raises:
             Fenced: a later writer has used the piece up, and that is why it is gone.
         """
-        await self._tools.store.check()  # a bucket that is away as a whole, or renamed, is no loss
+        await self._stores.of(upload.route).check()  # a bucket that is away as a whole, or renamed, is no loss
         current = await self._database.get(upload.scope, upload.id)
         check_present(current)
         if current.epoch != upload.epoch:
@@ -500,7 +558,9 @@ class Uploads:
                 await asyncio.sleep(delay)
         return await self._database.get(scope, upload_id)
 
-    def _new_upload(self, principal: Principal, creation: Creation, length: int | None, epoch: int) -> NewUpload:
+    def _new_upload(
+        self, tenant: Tenant, principal: Principal, creation: Creation, length: int | None, epoch: int
+    ) -> NewUpload:
         upload_id = UploadId(secrets.token_urlsafe(18))
         date = self._now().date().isoformat()
         return NewUpload(
@@ -508,17 +568,20 @@ class Uploads:
             scope=principal.scope,
             created_via=creation.created_via,
             length=length,
-            grid=grid_for(length, self._rules.part_size, self._tools.store.limits),
+            grid=grid_for(length, self._rules.part_size, self._stores.of(tenant.route).limits),
             metadata=creation.metadata,
             filename=creation.filename,
             content_type=creation.content_type,
-            object_key=object_key(self._rules.key_template, upload_id, principal.scope, date, creation.filename),
+            object_key=object_key(
+                tenant.key_template or self._rules.key_template, upload_id, principal.scope, date, creation.filename
+            ),
             epoch=epoch,
             lifetime=self._tools.expiry.lifetime,
             max_age=self._tools.expiry.max_age,
             content_coding=creation.content_coding,
             role=creation.role,
             token_id=principal.limits.token_id,
+            route=tenant.route,
         )
 
 

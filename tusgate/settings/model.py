@@ -206,6 +206,9 @@ class Settings(BaseSettings):
         "{id}", "Template of object keys, with {id} and optionally {tenant}, {date} and {filename}."
     )
 
+    tenants_file: File | None = _limit(
+        None, "TOML file with tenants, their buckets and limits (docs/tenants.md); without it everybody is one tenant."
+    )
     max_size: OptionalSize = _limit(None, "Largest upload that is accepted; none is no limit.", gt=0)
     max_metadata: Size = _limit(16 * 1024, "Largest Upload-Metadata header that is accepted.", ge=1024, le=64 * 1024)
     upload_expiry: OptionalDuration = _limit(
@@ -380,13 +383,7 @@ class Settings(BaseSettings):
     @property
     def profile(self) -> S3Profile:
         """The S3 profile in force: the configured one, or the one that the endpoint's host name tells."""
-        if self.s3_profile is not None:
-            return self.s3_profile
-        host = urlsplit(self.s3_endpoint or "").hostname or ""
-        for suffix, profile in _CLOUDS.items():
-            if host == suffix or host.endswith(f".{suffix}"):
-                return profile
-        return "minio"
+        return self.s3_profile or profile_at(self.s3_endpoint)
 
     @property
     def _sweep_limit(self) -> float | None:
@@ -435,7 +432,20 @@ def _secret_in(name: str, path: Path) -> str:
         raise wrong(name, "a readable file", f"{path} ({reason})") from None
 
 
-SECRET_FILES: Final = tuple(name.removesuffix("_file") for name in Settings.model_fields if name.endswith("_file"))
+def profile_at(endpoint: str | None) -> S3Profile:
+    """Return the profile that the host name of an S3 server tells."""
+    host = urlsplit(endpoint or "").hostname or ""
+    for suffix, profile in _CLOUDS.items():
+        if host == suffix or host.endswith(f".{suffix}"):
+            return profile
+    return "minio"
+
+
+SECRET_FILES: Final = tuple(
+    name.removesuffix("_file")
+    for name in Settings.model_fields
+    if name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields
+)
 """Settings that may be given by a file."""
 
 

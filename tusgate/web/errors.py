@@ -26,6 +26,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
     errors.Unauthenticated: 401,
     errors.OriginForbidden: 403,
+    errors.TenantUnknown: 403,
     errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
     errors.Forbidden: 403,
     errors.DownloadsOff: 403,
@@ -41,6 +42,8 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.TooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.Finishing: 423,
+    errors.TooManyRequests: 429,  # creations only: nothing is lost, and no client forgets anything
+    errors.TooManyUploads: 429,
     errors.MetadataTooLarge: 431,
     errors.ChecksumMismatch: 460,
     errors.SettingsError: 500,
@@ -63,6 +66,9 @@ LOCKED: Final = 423
 RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
     errors.Finishing: 2,
     errors.Draining: 1,
+    errors.TooManyRequests: 1,
+    errors.TooManyUploads: 30,
+    errors.Throttled: 1,
     errors.Unavailable: 5,
 }
 """Seconds after which trying again makes sense."""

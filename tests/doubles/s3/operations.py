@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +26,16 @@ PAGE = 1000
 META = "x-amz-meta-"
 KEPT = ("Cache-Control", "Content-Disposition", "Content-Encoding", "Content-Language", "Content-Type", "Expires")
 """Headers of a request that come back with the object."""
+CUSTOMER = "x-amz-server-side-encryption-customer-"
+SOURCE = "x-amz-copy-source-server-side-encryption-customer-"
+ALSO_KEPT = (
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+    CUSTOMER + "key-MD5",
+)
+"""What S3 keeps and shows, all but the tags."""
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 T = TypeVar("T")
@@ -220,6 +232,7 @@ class Account:
         wanted = asked.headers.get("If-Match")
         if wanted is not None and wanted.strip('"') not in ("*", stored.etag):
             raise Refused("PreconditionFailed", "it is another object")
+        _check_customer_key(asked, stored.attributes)
         headers = {
             "ETag": _quoted(stored.etag),
             "Content-Type": "binary/octet-stream",
@@ -271,7 +284,8 @@ class Account:
         number = asked.number("partNumber", 0)
         check_number(number)
         bucket = self._bucket(asked)
-        bucket.multipart(asked.key, asked.query["uploadId"])  # gone comes before damaged
+        begun = bucket.multipart(asked.key, asked.query["uploadId"])  # gone comes before damaged
+        _check_customer_key(asked, begun.attributes)
         part = bucket.put_part(asked.key, asked.query["uploadId"], number, asked.body, self._sums(asked))
         shown = {name: checksums.encoded(digest) for name, digest in part.sums.items()}
         return Told(headers={"ETag": _quoted(part.etag), **_shown(shown, None)})
@@ -284,6 +298,9 @@ class Account:
         source = self._bucket(Asked("", name, "", {}, {})).get(key)
         if asked.headers.get("x-amz-copy-source-if-match", _quoted(source.etag)).strip('"') != source.etag:
             raise Refused("PreconditionFailed", "the source is another object")
+        _check_customer_key(asked, source.attributes, SOURCE)
+        begun = self._bucket(asked).multipart(asked.key, asked.query["uploadId"])
+        _check_customer_key(asked, begun.attributes)
         wanted = None
         if "x-amz-copy-source-range" in asked.headers:
             first, last = _ends(asked.headers["x-amz-copy-source-range"])
@@ -384,7 +401,20 @@ def _attributes(asked: Asked) -> Attributes:
     metadata = {
         name.lower().removeprefix(META): value for name, value in asked.headers.items() if name.lower().startswith(META)
     }
-    return Attributes({name: asked.headers[name] for name in KEPT if name in asked.headers}, metadata)
+    _check_customer_key(asked, None)
+    return Attributes({name: asked.headers[name] for name in (*KEPT, *ALSO_KEPT) if name in asked.headers}, metadata)
+
+
+def _check_customer_key(asked: Asked, attributes: Attributes | None, prefix: str = CUSTOMER) -> None:
+    """Refuse a request whose customer's key is not that of what it is about, or not whole."""
+    algorithm, key, digest = (asked.headers.get(prefix + name) for name in ("algorithm", "key", "key-MD5"))
+    if key is not None:
+        raw = base64.b64decode(key)
+        right = base64.b64encode(hashlib.md5(raw, usedforsecurity=False).digest()).decode()
+        if algorithm != "AES256" or len(raw) != 32 or digest != right:
+            raise Refused("InvalidArgument", "the customer's key is not whole")
+    if attributes is not None and digest != attributes.headers.get(CUSTOMER + "key-MD5"):
+        raise Refused("InvalidRequest", "it is encrypted with another key, or needs one")
 
 
 def _overrides(asked: Asked) -> dict[str, str]:

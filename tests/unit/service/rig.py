@@ -31,12 +31,13 @@ from tusgate.service.expirer import OwnClocks
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
+from tusgate.service.stores import Stores
 from tusgate.service.uploads import Creation, UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tusgate.core.checksum import Checksum
     from tusgate.core.concat import GroupWish
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from tusgate.core.model import UploadId
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.ledger import Progress
+    from tusgate.service.tenants import Tenants
 
 SCOPE = Scope()
 PRINCIPAL = Principal(scope=SCOPE)
@@ -160,6 +162,9 @@ class Ground(Protocol):
     @property
     def store(self) -> ObjectStore: ...
 
+    @property
+    def others(self) -> Mapping[str, ObjectStore]: ...
+
 
 @dataclass
 class World:
@@ -177,6 +182,7 @@ class World:
     copies_parts: bool = True
     database: MemoryDatabase = field(init=False)
     store: MemoryStore = field(init=False)
+    others: dict[str, ObjectStore] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.database = MemoryDatabase(asyncio.get_running_loop().time)
@@ -235,6 +241,7 @@ class Process:
         max_size: int | None = None,
         finish_wait: float = 25.0,
         holder: str = "process",
+        tenants: Tenants | None = None,
     ) -> None:
         self.world = world
         self.faults = faults
@@ -251,15 +258,22 @@ class Process:
             expiry=Expiry(lifetime=LIFETIME, max_age=None),
         )
         self.writers = Writers()
-        self.completion = Completion(database, store, holder)
+        self.stores = Stores(store, {name: faults.store(other) for name, other in world.others.items()})
+        self.completion = Completion(database, self.stores, holder, tenants)
         rules = UploadRules(
             part_size=world.part_size, key_template="{id}/{filename}", finish_wait=finish_wait, holder=holder
         )
         self.uploads = Uploads(
-            self.tools, self.writers, self.completion, rules, lambda: datetime(2026, 1, 2, tzinfo=UTC)
+            self.tools,
+            self.writers,
+            self.completion,
+            rules,
+            lambda: datetime(2026, 1, 2, tzinfo=UTC),
+            stores=self.stores,
+            tenants=tenants,
         )
         clocks = OwnClocks(steady=asyncio.get_running_loop().time)
-        self.jobs = Jobs(database, store, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0), clocks)
+        self.jobs = Jobs(database, self.stores, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0), clocks)
 
     async def create(
         self,

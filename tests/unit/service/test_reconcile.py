@@ -19,6 +19,7 @@ from tusgate.core.naming import PIECES
 from tusgate.ports import Attributes, Body
 from tusgate.service.digest import crc64_of
 from tusgate.service.reconcile import Finding, Looked, Mending, Reconciler, Trouble
+from tusgate.service.stores import Stores
 
 if TYPE_CHECKING:
     from tests.unit.service.rig import Process
@@ -36,7 +37,9 @@ OLD_ENOUGH = timedelta(hours=1)
 
 async def compared(world: World, mending: Mending = REPORT) -> tuple[list[Finding], Looked]:
     now = datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
-    reconciler = Reconciler(database=world.database, store=world.store, mending=mending, now=now, grace=OLD_ENOUGH)
+    reconciler = Reconciler(
+        database=world.database, stores=Stores(world.store), mending=mending, now=now, grace=OLD_ENOUGH
+    )
     return [finding async for finding in reconciler.run()], reconciler.looked
 
 
@@ -111,7 +114,7 @@ def test_it_finds_nothing_while_uploads_are_on_their_way(seed: int) -> None:
             while len(done) < 4:
                 now = datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
                 eager = Reconciler(
-                    database=world.database, store=world.store, mending=REPAIR, now=now, grace=timedelta()
+                    database=world.database, stores=Stores(world.store), mending=REPAIR, now=now, grace=timedelta()
                 )
                 findings = [finding async for finding in eager.run()]
                 assert {finding.trouble for finding in findings} <= {Trouble.NOT_RECORDED}
@@ -335,7 +338,11 @@ def test_a_store_that_is_away_is_no_loss() -> None:
             now = datetime.fromtimestamp(asyncio.get_running_loop().time(), UTC)
             store = faults.store(world.store)
             reconciler = Reconciler(
-                database=world.database, store=cast("SurveyedStore", store), mending=REPAIR, now=now, grace=OLD_ENOUGH
+                database=world.database,
+                stores=Stores(cast("SurveyedStore", store)),
+                mending=REPAIR,
+                now=now,
+                grace=OLD_ENOUGH,
             )
             with pytest.raises(StoreUnavailable):
                 assert [finding async for finding in reconciler.run()]

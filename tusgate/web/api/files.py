@@ -21,6 +21,7 @@ from tusgate.web.api.models import (
     FilePage,
     FileQuery,
     Links,
+    TenantUsage,
 )
 from tusgate.web.location import PublicAddress
 
@@ -119,6 +120,16 @@ class FilesApi:
                 query=ContentQuery,
                 problems=(302, 304, 400, 403, 404, 409, 410, 412, 416, 502),
             ),
+            Operation(
+                method="GET",
+                path="/usage",
+                route=Route.USAGE,
+                name="getUsage",
+                summary="Show what the tenant has and may have",
+                description="Exact: what has been declared counts, what has ended does not.",
+                answer=self.usage,
+                result=TenantUsage,
+            ),
         )
 
     async def list(self, call: ApiCall) -> web.Response:
@@ -151,6 +162,11 @@ class FilesApi:
         outcomes = await self._files.delete_many(call.scope, [UploadId(each) for each in dict.fromkeys(call.body.ids)])
         results = [Deleted(id=file_id, outcome=outcome) for file_id, outcome in outcomes.items()]
         return json_answer(DeletionReport(results=results))
+
+    async def usage(self, call: ApiCall) -> web.Response:
+        """Answer with what the tenant has."""
+        usage, quota = await self._files.usage(call.scope)
+        return json_answer(TenantUsage.of(call.scope.tenant, usage, quota))
 
     def _file(self, call: ApiCall, upload: Upload) -> File:
         content = self._content.url(call.request, upload.id) if upload.state is State.COMPLETE else None

@@ -15,6 +15,7 @@ from tusgate.web.headers import clean_content_type, clean_filename, decoded_meta
 
 if TYPE_CHECKING:
     from tusgate.core.model import Upload
+    from tusgate.core.quota import Quota, Usage
 
 MOST_IN_A_PAGE: Final = 200
 MOST_TO_DELETE: Final = 100
@@ -63,6 +64,32 @@ def _file_id(text: str) -> str:
 
 Moment = Annotated[AwareDatetime | None, AfterValidator(_within_reason)]
 ListedState = Literal["uploading", "sealed", "complete", "failed", "expired"]
+
+
+class Amount(BaseModel):
+    """How much there is of something."""
+
+    used: int
+    limit: int | None = Field(description="Null: as much as one likes.")
+
+
+class TenantUsage(BaseModel):
+    """What the whole tenant has, not only the caller, and what it may have."""
+
+    tenant: str
+    bytes: Amount = Field(description="In the store, or promised to it by uploads of known length.")
+    files: Amount = Field(description="Finished, or on their way. Partials are no files.")
+    unfinished: Amount = Field(description="Uploads, and partials, that miss bytes or are being finished.")
+
+    @classmethod
+    def of(cls, tenant: str, usage: Usage, quota: Quota) -> TenantUsage:
+        """Render what the database says, and what the tenants file says."""
+        return cls(
+            tenant=tenant,
+            bytes=Amount(used=usage.bytes, limit=quota.bytes),
+            files=Amount(used=usage.files, limit=quota.files),
+            unfinished=Amount(used=usage.unfinished, limit=quota.unfinished),
+        )
 
 
 class Links(BaseModel):

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.download import GIB, show_downloads
+from bench.events import show_events
 from bench.identity import show_identity
 from bench.memory import show_memory
 from bench.safety import show_safety
@@ -57,6 +58,9 @@ def bench(
     auth: Annotated[
         bool, typer.Option("--auth", help="measure identity instead: PATCH and HEAD with each kind of credential")
     ] = False,
+    events: Annotated[
+        bool, typer.Option("--events", help="measure what events cost small uploads instead, with a webhook")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
@@ -76,6 +80,10 @@ def bench(
     if auth:
         with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as home:
             show_identity(console, Path(home), blocks=1 if smoke else 20)
+        return
+    if events:
+        with _store() as (home, store):
+            show_events(console, home, store, rounds)
         return
     for workload in SMOKE if smoke else WORKLOADS:
         # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the

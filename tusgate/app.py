@@ -15,12 +15,13 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 import uvloop
 
 from tusgate.core.errors import SettingsError, Unavailable
+from tusgate.core.events import NO_OUTBOX, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Scope
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
@@ -46,13 +47,17 @@ from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
 from tusgate.service.reconcile import Reconciler
+from tusgate.service.relay import Line, Relay, RelayRules
 from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.settings.model import profile_at
+from tusgate.settings.sinks import FileDeclared, WebhookDeclared
 from tusgate.settings.tenants import load_tenancy
+from tusgate.sinks.lines import LinesSink
+from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import add_api
 from tusgate.web.config import WebConfig
@@ -62,7 +67,7 @@ from tusgate.web.page import add_page
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from datetime import timedelta
 
     from aiohttp.web import Application
@@ -71,14 +76,25 @@ if TYPE_CHECKING:
     from tusgate.core.clockwatch import Verdict
     from tusgate.core.quota import Usage
     from tusgate.identity.authority import Verifier
-    from tusgate.ports import Authority, Database, SurveyedDatabase, SurveyedStore, TokenStore
+    from tusgate.ports import (
+        Authority,
+        Database,
+        Deliveries,
+        Sink,
+        SurveyedDatabase,
+        SurveyedStore,
+        TokenStore,
+    )
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
     from tusgate.settings.issuers import JwtIssuer
+    from tusgate.settings.sinks import AnySink
     from tusgate.settings.tenants import Route, RouteKeys, Tenancy
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 DRY_RUN_LIMIT = 1000
 """Rows of each kind that a dry run looks at: it locks them for as long."""
@@ -216,6 +232,22 @@ async def _opened_tokens(settings: Settings) -> AsyncIterator[TokenStore]:
         yield database
 
 
+def with_deliveries(settings: Settings, work: Callable[[Deliveries], Awaitable[T]]) -> T:
+    """Run `work` on the deliveries of events, for a command of an operator.
+
+    Raises:
+        SettingsError: the database is not migrated.
+        DatabaseUnavailable: what was done until then is done.
+    """
+
+    async def run_it() -> T:
+        async with _opened_database(settings) as database:
+            await database.check()
+            return await work(database.deliveries)
+
+    return asyncio.run(run_it())
+
+
 @asynccontextmanager
 async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, Stores[SurveyedStore]]]:
     """Give both for a command of an operator: nothing is migrated."""
@@ -241,7 +273,9 @@ def _uptime() -> float:
 
 async def _serve(settings: Settings, reuse_port: bool) -> None:
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(_opened_database(settings))
+        relays: list[Relay] = []
+        outbox = _outbox(settings, relays)
+        database = await stack.enter_async_context(_opened_database(settings, outbox))
         tenancy = load_tenancy(settings)
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
         await _prepare(database, tenancy, tenants, embedded=settings.sqlite_path is not None)
@@ -250,6 +284,9 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         writers = Writers()
         completion = Completion(database, stores, holder, tenants)
+        relay = Relay(database.deliveries, _lines(settings), holder, _relay_rules(settings))
+        relays.append(relay)
+        stack.push_async_callback(relay.stop)
         stack.push_async_callback(completion.stop)
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
@@ -276,6 +313,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         stack.push_async_callback(server.close)
         await database.listen(writers.taken_over)
         jobs.start()
+        relay.start()
         await server.start()
         url = settings.model_copy(update={"port": server.port}).endpoint_url
         page = url.removesuffix(settings.base_path) + "/" if has_page else None
@@ -311,11 +349,12 @@ async def _until_told_to_stop() -> None:
 
 
 @asynccontextmanager
-async def _opened_database(settings: Settings) -> AsyncIterator[SurveyedDatabase]:
+async def _opened_database(settings: Settings, outbox: Outbox | None = None) -> AsyncIterator[SurveyedDatabase]:
     database: SurveyedDatabase
+    outbox = outbox or _outbox(settings, [])
     if settings.sqlite_path is not None:
         settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
-        database = SqliteDatabase(settings.sqlite_path)
+        database = SqliteDatabase(settings.sqlite_path, outbox=outbox)
     else:
         assert settings.database_url is not None
         database = PostgresDatabase(
@@ -323,11 +362,55 @@ async def _opened_database(settings: Settings) -> AsyncIterator[SurveyedDatabase
             pool_size=settings.database_connections,
             command_timeout=8.0,
             transaction_pooling=settings.database_pooling == "transaction",
+            outbox=outbox,
         )
     try:
         yield database if settings.crash is None else Crash(settings.crash).in_database(database)
     finally:
         await database.close()
+
+
+def _outbox(settings: Settings, relays: list[Relay]) -> Outbox:
+    """Return who is told of what happens. `relays` are woken: a database is made before the relay that reads it."""
+    if not settings.sinks:
+        return NO_OUTBOX
+
+    def wake() -> None:
+        for relay in relays:
+            relay.wake()
+
+    wanted = tuple(Subscription(sink.name, frozenset(sink.events), frozenset(sink.tenants)) for sink in settings.sinks)
+    return Outbox(wanted, wake, settings.progress_interval)
+
+
+def _lines(settings: Settings) -> list[Line]:
+    return [
+        Line(_sink(settings, sink), RetryPlan(retries=sink.retries, first=sink.retry_delay), sink.longest)
+        for sink in settings.sinks
+    ]
+
+
+def _sink(settings: Settings, declared: AnySink) -> Sink:
+    source = settings.event_source
+    match declared:
+        case WebhookDeclared():
+            config = WebhookConfig(
+                name=declared.name,
+                url=declared.url,
+                secrets=declared.secrets(),
+                timeout=declared.timeout,
+                source=source,
+                allowed=frozenset(settings.sink_allow),
+            )
+            return WebhookSink(config)
+        case FileDeclared():
+            return LinesSink(declared.name, declared.path, source)
+        case _:
+            return LinesSink(declared.name, None, source)
+
+
+def _relay_rules(settings: Settings) -> RelayRules:
+    return RelayRules(retention=settings.event_retention, dead_retention=settings.dead_event_retention)
 
 
 async def _prepare(database: SurveyedDatabase, tenancy: Tenancy, tenants: Tenants, *, embedded: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.events import Delivery, Event, Outcome, Search
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -270,6 +271,81 @@ class Database(Protocol):
         """
 
 
+class Deliveries(Protocol):
+    """Events that the steps of a database have written, on their way to sinks. Of all tenants.
+
+    Every method raises DatabaseUnavailable as those of `Database` do.
+    """
+
+    async def claim(self, sink: str, holder: str, lease: float, limit: int) -> list[Delivery]:
+        """Lease up to `limit` due deliveries to `sink` for `lease` seconds, and count a try of each.
+
+        An event whose upload has an earlier one that is still WAITING for this sink is not due. Skips what others are
+        claiming (SKIP LOCKED); a lease that ran out may be taken again. None while the sink is disabled.
+        """
+
+    async def settle(self, sink: str, holder: str, outcomes: Sequence[Outcome]) -> None:
+        """Record how tries of `holder` have ended. One whose lease another has taken meanwhile is left alone."""
+
+    async def give_back(self, sink: str, holder: str) -> None:
+        """End all leases of `holder` for `sink`, and do not count the tries: it has not begun them, or stops."""
+
+    async def disable(self, sink: str, reason: str) -> None:
+        """Deliver nothing to `sink` any more, until `enable`. Idempotent; the first reason is kept."""
+
+    async def enable(self, sink: str) -> None:
+        """Deliver to `sink` again. Idempotent."""
+
+    async def disabled(self) -> dict[str, str]:
+        """Return the sinks that are disabled, and why."""
+
+    async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
+        """Give up deliveries that nobody will make: due for `patience` seconds, to a sink that is disabled or unknown.
+
+        Args:
+            sinks: all that are known.
+            patience: seconds in which a release that knows more sinks would have claimed them.
+        """
+
+    async def purge(self, retention: float, dead_retention: float, limit: int) -> int:
+        """Forget up to `limit` events older than `retention` seconds with all their deliveries; return how many.
+
+        Unless one is WAITING, was settled less than `retention` seconds ago, or is DEAD for less than
+        `dead_retention` seconds.
+        """
+
+    async def find(self, search: Search, limit: int, after: Delivery | None = None) -> list[Delivery]:
+        """Return up to `limit` deliveries by time of their event, from the first one behind `after`."""
+
+    async def replay(self, deliveries: Sequence[Delivery]) -> int:
+        """Let these be delivered (again) as if they had never been tried; return how many are.
+
+        One that is being tried right now, or was dropped, is left alone.
+        """
+
+    async def drop(self, deliveries: Sequence[Delivery]) -> int:
+        """Forget these; return how many. One that is being tried right now is left alone."""
+
+
+class Sink(Protocol):
+    """Somebody who is told of events: at least once of each."""
+
+    @property
+    def name(self) -> str:
+        """Return what it is called in settings, logs and rows."""
+
+    async def deliver(self, event: Event) -> None:
+        """Tell `event`; when this returns, it was taken. Ends within a time that is shorter than any lease.
+
+        Raises:
+            DeliveryFailed: not taken, or nobody knows; to be tried again.
+            SinkGone: the receiver does not want to be told anything any more.
+        """
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+
+
 class TokenStore(Protocol):
     """Static tokens. Raises DatabaseUnavailable as `Database` does; times are the database's."""
 
@@ -291,6 +367,10 @@ class TokenStore(Protocol):
 
 class SurveyedDatabase(Database, TokenStore, Protocol):
     """A database with what operators need beside the service: looks at everything, of all tenants."""
+
+    @property
+    def deliveries(self) -> Deliveries:
+        """Return the way to the events that the steps of this database write."""
 
     async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
         """Return what `expire` and then `due_garbage` would return now. Nothing is changed."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from minio.error import S3Error
 
@@ -12,6 +14,7 @@ from tests.audit.foreign import FOREIGN_MULTIPART, FOREIGN_OBJECTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from minio import Minio
 
@@ -19,6 +22,10 @@ if TYPE_CHECKING:
     from tests.fault.books import Row
     from tests.fault.calls import Call
     from tests.fault.rig import Rig
+
+
+EVENTS: Final = "events.jsonl"
+"""Where the sink of each gateway writes, in its home."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Facts:
         parts, pieces: rows by upload id, in the order of their bytes.
         sources: ids of what a final is made of, by its id, in order.
         garbage: all rows.
+        events: rows by upload id, in their order.
+        delivered: ids of the events that the database says were delivered.
+        lines: ids of events as the sinks have written them, for each replica.
         objects: all objects of the bucket by key, except the foreign ones.
         multiparts: ids of the multipart uploads of each key that the database names.
         stored_parts: parts that the store holds, by multipart id and number.
@@ -62,6 +72,9 @@ class Facts:
     pieces: Mapping[str, Sequence[Row]]
     sources: Mapping[str, Sequence[str]]
     garbage: Sequence[Row]
+    events: Mapping[str, Sequence[Row]]
+    delivered: frozenset[str]
+    lines: Sequence[Sequence[str]]
     objects: Mapping[str, Stored]
     multiparts: Mapping[str, Sequence[str]]
     stored_parts: Mapping[str, Mapping[int, Stored]]
@@ -104,6 +117,12 @@ def _gather(rig: Rig, ready: Sequence[bool]) -> Facts:
         pieces=_by_upload(rig.rows("SELECT * FROM pieces ORDER BY start_offset")),
         sources=_sources(rig.rows("SELECT * FROM sources ORDER BY position")),
         garbage=garbage,
+        events=_by_upload(rig.rows("SELECT upload_id, number, type FROM events ORDER BY number")),
+        delivered=frozenset(
+            f"{row['upload_id']}-{row['number']}"
+            for row in rig.rows("SELECT upload_id, number FROM deliveries WHERE state = 'delivered'")
+        ),
+        lines=[_lines(replica.gateway.home / EVENTS) for replica in rig.replicas],
         objects={key: stored for key, stored in objects.items() if key not in FOREIGN_OBJECTS},
         multiparts=multiparts,
         stored_parts={
@@ -130,6 +149,17 @@ def _by_upload(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _sources(rows: Sequence[Row]) -> dict[str, list[str]]:
     return {final: [row["source_id"] for row in found] for final, found in _by_upload(rows).items()}
+
+
+def _lines(file: Path) -> list[str]:
+    """Return the ids in the whole lines of `file`: a process that was killed may have left half of one."""
+    if not file.exists():
+        return []
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line)["id"])
+    return found
 
 
 def _objects(client: Minio, bucket: str) -> dict[str, Stored]:

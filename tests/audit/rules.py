@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
@@ -253,6 +254,55 @@ def nothing_is_leaked(facts: Facts) -> Iterator[str]:
                 yield f"nothing names the multipart upload {multipart_id[-12:]} of {key}"
 
 
+def events_are_what_has_happened(facts: Facts) -> Iterator[str]:
+    """I12: each row of an upload has the events that it implies, and sinks were told them in order."""
+    for upload_id, row in facts.uploads.items():
+        found = Counter(event["type"] for event in facts.events.get(upload_id, ()))
+        if row["role"] == "group":
+            expected = _implied_by_group(found, was_final=upload_id in facts.sources)
+        else:
+            expected = _implied(row, found)
+        if found != expected:
+            yield f"{upload_id} is {row['state']} and has the events {dict(found)}"
+    told = {event_id for lines in facts.lines for event_id in lines}
+    for event_id in facts.delivered - told:
+        yield f"{event_id} is said to be delivered and nobody was told"
+    for lines in facts.lines:
+        last: dict[str, int] = {}
+        for event_id in dict.fromkeys(lines):
+            upload_id, _, number = event_id.rpartition("-")
+            if int(number) < last.get(upload_id, 0):
+                yield f"{event_id} was told after a later one"
+            last[upload_id] = int(number)
+
+
+def _implied(row: Row, found: Counter[str]) -> Counter[str]:
+    """Return the events of an upload that has become what `row` is; whether it had failed before can only be found."""
+    is_file = row["completed_at"] is not None and row["role"] != "partial"
+    types = ["upload.created", *(["upload.completed"] if is_file else [])]
+    match row["state"]:
+        case "failed" | "expired" as state:
+            types.append(f"upload.{state}")
+        case "terminated":
+            types.append("file.deleted" if is_file else "upload.terminated")
+            types += ["upload.failed"] * min(found["upload.failed"], 1)
+        case _:
+            pass
+    return Counter(types)
+
+
+def _implied_by_group(found: Counter[str], *, was_final: bool) -> Counter[str]:
+    """Return the events of what clients cannot see: those of a final that was deleted, if it ever was one.
+
+    Whether that was complete by then can only be found: what is left of it is finished all the same.
+    """
+    if not was_final:
+        return Counter()
+    if found["upload.completed"]:
+        return Counter(("upload.created", "upload.completed", "file.deleted"))
+    return Counter(("upload.created", "upload.terminated"))
+
+
 def metadata_is_kept(facts: Facts) -> Iterator[str]:
     """I16: Upload-Metadata is stored as it was sent."""
     for journal in facts.journals:
@@ -288,6 +338,7 @@ RULES: Final[dict[str, Callable[[Facts], Iterator[str]]]] = {
     "I9": what_has_ended_stays_so,
     "I10": others_are_left_alone,
     "I11": nothing_is_leaked,
+    "I12": events_are_what_has_happened,
     "I16": metadata_is_kept,
     "I19": no_secret_is_written,
     "I20": service_goes_on,

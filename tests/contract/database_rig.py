@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from tests.doubles.database import MemoryDatabase
+from tusgate.core.events import NO_OUTBOX
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.model import (
     CreatedVia,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers.pgbouncer import PgBouncer
+    from tusgate.core.events import Outbox
     from tusgate.ports import Database, SurveyedDatabase
 
 ALICE = Scope("acme", "alice")
@@ -63,6 +65,9 @@ class Rig(Protocol):
 
     def another(self) -> SurveyedDatabase:
         """Return one more client of the same database, as another process would have it."""
+
+    def telling(self, outbox: Outbox) -> SurveyedDatabase:
+        """Return one more client of the same database, whose steps write events."""
 
     async def plant_garbage(self, upload: Upload, key: str, multipart_id: str | None) -> None:
         """Insert a garbage row that should never have been written."""
@@ -109,6 +114,9 @@ class MemoryRig:
     def another(self) -> MemoryDatabase:
         return self._memory.another()
 
+    def telling(self, outbox: Outbox) -> MemoryDatabase:
+        return self._memory.another(outbox)
+
     async def plant_garbage(self, upload: Upload, key: str, multipart_id: str | None) -> None:
         self._memory.plant_garbage(upload, ObjectKey(key), None if multipart_id is None else MultipartId(multipart_id))
 
@@ -131,8 +139,11 @@ class SqliteRig(SqlRig):
         self._clients: list[SqliteDatabase] = []
         self.database: SurveyedDatabase = self.another()
 
-    def another(self) -> SqliteDatabase:
-        client = SqliteDatabase(self._path, lambda: self._now)
+    def telling(self, outbox: Outbox) -> SqliteDatabase:
+        return self.another(outbox)
+
+    def another(self, outbox: Outbox = NO_OUTBOX) -> SqliteDatabase:
+        client = SqliteDatabase(self._path, lambda: self._now, outbox)
         self._clients.append(client)
         return client
 
@@ -169,9 +180,22 @@ class PostgresRig(SqlRig):
     """
 
     TIMES = (
-        ("uploads", ("created_at", "updated_at", "held_since", "completed_at", "expires_at", "finisher_until")),
+        (
+            "uploads",
+            (
+                "created_at",
+                "updated_at",
+                "held_since",
+                "completed_at",
+                "expires_at",
+                "finisher_until",
+                "progress_told_at",
+            ),
+        ),
         ("garbage", ("created_at", "due_at", "removed_at")),
         ("expiry_brake", ("last_run", "waits_until")),
+        ("events", ("occurred_at",)),
+        ("deliveries", ("due_at", "settled_at")),
     )
 
     def __init__(self, dsn: str, pooler: PgBouncer | None = None) -> None:
@@ -180,6 +204,9 @@ class PostgresRig(SqlRig):
         self._pooled = pooler is not None
         self._clients: list[PostgresDatabase] = []
         self.database: SurveyedDatabase = self.another()
+
+    def telling(self, outbox: Outbox) -> PostgresDatabase:
+        return self.another(outbox=outbox)
 
     def another(self, **options: Any) -> PostgresDatabase:
         own = {"pool_size": 5, "command_timeout": 10.0, "transaction_pooling": self._pooled, **options}

@@ -114,7 +114,7 @@ class TestMigrations:
 
     @pytest.mark.servers
     async def test_both_databases_have_the_same_columns(self, sqlite_rig: SqliteRig, postgres_rig: PostgresRig) -> None:
-        tables = ("uploads", "parts", "pieces", "garbage", "expiry_brake")
+        tables = ("uploads", "parts", "pieces", "garbage", "expiry_brake", "events", "deliveries", "disabled_sinks")
         for table in tables:
             in_sqlite = await sqlite_rig.query(f"SELECT name FROM pragma_table_info('{table}')")
             in_postgres = await postgres_rig.query(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from tusgate.core.errors import (
     UploadGone,
     UploadNotFound,
 )
+from tusgate.core.events import NO_OUTBOX, Delivery, DeliveryState, Event, EventId, EventType, deletion_of
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
 from tusgate.core.model import Garbage, Misplaced, Role, State, StoreName, Upload
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import NewApiToken
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.events import Outbox, Outcome, Search
     from tusgate.core.grid import Grid
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -61,6 +64,36 @@ class _Waste:
 
 
 @dataclass
+class _Sent:
+    """A delivery; `due` and `settled` are times by the clock."""
+
+    event: Event
+    sink: str
+    due: float
+    state: DeliveryState = DeliveryState.WAITING
+    tries: int = 0
+    holder: str | None = None
+    error: str | None = None
+    settled: float | None = None
+
+    @property
+    def key(self) -> tuple[EventId, str]:
+        return self.event.id, self.sink
+
+    @property
+    def shown(self) -> Delivery:
+        return Delivery(
+            event=self.event,
+            sink=self.sink,
+            state=self.state,
+            tries=self.tries,
+            due_at=datetime.fromtimestamp(self.due, UTC),
+            error=self.error,
+            settled_at=None if self.settled is None else datetime.fromtimestamp(self.settled, UTC),
+        )
+
+
+@dataclass
 class _Row:
     upload: Upload
     parts: dict[int, Part] = field(default_factory=dict)
@@ -72,6 +105,8 @@ class _Row:
     finish_until: float = 0.0
     sources: list[UploadId] = field(default_factory=list)
     group_name: str | None = None
+    event_number: int = 0
+    progress_told_at: float = -math.inf
 
 
 @dataclass
@@ -79,6 +114,8 @@ class _Tables:
     rows: dict[UploadId, _Row] = field(default_factory=dict)
     api_tokens: dict[str, ApiToken] = field(default_factory=dict)
     spent: dict[tuple[Scope, str], UploadId] = field(default_factory=dict)
+    deliveries: dict[tuple[EventId, str], _Sent] = field(default_factory=dict)
+    disabled_sinks: dict[str, str] = field(default_factory=dict)
     next_waste: int = 1
     quotas: dict[str, Quota] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
@@ -89,14 +126,16 @@ class _Tables:
 class MemoryDatabase:
     """All rows in dictionaries. No method awaits anything, and each checks before it changes: so it is atomic."""
 
-    def __init__(self, clock: Callable[[], float], tables: _Tables | None = None) -> None:
+    def __init__(self, clock: Callable[[], float], tables: _Tables | None = None, outbox: Outbox = NO_OUTBOX) -> None:
         self._clock = clock
         self._tables = tables or _Tables()
+        self._outbox = outbox
         self._closed = False
+        self.deliveries = MemoryDeliveries(clock, self._tables)
 
-    def another(self) -> MemoryDatabase:
+    def another(self, outbox: Outbox | None = None) -> MemoryDatabase:
         """Return one more client of the same database."""
-        return MemoryDatabase(self._clock, self._tables)
+        return MemoryDatabase(self._clock, self._tables, outbox or self._outbox)
 
     async def migrate(self) -> list[str]:
         return []
@@ -146,6 +185,7 @@ class MemoryDatabase:
         self._check_room(None, upload)
         row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
         self._announce(row, intents)
+        self._tell(EventType.CREATED, row)
         return row.upload
 
     async def create_partial(
@@ -184,6 +224,7 @@ class MemoryDatabase:
                 created_at=self._now(),
                 expires_at=None,
             )
+            self._tell(EventType.CREATED, row)
         else:
             row = self._rows[(await self.create(replace(final, lifetime=None, max_age=None))).id]
         row.sources = [source.id for source in sources]
@@ -220,6 +261,7 @@ class MemoryDatabase:
         self._change(row, state=State.SEALED, offset=total, length=total)
         for member in left_out:
             self._change(member, state=State.TERMINATED, reason=LEFT_OUT, expires_at=None)
+            self._tell(EventType.TERMINATED, member)
         return row
 
     def _members(self, group: Upload) -> list[_Row]:
@@ -306,6 +348,8 @@ class MemoryDatabase:
         self._change(
             row, offset=step.end, length=step.length, state=step.state, expires_at=self._next_expiry(row, step)
         )
+        if row.progress_told_at <= self._clock() - self._outbox.progress_every and self._tell(EventType.PROGRESS, row):
+            row.progress_told_at = self._clock()
         return row.upload
 
     def _commit_whole(self, row: _Row, step: Step, stored: StoredObject) -> Upload:
@@ -345,7 +389,8 @@ class MemoryDatabase:
             raise _fenced_by(row.upload)
         self._discard_contents(row, with_object=False)
         self._change(row, state=State.FAILED, reason=reason, expires_at=None)
-        self._end_members(row, reason=reason)
+        self._tell(EventType.FAILED, row)
+        self._end_members(row, EventType.FAILED, reason=reason)
         return row.upload
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
@@ -356,19 +401,21 @@ class MemoryDatabase:
             raise UploadGone(State.TERMINATED)
         if self._is_needed(row):
             raise StillNeeded
+        self._tell(deletion_of(row.upload), row)
         if row.upload.role is Role.FINAL and self._members(row.upload):
             self._change(row, role=Role.GROUP, concat=None, metadata=None, filename=None, expires_at=self._now())
             return row.upload
         has_object = row.upload.state is not State.FAILED and row.upload.group is None
         self._discard_contents(row, with_object=has_object)
         self._change(row, state=State.TERMINATED, expires_at=None)
-        self._end_members(row)
+        self._end_members(row, EventType.TERMINATED)
         return row.upload
 
-    def _end_members(self, row: _Row, **changes: object) -> None:
+    def _end_members(self, row: _Row, event_type: EventType, **changes: object) -> None:
         for member in self._members(row.upload):
             self._drop_pieces(member)
             self._change(member, state=row.upload.state, expires_at=None, **changes)
+            self._tell(event_type, member)
 
     def _is_needed(self, row: _Row) -> bool:
         """Return whether an unfinished final is made of this upload."""
@@ -421,6 +468,7 @@ class MemoryDatabase:
         for row in expired:
             self._discard_contents(row, with_object=row.upload.state is State.COMPLETE)
             self._change(row, state=State.EXPIRED)
+            self._tell(EventType.EXPIRED, row)
         return [row.upload for row in expired]
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
@@ -649,7 +697,21 @@ class MemoryDatabase:
             if waste.garbage.multipart or waste.intent_epoch is None or waste.garbage.key != stored.key
         }
         self._drop_pieces(row)
+        if row.upload.role is not Role.PARTIAL:
+            self._tell(EventType.COMPLETED, row)
         return row.upload
+
+    def _tell(self, event_type: EventType, row: _Row) -> bool:
+        """Write an event if anybody wants it; return whether."""
+        sinks = self._outbox.sinks_for(event_type, row.upload.scope.tenant)
+        if not sinks or row.upload.role is Role.GROUP:
+            return False
+        row.event_number += 1
+        event = Event(number=row.event_number, type=event_type, upload=row.upload, occurred_at=self._now())
+        sent = [_Sent(event, sink, self._clock()) for sink in sinks]
+        self._tables.deliveries.update((each.key, each) for each in sent)
+        self._outbox.written()
+        return True
 
     def _discard_contents(self, row: _Row, *, with_object: bool) -> None:
         self._drop_pieces(row)
@@ -700,6 +762,142 @@ def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:
         and (wanted.name_prefix is None or name.startswith(folded(wanted.name_prefix)))
         and (wanted.name_contains is None or folded(wanted.name_contains) in name)
         and (not kind or (media_type.startswith(kind) if kind.endswith("/") else media_type == kind))
+    )
+
+
+class MemoryDeliveries:
+    """The deliveries of a `MemoryDatabase`."""
+
+    def __init__(self, clock: Callable[[], float], tables: _Tables) -> None:
+        self._clock = clock
+        self._tables = tables
+
+    async def claim(self, sink: str, holder: str, lease: float, limit: int) -> list[Delivery]:
+        now = self._clock()
+        due = [each for each in self._waiting(sink) if each.due <= now and not self._is_behind(each)]
+        if sink in self._tables.disabled_sinks:
+            due = []
+        claimed = sorted(due, key=lambda each: each.due)[:limit]
+        for each in claimed:
+            each.holder, each.due, each.tries = holder, now + lease, each.tries + 1
+        return [each.shown for each in sorted(claimed, key=_order)]
+
+    def _waiting(self, sink: str | None = None) -> list[_Sent]:
+        return [
+            each
+            for each in self._tables.deliveries.values()
+            if each.state is DeliveryState.WAITING and sink in {None, each.sink}
+        ]
+
+    def _is_behind(self, sent: _Sent) -> bool:
+        """Return whether an earlier event of its upload waits."""
+        return any(
+            each.event.upload.id == sent.event.upload.id and each.event.number < sent.event.number
+            for each in self._waiting(sent.sink)
+        )
+
+    async def settle(self, sink: str, holder: str, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            sent = self._tables.deliveries.get((outcome.event_id, sink))
+            if sent is None or sent.holder != holder or sent.state is not DeliveryState.WAITING:
+                continue
+            sent.state, sent.error, sent.holder = outcome.state, outcome.error, None
+            sent.due = self._clock() + outcome.delay
+            sent.settled = None if outcome.state is DeliveryState.WAITING else self._clock()
+
+    async def give_back(self, sink: str, holder: str) -> None:
+        for sent in self._waiting(sink):
+            if sent.holder == holder and sent.due > self._clock():
+                sent.holder, sent.due, sent.tries = None, self._clock(), sent.tries - 1
+
+    async def disable(self, sink: str, reason: str) -> None:
+        self._tables.disabled_sinks.setdefault(sink, reason)
+
+    async def enable(self, sink: str) -> None:
+        self._tables.disabled_sinks.pop(sink, None)
+
+    async def disabled(self) -> dict[str, str]:
+        return dict(sorted(self._tables.disabled_sinks.items()))
+
+    async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
+        disabled = self._tables.disabled_sinks
+        for sent in self._waiting():
+            if sent.due <= self._clock() - patience and (sent.sink not in sinks or sent.sink in disabled):
+                sent.state, sent.settled = DeliveryState.DEAD, self._clock()
+                sent.error = disabled.get(sent.sink, "no gateway has this sink in its settings")
+
+    async def purge(self, retention: float, dead_retention: float, limit: int) -> int:
+        by_event: dict[EventId, list[_Sent]] = {}
+        for sent in self._tables.deliveries.values():
+            by_event.setdefault(sent.event.id, []).append(sent)
+        now = self._clock()
+        old = [
+            each
+            for each in by_event.values()
+            if each[0].event.occurred_at.timestamp() <= now - retention
+            and all(_is_settled(sent, now - retention, now - dead_retention) for sent in each)
+        ]
+        for each in old[:limit]:
+            for sent in each:
+                del self._tables.deliveries[sent.key]
+        return len(old[:limit])
+
+    async def find(self, search: Search, limit: int, after: Delivery | None = None) -> list[Delivery]:
+        found = sorted((sent for sent in self._tables.deliveries.values() if _is_meant(sent, search)), key=_order)
+        rest = [sent for sent in found if after is None or _order(sent) > _order(self._kept(after))]
+        return [sent.shown for sent in rest[:limit]]
+
+    def _kept(self, delivery: Delivery) -> _Sent:
+        return _Sent(delivery.event, delivery.sink, 0.0)
+
+    async def replay(self, deliveries: Sequence[Delivery]) -> int:
+        free = self._free(deliveries)
+        for sent in free:
+            sent.state, sent.tries, sent.holder = DeliveryState.WAITING, 0, None
+            sent.due, sent.settled, sent.error = self._clock(), None, None
+        return len(free)
+
+    async def drop(self, deliveries: Sequence[Delivery]) -> int:
+        free = self._free(deliveries)
+        for sent in free:
+            del self._tables.deliveries[sent.key]
+        return len(free)
+
+    def _free(self, deliveries: Sequence[Delivery]) -> list[_Sent]:
+        found = [self._tables.deliveries.get((each.event.id, each.sink)) for each in deliveries]
+        now = self._clock()
+        return [
+            sent
+            for sent in found
+            if sent is not None
+            and not (sent.state is DeliveryState.WAITING and sent.holder is not None and sent.due > now)
+        ]
+
+
+def _order(sent: _Sent) -> tuple[datetime, str, int, str]:
+    return sent.event.occurred_at, sent.event.upload.id, sent.event.number, sent.sink
+
+
+def _is_settled(sent: _Sent, before: float, dead_before: float) -> bool:
+    if sent.settled is None:
+        return False
+    return sent.settled <= before and (sent.state is not DeliveryState.DEAD or sent.settled <= dead_before)
+
+
+def _is_meant(sent: _Sent, search: Search) -> bool:
+    event = sent.event
+    wanted = (
+        (search.event_id, event.id),
+        (search.upload_id, event.upload.id),
+        (search.tenant, event.upload.scope.tenant),
+        (search.type, event.type),
+        (search.sink, sent.sink),
+        (search.state, sent.state),
+    )
+    return (
+        all(expected in {None, found} for expected, found in wanted)
+        and (search.since is None or event.occurred_at >= search.since)
+        and (search.until is None or event.occurred_at < search.until)
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -10,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from tests.audit.audit import audit
+from tests.audit.facts import EVENTS
 from tests.audit.foreign import plant
 from tests.fault.books import PostgresBooks, SqliteBooks
 from tests.fault.proxy import S3FaultProxy
@@ -83,6 +85,7 @@ async def _replica(
 ) -> Replica:
     store_link = await stack.enter_async_context(S3FaultProxy(minio.endpoint))
     own = minio_settings(minio, bucket) | {"TUSGATE_S3_ENDPOINT": store_link.url}
+    own["TUSGATE_SINKS"] = json.dumps([{"name": "audit", "type": "file", "path": EVENTS}])
     database_link = None
     if dsn is not None:
         address = urlsplit(dsn)

@@ -166,6 +166,40 @@ def a_multipart_upload_is_leaked(scene: Scene) -> None:
     scene.rig.minio.client()._create_multipart_upload(scene.rig.bucket, id_of(scene.half.path), {})
 
 
+def an_event_is_forgotten(scene: Scene) -> None:
+    scene.change("DELETE FROM events WHERE type = 'upload.completed' AND upload_id = ?", scene.done)
+
+
+def an_event_is_made_up(scene: Scene) -> None:
+    scene.change(
+        "INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)"
+        " SELECT upload_id, 9, tenant, owner, 'upload.completed', upload, occurred_at FROM events WHERE upload_id = ?",
+        scene.half,
+    )
+
+
+def an_event_of_a_final_is_forgotten(scene: Scene) -> None:
+    statement = "DELETE FROM events WHERE type = 'upload.created' AND upload_id = ?"
+    scene.rig.books.change(statement, id_of(scene.in_place.paths[-1]))
+
+
+def an_event_of_a_hidden_group_is_made_up(scene: Scene) -> None:
+    group = str(scene.rig.row(scene.waiting.partials[0].path)["group_id"])
+    scene.rig.books.change(
+        "INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)"
+        " SELECT id, 1, tenant, owner, 'upload.created', '{}', created_at FROM uploads WHERE id = ?",
+        group,
+    )
+
+
+def a_delivery_is_made_up(scene: Scene) -> None:
+    scene.change(
+        "INSERT INTO deliveries (upload_id, number, sink, tenant, owner, state, due_at)"
+        " SELECT id, 9, 'audit', tenant, owner, 'delivered', created_at FROM uploads WHERE id = ?",
+        scene.half,
+    )
+
+
 def metadata_is_changed(scene: Scene) -> None:
     scene.change("UPDATE uploads SET metadata = CAST('filename eA==' AS BLOB) WHERE id = ?", scene.half)
 
@@ -201,6 +235,11 @@ PLANTS: list[tuple[str, Plant]] = [
     ("I10", a_foreign_object_is_collected),
     ("I11", a_piece_is_leaked),
     ("I11", a_multipart_upload_is_leaked),
+    ("I12", an_event_is_forgotten),
+    ("I12", an_event_is_made_up),
+    ("I12", an_event_of_a_final_is_forgotten),
+    ("I12", an_event_of_a_hidden_group_is_made_up),
+    ("I12", a_delivery_is_made_up),
     ("I16", metadata_is_changed),
     ("I19", a_secret_is_logged),
     ("I20", a_gateway_stays_down),

@@ -11,6 +11,7 @@ import typer
 
 import tusgate
 from tusgate.cli.config import config
+from tusgate.cli.events import app as events
 from tusgate.cli.exits import exit_code_of
 from tusgate.cli.flags import with_settings
 from tusgate.cli.gc import gc
@@ -36,6 +37,7 @@ app.command()(with_settings(reconcile))
 app.command()(with_settings(usage))
 app.command()(upload)
 app.add_typer(token, name="token")
+app.add_typer(events, name="events")
 
 
 @app.command()

@@ -52,6 +52,8 @@ TusgateError
 │   └── Throttled             requests about known uploads faster than the tenant may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
+├── DeliveryFailed            the receiver of an event did not take it
+├── SinkGone                  the receiver of events does not want any more of them
 └── SettingsError             a setting is wrong; start-up stops
 """
 
@@ -406,6 +408,26 @@ class MultipartLost(StoreRefused):
     """The object store no longer has the multipart upload."""
 
     code = "multipart_lost"
+
+
+class DeliveryFailed(TusgateError):
+    """The receiver of an event did not take it.
+
+    Attributes:
+        retry_after: seconds for which it wants to be left alone, if it said so.
+    """
+
+    code = "delivery_failed"
+
+    def __init__(self, message: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SinkGone(TusgateError):
+    """The receiver of events does not want any more of them."""
+
+    code = "sink_gone"
 
 
 class SettingsError(TusgateError):

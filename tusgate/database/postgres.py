@@ -29,11 +29,13 @@ from tusgate.core.errors import (
     StillNeeded,
     UploadNotFound,
 )
+from tusgate.core.events import NO_OUTBOX, EventType, Outbox, deletion_of
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State, UploadId
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
+from tusgate.database.postgres_deliveries import PostgresDeliveries
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.rows import (
     cell_start_of,
@@ -127,9 +129,23 @@ class PostgresDatabase:
         command_timeout: seconds that one step may take, the wait for a free connection included.
         transaction_pooling: True behind a pooler that gives each transaction another server connection (pgbouncer
             in transaction mode): nothing is prepared or set per connection, and notifications do not arrive.
+        outbox: who is told of what happens to uploads.
+
+    Attributes:
+        deliveries: of the events that were written.
     """
 
-    def __init__(self, dsn: str, *, pool_size: int, command_timeout: float, transaction_pooling: bool = False) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        pool_size: int,
+        command_timeout: float,
+        transaction_pooling: bool = False,
+        outbox: Outbox = NO_OUTBOX,
+    ) -> None:
+        self.deliveries = PostgresDeliveries(self._statement)
+        self._outbox = outbox
         self._dsn = dsn
         self._pool_size = pool_size
         self._command_timeout = command_timeout
@@ -140,7 +156,9 @@ class PostgresDatabase:
         self._warned = False
 
     @classmethod
-    async def connect(cls, dsn: str, *, pool_size: int = 10, command_timeout: float = 10.0) -> Self:
+    async def connect(
+        cls, dsn: str, *, pool_size: int = 10, command_timeout: float = 10.0, outbox: Outbox = NO_OUTBOX
+    ) -> Self:
         """Return the database; nothing is sent before the first call, so the server may still be away.
 
         `pgbouncer=true` in the query of `dsn` sets `transaction_pooling`; the server does not see it.
@@ -153,6 +171,7 @@ class PostgresDatabase:
             pool_size=pool_size,
             command_timeout=command_timeout,
             transaction_pooling=others != options,
+            outbox=outbox,
         )
 
     async def migrate(self) -> list[str]:
@@ -205,7 +224,9 @@ class PostgresDatabase:
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """See `ports.Database.create`."""
         async with self._statement() as connection:
-            return await _insert(connection, new, intents)
+            created = await self._insert(connection, new, intents)
+        self._outbox.tell(EventType.CREATED, new.scope.tenant)
+        return created
 
     async def create_partial(
         self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
@@ -218,7 +239,9 @@ class PostgresDatabase:
             grid = place(found)
             if grid is not None:
                 new = replace(new, grid=grid, group=opened.id, object_key=opened.object_key, route=opened.route)
-            return await _insert(connection, new)
+            created = await self._insert(connection, new)
+        self._outbox.tell(EventType.CREATED, new.scope.tenant)
+        return created
 
     async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
         """See `ports.Database.concatenate`."""
@@ -226,13 +249,15 @@ class PostgresDatabase:
             if parts:
                 group = await self._locked(connection, final.scope, final.id)
                 await _lock_sources(connection, sources)
-                sealed = await _seal_group(connection, group, sources, parts, final)
+                sealed = await self._seal_group(connection, group, sources, parts, final)
+                await self._tell(connection, EventType.CREATED, sealed.scope, [sealed.id])
             else:
                 await _lock_sources(connection, sources)
-                sealed = await _insert(connection, final)
+                sealed = await self._insert(connection, final)
             ids = [source.id for source in sources]
             await _queries.keep_sources(connection, **identity_of(sealed), ids=ids, lifetime=final.lifetime)
             await _queries.insert_sources(connection, **identity_of(sealed), sources=ids)
+        self._outbox.tell(EventType.CREATED, final.scope.tenant)
         return sealed
 
     async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
@@ -240,7 +265,9 @@ class PostgresDatabase:
         async with self._transaction() as connection:
             found = await self._locked(connection, group.scope, group.id)
             await _lock_sources(connection, members)
-            return await _seal_group(connection, found, members, parts, None)
+            sealed = await self._seal_group(connection, found, members, parts, None)
+        self._outbox.tell(EventType.TERMINATED, group.scope.tenant)
+        return sealed
 
     async def sources(self, final: Upload) -> list[Upload]:
         """See `ports.Database.sources`."""
@@ -326,8 +353,9 @@ class PostgresDatabase:
 
     async def commit(self, upload: Upload, step: Step) -> Upload:
         """See `ports.Database.commit`."""
+        event_type = EventType.PROGRESS if step.stored is None else EventType.COMPLETED
         if step.stored is not None:
-            return await self._change(
+            moved = await self._change(
                 upload,
                 _queries.finish,
                 **expectation_of(upload),
@@ -337,15 +365,21 @@ class PostgresDatabase:
                 length=step.length,
                 abandon_multipart=True,
                 **lifetime_of(upload, step),
+                **self._sinks(event_type, upload),
             )
-        return await self._change(
-            upload,
-            _queries.advance,
-            **expectation_of(upload),
-            **movement_of(upload, step),
-            **part_columns(step.parts),
-            **piece_columns(step.pieces),
-        )
+        else:
+            moved = await self._change(
+                upload,
+                _queries.advance,
+                **expectation_of(upload),
+                **movement_of(upload, step),
+                **part_columns(step.parts),
+                **piece_columns(step.pieces),
+                **self._sinks(event_type, upload),
+                progress_every=self._outbox.progress_every,
+            )
+        self._outbox.tell(event_type, upload.scope.tenant)
+        return moved
 
     async def parts(self, upload: Upload) -> list[Part]:
         """See `ports.Database.parts`."""
@@ -377,8 +411,10 @@ class PostgresDatabase:
             abandon_multipart=False,
             lifetime=None,
             max_age=None,
+            **self._sinks(EventType.COMPLETED, upload),
         )
         if row is not None:
+            self._outbox.tell(EventType.COMPLETED, upload.scope.tenant)
             return upload_from(row)
         found = await self.get(upload.scope, upload.id)
         return completed_before(found)
@@ -392,6 +428,8 @@ class PostgresDatabase:
             row = await _queries.end_upload(
                 connection, **identity_of(upload), **ending_of(found, State.FAILED), reason=reason
             )
+            await self._tell(connection, EventType.FAILED, found.scope, [found.id, *row["member_ids"]])
+        self._outbox.tell(EventType.FAILED, upload.scope.tenant)
         return upload_from(row)
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
@@ -401,9 +439,12 @@ class PostgresDatabase:
             check_endable(found)
             if await _queries.is_needed(connection, **identity_of(found)) is not None:
                 raise StillNeeded
+            # Before the change: what was deleted is described as it was.
+            await self._tell(connection, deletion_of(found), found.scope, [found.id])
             row = await _queries.hide_final(connection, **identity_of(found)) or await _queries.end_upload(
                 connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None
             )
+        self._outbox.tell(deletion_of(found), scope.tenant)
         return upload_from(row)
 
     async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
@@ -427,7 +468,12 @@ class PostgresDatabase:
     async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
         """See `ports.Database.expire`. Uploads that are being changed right now are left for the next run."""
         async with self._transaction() as connection:
-            return await _expire(connection, limit, judge)
+            expired = await _expire(connection, limit, judge)
+            for upload in expired:
+                await self._tell(connection, EventType.EXPIRED, upload.scope, [upload.id])
+        if expired:
+            self._outbox.written()
+        return expired
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -595,6 +641,53 @@ class PostgresDatabase:
             raise await self._refusal(upload)
         return upload_from(row)
 
+    def _sinks(self, event_type: EventType, upload: Upload | NewUpload) -> dict[str, object]:
+        return {"sinks": self._outbox.sinks_for(event_type, upload.scope.tenant)}
+
+    async def _tell(
+        self, connection: Connection, event_type: EventType, scope: Scope, upload_ids: Sequence[UploadId]
+    ) -> None:
+        """Write the same event about these uploads, in the transaction that runs."""
+        sinks = self._outbox.sinks_for(event_type, scope.tenant)
+        if sinks and upload_ids:
+            await _queries.tell(
+                connection, tenant=scope.tenant, owner=scope.owner, ids=list(upload_ids), type=event_type, sinks=sinks
+            )
+
+    async def _insert(self, connection: Connection, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
+        """Insert an upload. Raises TokenSpent when its token has made another one."""
+        row = await _queries.create_upload(
+            connection, **creation_of(new), **intent_columns(intents), **self._sinks(EventType.CREATED, new)
+        )
+        if row is None:
+            row = await _queries.get_upload_of_token(
+                connection, token_id=new.token_id, tenant=new.scope.tenant, owner=new.scope.owner
+            )
+            raise spent_on(upload_from(_present(row)))
+        return upload_from(row)
+
+    async def _seal_group(
+        self,
+        connection: Connection,
+        group: Upload,
+        kept: Sequence[Upload],
+        parts: Sequence[Part],
+        final: NewUpload | None,
+    ) -> Upload:
+        ids = [upload.id for upload in kept]
+        await _queries.count_with_group(connection, **identity_of(group), ids=ids)
+        row = await _queries.seal_group(connection, **sealing_of(group, parts, final))
+        if row is None:
+            raise fenced_by(group)
+        sealed = upload_from(row)
+        await _queries.insert_parts(connection, **identity_of(sealed), **part_columns(parts))
+        ended = _queries.leave_out(connection, **identity_of(sealed), ids=ids, reason=LEFT_OUT)
+        await self._tell(connection, EventType.TERMINATED, group.scope, [row["id"] async for row in ended])
+        async for member in _queries.list_members(connection, **identity_of(sealed)):
+            if member["id"] not in ids:
+                raise fenced_by(upload_from(member))
+        return sealed
+
     async def _refusal(self, upload: Upload) -> Fenced:
         """Return why a compare-and-set on `upload` found no row. Raises UploadNotFound."""
         return fenced_by(await self.get(upload.scope, upload.id))
@@ -679,17 +772,6 @@ class PostgresDatabase:
         }
         # A standby would show offsets of the past.
         return {**options, "target_session_attrs": "primary", "server_settings": settings}
-
-
-async def _insert(connection: Connection, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
-    """Insert an upload. Raises TokenSpent when its token has made another one."""
-    row = await _queries.create_upload(connection, **creation_of(new), **intent_columns(intents))
-    if row is None:
-        row = await _queries.get_upload_of_token(
-            connection, token_id=new.token_id, tenant=new.scope.tenant, owner=new.scope.owner
-        )
-        raise spent_on(upload_from(_present(row)))
-    return upload_from(row)
 
 
 async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> None:

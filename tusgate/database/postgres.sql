@@ -4,20 +4,22 @@
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
 -- jobs, and those about tokens, work across tenants; their names begin with system_.
+--
+-- :sinks are those that want the event that a statement is; without any, none is written.
 
 -- name: create_upload^
 WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
         filename, filename_folded, content_type, content_coding, object_key, put_attempts, token_id, expires_at, role,
-        concat, group_id, route
+        concat, group_id, route, event_number
     )
     VALUES (
         :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
         CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :filename_folded, :content_type,
         :content_coding, :object_key, coalesce(:attempt, 0), :token_id,
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
-        :role, :concat, :group, :route
+        :role, :concat, :group, :route, 1
     )
     ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
     RETURNING *
@@ -25,6 +27,14 @@ WITH created AS (
     INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epoch)
     SELECT created.id, created.tenant, created.owner, intent.object_key, intent.multipart, created.epoch
     FROM created, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
+), told AS (
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
+    SELECT id, event_number, tenant, owner, 'upload.created', to_json(created) FROM created
+    WHERE cardinality(:sinks::text[]) > 0
+    RETURNING *
+), deliveries_of_it AS (
+    INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
+    SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink
 )
 SELECT * FROM created;
 
@@ -127,6 +137,13 @@ WITH moved AS (
     SET upload_offset = :end, upload_length = :length, state = :state, updated_at = now(),
         expires_at = least(
             now() + make_interval(secs => :lifetime), created_at + make_interval(secs => :max_age)
+        ),
+        (event_number, progress_told_at) = (
+            SELECT CASE WHEN is_due THEN event_number + 1 ELSE event_number END,
+                CASE WHEN is_due THEN now() ELSE progress_told_at END
+            FROM (SELECT cardinality(:sinks::text[]) > 0 AND (
+                progress_told_at IS NULL OR progress_told_at <= now() - make_interval(secs => :progress_every)
+            )) AS progress (is_due)
         )
     WHERE id = :id AND tenant = :tenant AND owner = :owner
         AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
@@ -158,6 +175,14 @@ WITH moved AS (
     WHERE garbage.upload_id = moved.id AND garbage.tenant = :tenant AND garbage.owner = :owner
         AND garbage.intent_epoch = :epoch AND NOT garbage.multipart
         AND garbage.object_key = ANY(:piece_keys::text[])
+), told AS (
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
+    SELECT id, event_number, tenant, owner, 'upload.progress', to_json(moved) FROM moved
+    WHERE cardinality(:sinks::text[]) > 0 AND progress_told_at = now()
+    RETURNING *
+), deliveries_of_it AS (
+    INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
+    SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink
 )
 SELECT * FROM moved;
 
@@ -169,6 +194,7 @@ WITH finished AS (
     SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
         crc64 = :crc64, completed_at = now(), updated_at = now(), finisher = NULL, finisher_until = NULL,
         multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END,
+        event_number = uploads.event_number + 1,
         expires_at = CASE WHEN uploads.role IN ('partial', 'group') THEN coalesce(
             least(
                 now() + make_interval(secs => :lifetime), uploads.created_at + make_interval(secs => :max_age)
@@ -193,6 +219,14 @@ WITH finished AS (
     DELETE FROM garbage USING finished
     WHERE garbage.upload_id = finished.id AND garbage.tenant = :tenant AND garbage.owner = :owner
         AND garbage.intent_epoch IS NOT NULL AND NOT garbage.multipart AND garbage.object_key = :object_key
+), told AS (
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
+    SELECT id, event_number, tenant, owner, 'upload.completed', to_json(finished) FROM finished
+    WHERE cardinality(:sinks::text[]) > 0 AND (role IS NULL OR role = 'final')
+    RETURNING *
+), deliveries_of_it AS (
+    INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
+    SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink
 )
 SELECT * FROM finished;
 
@@ -253,7 +287,23 @@ WITH ended AS (
     SELECT id, tenant, owner, object_key, true, multipart_id FROM ended
     WHERE :discard_multipart AND multipart_id IS NOT NULL
 )
-SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
+SELECT ended.*, ARRAY(SELECT id FROM members) AS member_ids,
+    pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told
+FROM ended;
+
+-- name: tell!
+-- Writes the same event about several uploads, as they are within the transaction.
+WITH named AS (
+    UPDATE uploads SET event_number = event_number + 1
+    WHERE id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner AND role IS DISTINCT FROM 'group'
+    RETURNING *
+), told AS (
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
+    SELECT id, event_number, tenant, owner, :type, to_json(named) FROM named
+    RETURNING *
+)
+INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
+SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink;
 
 -- name: close_group!
 -- A group that is too old for more partials gives its name away.
@@ -352,12 +402,12 @@ SELECT :id, :tenant, :owner, part.* FROM unnest(
     :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[], :part_crcs::bytea[]
 ) AS part;
 
--- name: leave_out!
+-- name: leave_out
 -- Ends the partials of a group whose multipart upload goes on without them. They hold no bytes, so no pieces.
 UPDATE uploads SET state = 'terminated', reason = :reason, updated_at = now(), expires_at = NULL
 WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND upload_offset = 0
     AND id <> ALL(:ids::text[])
-RETURNING pg_notify('tusgate_writer', id || ' ' || epoch + 1);
+RETURNING id, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told;
 
 -- name: lease_sealed^
 UPDATE uploads SET finisher = :holder, finisher_until = now() + make_interval(secs => :lease)

@@ -6,12 +6,14 @@ Rule 2: a CRC64 is unsigned; it is kept as 8 bytes, because both databases have 
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.clockwatch import ClockReading
 from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
+from tusgate.core.events import Delivery, DeliveryState, Event, EventType
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
 from tusgate.core.listing import folded
@@ -19,9 +21,11 @@ from tusgate.core.model import CreatedVia, Garbage, Misplaced, Part, Piece, Role
 from tusgate.core.quota import Usage
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
+    from tusgate.core.events import Outcome, Search
     from tusgate.core.listing import FileFilter
     from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
     from tusgate.core.quota import Quota
@@ -113,6 +117,85 @@ def reading_from(row: Row) -> ClockReading:
         held=row["held_reason"],
         at_stake=bool(row["at_stake"]),
     )
+
+
+def snapshot_of(row: sqlite3.Row) -> str:
+    """Return a row of the table uploads as PostgreSQL's to_json writes it, but for the times."""
+    return json.dumps(dict(row), default=lambda value: "\\x" + value.hex())
+
+
+class _Snapshot(dict[str, Any]):
+    """A row as it once was: columns that a later release has added are NULL."""
+
+    def __missing__(self, column: str) -> None:
+        return None
+
+
+def delivery_from(row: Row) -> Delivery:
+    """Return the delivery that a row of the table deliveries holds, with columns of its event."""
+    snapshot = _Snapshot(json.loads(row["upload"]))
+    for column in ("metadata", "crc64"):
+        snapshot[column] = _bytes_from_json(snapshot[column])
+    for column in ("created_at", "updated_at", "completed_at", "expires_at"):
+        snapshot[column] = _moment_from_json(snapshot[column])
+    event = Event(
+        number=row["number"],
+        type=EventType(row["type"]),
+        upload=upload_from(snapshot),
+        occurred_at=_moment(row["occurred_at"]),
+    )
+    return Delivery(
+        event=event,
+        sink=row["sink"],
+        state=DeliveryState(row["state"]),
+        tries=row["tries"],
+        due_at=_moment(row["due_at"]),
+        error=row["error"],
+        settled_at=_optional_moment(row["settled_at"]),
+    )
+
+
+def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+    """Return one set of parameters per outcome."""
+    return [
+        {
+            "upload_id": outcome.event_id.upload_id,
+            "number": outcome.event_id.number,
+            "state": outcome.state,
+            "delay": outcome.delay,
+            "error": outcome.error,
+        }
+        for outcome in outcomes
+    ]
+
+
+def key_rows(deliveries: Sequence[Delivery]) -> list[dict[str, object]]:
+    """Return what names each delivery."""
+    return [{"upload_id": each.event.upload.id, "number": each.event.number, "sink": each.sink} for each in deliveries]
+
+
+def search_of(search: Search, after: Delivery | None) -> dict[str, Any]:
+    """Return the parameters of a search that goes on after `after`."""
+    named = search.event_id
+    return {
+        "upload_id": named.upload_id if named else search.upload_id,
+        "number": named and named.number,
+        "tenant": search.tenant,
+        "type": search.type,
+        "sink": search.sink,
+        "state": search.state,
+        "since": search.since,
+        "until": search.until,
+        "after_time": after and after.event.occurred_at,
+        "after_upload": after and after.event.upload.id,
+        "after_number": after and after.event.number,
+        "after_sink": after and after.sink,
+    }
+
+
+def columns_from(rows: Sequence[Mapping[str, object]], **names: str) -> dict[str, object]:
+    """Return `rows` as one array per column, for unnest(); `names` are those of the parameters, by column."""
+    return {name: [row[column] for row in rows] for column, name in names.items()}
 
 
 def identity_of(upload: Upload) -> dict[str, object]:
@@ -421,6 +504,20 @@ def _crc_to(crc64: int) -> bytes | None:
 
 def _crc_from(stored: bytes | None) -> int | None:
     return None if stored is None else int.from_bytes(stored, "big")
+
+
+def milliseconds_of(moment: datetime | None) -> int | None:
+    """Return a moment as SQLite keeps it."""
+    return None if moment is None else round(moment.timestamp() * 1000)
+
+
+def _bytes_from_json(value: str | None) -> bytes | None:
+    """Return what is written as a backslash, an x and hexadecimal digits: PostgreSQL's way."""
+    return None if value is None else bytes.fromhex(value.removeprefix("\\x"))
+
+
+def _moment_from_json(value: str | int | None) -> datetime | int | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
 def _moment(value: datetime | int) -> datetime:

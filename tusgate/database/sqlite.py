@@ -12,13 +12,14 @@ import time
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiosql
 
 from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
+from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import State
@@ -42,6 +43,7 @@ from tusgate.database.rows import (
     lifetime_of,
     limits_of,
     milliseconds_from,
+    milliseconds_of,
     misplaced,
     movement_of,
     not_described,
@@ -52,6 +54,7 @@ from tusgate.database.rows import (
     piece_rows,
     reading_from,
     sealing_of,
+    snapshot_of,
     spent_on,
     store_name_from,
     token_from,
@@ -59,15 +62,16 @@ from tusgate.database.rows import (
     upload_from,
     usage_from,
 )
+from tusgate.database.sqlite_deliveries import SqliteDeliveries
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.events import Outbox
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
@@ -89,6 +93,8 @@ if TYPE_CHECKING:
     from tusgate.database.rows import Row
     from tusgate.ports import SurveyedDatabase
 
+T = TypeVar("T")
+
 _OLDEST_SQLITE = (3, 37, 0)
 """STRICT tables; RETURNING is older (3.35)."""
 _EVERYTHING = (0, 2**63 - 1)
@@ -103,11 +109,19 @@ class SqliteDatabase:
     Args:
         path: the file; its directory must exist.
         clock: seconds since 1970; the time of everything that this database decides.
+        outbox: who is told of what happens to uploads.
+
+    Attributes:
+        deliveries: of the events that were written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time) -> None:
-        self._writer = WritingThread(Path(path), clock)
+    def __init__(
+        self, path: str | os.PathLike[str], clock: Callable[[], float] = time.time, outbox: Outbox = NO_OUTBOX
+    ) -> None:
+        self._outbox = outbox
+        self._writer = WritingThread(Path(path), clock, outbox)
         self._reader = ReadingThread(Path(path), clock)
+        self.deliveries = SqliteDeliveries(self._reader, self._writer)
 
     async def migrate(self) -> list[str]:
         """See `ports.Database.migrate`. The transaction of the writer is the lock."""
@@ -127,21 +141,27 @@ class SqliteDatabase:
 
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """See `ports.Database.create`."""
-        return await self._writer.run(partial(_create, new=new, intents=intents))
+        return await self._telling(EventType.CREATED, new.scope, partial(_create, new=new, intents=intents))
 
     async def create_partial(
         self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
     ) -> Upload:
         """See `ports.Database.create_partial`."""
-        return await self._writer.run(partial(_create_partial, new=new, group=group, name=name, place=place))
+        return await self._telling(
+            EventType.CREATED, new.scope, partial(_create_partial, new=new, group=group, name=name, place=place)
+        )
 
     async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
         """See `ports.Database.concatenate`."""
-        return await self._writer.run(partial(_concatenate, final=final, sources=sources, parts=parts))
+        return await self._telling(
+            EventType.CREATED, final.scope, partial(_concatenate, final=final, sources=sources, parts=parts)
+        )
 
     async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
         """See `ports.Database.gather`."""
-        return await self._writer.run(partial(_gather, group=group, members=members, parts=parts))
+        return await self._telling(
+            EventType.TERMINATED, group.scope, partial(_gather, group=group, members=members, parts=parts)
+        )
 
     async def sources(self, final: Upload) -> list[Upload]:
         """See `ports.Database.sources`."""
@@ -182,8 +202,13 @@ class SqliteDatabase:
     async def commit(self, upload: Upload, step: Step) -> Upload:
         """See `ports.Database.commit`."""
         if step.stored is not None:
-            return await self._writer.run(partial(_commit_whole, upload=upload, step=step, stored=step.stored))
-        return await self._writer.run(partial(_commit, upload=upload, step=step))
+            return await self._telling(
+                EventType.COMPLETED, upload.scope, partial(_commit_whole, upload=upload, step=step, stored=step.stored)
+            )
+        every = self._outbox.progress_every
+        return await self._telling(
+            EventType.PROGRESS, upload.scope, partial(_commit, upload=upload, step=step, progress_every=every)
+        )
 
     async def parts(self, upload: Upload) -> list[Part]:
         """See `ports.Database.parts`."""
@@ -199,15 +224,17 @@ class SqliteDatabase:
 
     async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
         """See `ports.Database.complete`."""
-        return await self._writer.run(partial(_complete, upload=upload, stored=stored))
+        return await self._telling(EventType.COMPLETED, upload.scope, partial(_complete, upload=upload, stored=stored))
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         """See `ports.Database.fail`."""
-        return await self._writer.run(partial(_fail, upload=upload, reason=reason))
+        return await self._telling(EventType.FAILED, upload.scope, partial(_fail, upload=upload, reason=reason))
 
     async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
         """See `ports.Database.terminate`."""
-        return await self._writer.run(partial(_terminate, scope=scope, upload_id=upload_id))
+        ended = await self._writer.run(partial(_terminate, scope=scope, upload_id=upload_id))
+        self._outbox.written()
+        return ended
 
     async def claim_sealed(self, holder: str, lease: float, limit: int) -> list[Upload]:
         """See `ports.Database.claim_sealed`."""
@@ -223,7 +250,10 @@ class SqliteDatabase:
 
     async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
         """See `ports.Database.expire`. `judge` runs in the writing thread."""
-        return await self._writer.run(partial(_expire, limit=limit, judge=judge))
+        expired = await self._writer.run(partial(_expire, limit=limit, judge=judge))
+        if expired:
+            self._outbox.written()
+        return expired
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -312,6 +342,12 @@ class SqliteDatabase:
         """See `ports.SurveyedDatabase.check_routes`."""
         return await self._writer.run(partial(_check_routes, places=places))
 
+    async def _telling(self, event_type: EventType, scope: Scope, step: Callable[[sqlite3.Connection], T]) -> T:
+        """Run a step that may write such events, and tell so after its commit."""
+        result = await self._writer.run(step)
+        self._outbox.tell(event_type, scope.tenant)
+        return result
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Never calls: there is one process, and it knows its own claims."""
 
@@ -356,6 +392,7 @@ def _create(connection: sqlite3.Connection, new: NewUpload, intents: Sequence[In
         raise spent_on(upload_from(spent))
     created = upload_from(row)
     _insert_intents(connection, created, intents)
+    _tell(connection, EventType.CREATED, created)
     return created
 
 
@@ -380,6 +417,7 @@ def _concatenate(
     _check_sources(connection, sources)
     if parts:
         sealed = _seal_group(connection, _get(connection, final.scope, final.id), sources, parts, final)
+        _tell(connection, EventType.CREATED, sealed)
     else:
         sealed = _create(connection, final, ())
     ids = [source.id for source in sources]
@@ -426,6 +464,7 @@ def _end_members(connection: sqlite3.Connection, members: list[Upload], state: S
     for member in members:
         _queries.end_member(connection, **identity_of(member), state=state, reason=reason)
         _drop_pieces(connection, member, _EVERYTHING)
+        _tell(connection, EventType.FAILED if state is State.FAILED else EventType.TERMINATED, member)
 
 
 def _sources(connection: sqlite3.Connection, final: Upload) -> list[Upload]:
@@ -509,7 +548,7 @@ def _record_multipart(connection: sqlite3.Connection, upload: Upload, multipart_
     return recorded
 
 
-def _commit(connection: sqlite3.Connection, upload: Upload, step: Step) -> Upload:
+def _commit(connection: sqlite3.Connection, upload: Upload, step: Step, progress_every: float) -> Upload:
     row = _queries.advance(connection, **expectation_of(upload), **movement_of(upload, step))
     moved = _changed(connection, upload, row)
     if step.absorb is not None:
@@ -518,6 +557,8 @@ def _commit(connection: sqlite3.Connection, upload: Upload, step: Step) -> Uploa
     recorded = [expectation_of(moved) | {"object_key": piece.key} for piece in step.pieces if piece.key is not None]
     if recorded:
         _queries.settle_pieces(connection, recorded)
+    told = _queries.tell_progress(connection, **identity_of(upload), progress_every=progress_every)
+    _insert_event(connection, EventType.PROGRESS, told)
     return moved
 
 
@@ -582,13 +623,16 @@ def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObje
 def _settle_object(connection: sqlite3.Connection, finished: Upload) -> None:
     _queries.settle_object(connection, **identity_of(finished), object_key=finished.object_key)
     _drop_pieces(connection, finished, _EVERYTHING)
+    _tell(connection, EventType.COMPLETED, finished)
 
 
 def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload:
     found = _get(connection, upload.scope, upload.id)
     if found.state not in sources_of(State.FAILED):
         raise fenced_by(found)
-    return _end(connection, found, State.FAILED, reason)
+    failed = _end(connection, found, State.FAILED, reason)
+    _tell(connection, EventType.FAILED, failed)
+    return failed
 
 
 def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
@@ -596,6 +640,7 @@ def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId
     check_endable(found)
     if _queries.is_needed(connection, **identity_of(found)) is not None:
         raise StillNeeded
+    _tell(connection, deletion_of(found), found)  # before the change: what was deleted is described as it was
     hidden = _queries.hide_final(connection, **identity_of(found))
     return upload_from(hidden) if hidden is not None else _end(connection, found, State.TERMINATED, None)
 
@@ -627,15 +672,12 @@ def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Up
         expired.append(upload_from(_queries.system_expire(connection, id=due.id)))
         finished = due.state is State.COMPLETE
         _discard_contents(connection, due, has_object=finished, has_multipart=not finished)
+        _tell(connection, EventType.EXPIRED, due)
     return expired
 
 
 def _keep(connection: sqlite3.Connection, verdict: Verdict) -> None:
-    _queries.system_keep_verdict(connection, waits_until=_milliseconds_of(verdict.waits_until), held=verdict.held)
-
-
-def _milliseconds_of(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
+    _queries.system_keep_verdict(connection, waits_until=milliseconds_of(verdict.waits_until), held=verdict.held)
 
 
 def _preview(
@@ -762,6 +804,18 @@ def _due_garbage(connection: sqlite3.Connection, limit: int, grace: float) -> li
     _queries.system_drop_referenced(connection, referenced)
     _queries.system_delay_garbage(connection, later)
     return [garbage_from(row) for row in due if row["verdict"] == "collect"]
+
+
+def _tell(connection: sqlite3.Connection, event_type: EventType, upload: Upload) -> None:
+    """Write an event about `upload` as it is now, if anybody wants to hear of it."""
+    _insert_event(connection, event_type, _queries.tell(connection, **identity_of(upload), type=event_type))
+
+
+def _insert_event(connection: sqlite3.Connection, event_type: EventType, told: sqlite3.Row | None) -> None:
+    if told is not None:
+        identity = identity_of(upload_from(told)) | {"number": told["event_number"], "type": event_type}
+        _queries.insert_event(connection, **identity, upload=snapshot_of(told))
+        _queries.insert_deliveries(connection, **identity)
 
 
 def _changed(connection: sqlite3.Connection, upload: Upload, row: sqlite3.Row | None) -> Upload:

@@ -1,7 +1,8 @@
 -- The statements of SqliteDatabase. A step is a function of sqlite.py that runs several of them in one transaction;
 -- writers are one after the other, so nothing changes between the statements of a step.
 -- Functions registered on each connection: now_ms() is the clock in integer milliseconds since 1970, ms(seconds) the
--- same unit for a duration, earliest(a, b) the smaller of two times of which each may be NULL.
+-- same unit for a duration, earliest(a, b) the smaller of two times of which each may be NULL; sinks_for(type, tenant)
+-- is a JSON array of those that want such an event, NULL when nobody does.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
 -- jobs, and those about tokens, work across tenants; their names begin with system_.
@@ -126,6 +127,27 @@ SET state = 'complete', upload_offset = :end, upload_length = :length, object_ke
 WHERE id = :id AND tenant = :tenant AND owner = :owner
     AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
 RETURNING *;
+
+-- name: tell^
+-- Raises the number of the upload's events, if anybody wants to hear of this one.
+UPDATE uploads SET event_number = event_number + 1
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND sinks_for(:type, tenant) IS NOT NULL
+    AND role IS NOT 'group' AND (:type <> 'upload.completed' OR role IS NOT 'partial')
+RETURNING *;
+
+-- name: tell_progress^
+UPDATE uploads SET event_number = event_number + 1, progress_told_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND sinks_for('upload.progress', tenant) IS NOT NULL
+    AND (progress_told_at IS NULL OR progress_told_at <= now_ms() - ms(:progress_every))
+RETURNING *;
+
+-- name: insert_event!
+INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
+VALUES (:id, :number, :tenant, :owner, :type, :upload, now_ms());
+
+-- name: insert_deliveries!
+INSERT INTO deliveries (upload_id, number, sink, tenant, owner, due_at)
+SELECT :id, :number, sink.value, :tenant, :owner, now_ms() FROM json_each(sinks_for(:type, :tenant)) AS sink;
 
 -- name: touch_sealed^
 UPDATE uploads SET updated_at = now_ms()

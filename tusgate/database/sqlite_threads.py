@@ -9,6 +9,7 @@ step before that flush is done.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 import time
@@ -17,11 +18,14 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest
+from tusgate.core.events import NO_OUTBOX, EventType
 from tusgate.core.quota import Measure, refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from tusgate.core.events import Outbox
 
 T = TypeVar("T")
 
@@ -46,9 +50,10 @@ class ReadingThread:
     of, since whatever SQLite wrote to it from then on would be missed at the next start.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path, clock: Callable[[], float], outbox: Outbox = NO_OUTBOX) -> None:
         self._path = path
         self._clock = clock
+        self._outbox = outbox
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=type(self).__name__)
         self._connection: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -105,9 +110,14 @@ class ReadingThread:
         connection.create_function("now_ms", 0, lambda: _milliseconds(self._clock()))
         connection.create_function("ms", 1, _milliseconds, deterministic=True)
         connection.create_function("earliest", 2, _earliest, deterministic=True)
+        connection.create_function("sinks_for", 2, self._sinks_for)
         _use_wal(connection)
         for pragma in _CONFIGURATION:
             connection.execute(pragma)
+
+    def _sinks_for(self, event_type: str, tenant: str) -> str | None:
+        sinks = self._outbox.sinks_for(EventType(event_type), tenant)
+        return json.dumps(sinks) if sinks else None
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -141,8 +151,8 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 class WritingThread(ReadingThread):
     """The one connection that writes. Steps that wait together are committed together, each whole or not at all."""
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        super().__init__(path, clock)
+    def __init__(self, path: Path, clock: Callable[[], float], outbox: Outbox = NO_OUTBOX) -> None:
+        super().__init__(path, clock, outbox)
         self._waiting: SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = SimpleQueue()
 
     async def make_file(self) -> None:

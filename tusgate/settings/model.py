@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from tusgate.core.access import USER
+from tusgate.core.addresses import USUAL_PORTS, is_address, is_public
 from tusgate.core.errors import SettingsError
 from tusgate.core.grid import MIB
 from tusgate.settings.issuers import JwtIssuers  # noqa: TC001 - pydantic evaluates the annotations
@@ -51,6 +52,7 @@ from tusgate.settings.kinds import (
     show_duration,
     show_size,
 )
+from tusgate.settings.sinks import HostsAndPorts, Sinks, WebhookDeclared
 
 ENV_PREFIX: Final = "TUSGATE_"
 API_PATH: Final = "/api/v1"
@@ -100,6 +102,7 @@ _s3 = partial(_setting, "Object store")
 _limit = partial(_setting, "Uploads")
 _download = partial(_setting, "Files and downloads")
 _path = partial(_setting, "Memory and parts")
+_event = partial(_setting, "Events")
 _run = partial(_setting, "Running")
 
 
@@ -265,6 +268,22 @@ class Settings(BaseSettings):
         5.0, "How long an unfilled part stays in memory for the next request of its upload.", ge=0
     )
 
+    sinks: Sinks = _event(
+        (), "Who is told what happens to uploads: a list, best as [[sinks]] in TOML; see docs/events.md."
+    )
+    sink_allow: HostsAndPorts = _event(
+        (), "Receivers of webhooks that may have private addresses or unusual ports, exactly as in their URLs."
+    )
+    event_retention: Duration = _event(
+        7 * 86_400.0, "Events are kept for this long after their delivery, to be replayed.", gt=0
+    )
+    dead_event_retention: Duration = _event(
+        30 * 86_400.0, "Events that could not be delivered are kept for this long after they were given up.", gt=0
+    )
+    progress_interval: Duration = _event(
+        5.0, "Least time between two upload.progress events of an upload, for sinks that ask for them.", ge=0
+    )
+
     workers: Count = _run(1, "Processes that share the port; BUDGET is for each.", ge=1, le=256)
     drain_timeout: Duration = _run(20.0, "How long requests may take to save their bytes at SIGTERM.", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe message that is logged.")
@@ -306,6 +325,7 @@ class Settings(BaseSettings):
         self._check_memory()
         self._check_lifetimes()
         self._check_identity()
+        self._check_sinks()
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
@@ -357,6 +377,25 @@ class Settings(BaseSettings):
                     f" {show_duration(SWEEP_MARGIN)} later (see {ENV_PREFIX}S3_STALE_UPLOAD_EXPIRY)",
                     show_duration(value),
                 )
+
+    def _check_sinks(self) -> None:
+        """Refuse receivers that no webhook could ever be sent to."""
+        for sink in self.sinks:
+            if isinstance(sink, WebhookDeclared):
+                sink.secrets()
+                host, port = sink.host_and_port
+                if (host, port) not in self.sink_allow and (
+                    port not in USUAL_PORTS or (is_address(host) and not is_public(host))
+                ):
+                    raise wrong(
+                        "sinks",
+                        f"of {sink.name} a public host on port 80 or 443, or {host}:{port} in {ENV_PREFIX}SINK_ALLOW",
+                    )
+
+    @property
+    def event_source(self) -> str:
+        """Who tells events: where uploads are created, as far as that is set."""
+        return (self.public_url or "") + self.base_path
 
     @property
     def page_origins(self) -> tuple[str, ...]:

@@ -49,6 +49,8 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.SettingsError: 500,
     errors.StoreRefused: 502,
     errors.ObjectLost: 502,
+    errors.DeliveryFailed: 502,  # no request meets these two: they are between relays and sinks
+    errors.SinkGone: 502,
     errors.Interrupted: 503,
     errors.Unavailable: 503,
 }

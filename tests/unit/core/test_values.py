@@ -67,7 +67,13 @@ def test_digest_sizes_are_those_of_the_algorithms(name: str) -> None:
 
 
 def made(error: type[errors.TusgateError]) -> errors.TusgateError:
-    values: dict[str, Any] = {"str": "text", "str | None": "text", "int": 3, "tuple[str, ...]": ("GET",)}
+    values: dict[str, Any] = {
+        "str": "text",
+        "str | None": "text",
+        "int": 3,
+        "float | None": 1.5,
+        "tuple[str, ...]": ("GET",),
+    }
     parameters = list(inspect.signature(error).parameters.values())
     return error(*[values[str(parameter.annotation)] for parameter in parameters])
 

@@ -1,0 +1,55 @@
+"""Events as lines."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.sinks.facts import a_fact
+from tusgate.core.errors import DeliveryFailed
+from tusgate.sinks.lines import LinesSink
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def test_each_event_is_a_line_at_the_end_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("before\n")
+    sinks = [LinesSink("log", path) for _ in range(3)]
+    event = await a_fact()
+    await asyncio.gather(*[sink.deliver(event) for sink in sinks for _ in range(5)])
+    first, *lines = path.read_text().splitlines()
+    assert first == "before"
+    assert [json.loads(line)["id"] for line in lines] == [str(event.id)] * 15
+
+
+async def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    sink = LinesSink("log", path)
+    await sink.deliver(await a_fact())
+    path.rename(tmp_path / "events.jsonl.1")
+    await sink.deliver(await a_fact())
+    assert len(path.read_text().splitlines()) == 1
+
+
+async def test_half_a_line_of_a_power_cut_spoils_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"id": "ha')
+    await LinesSink("log", path).deliver(await a_fact())
+    half, whole = path.read_text().splitlines()
+    assert half == '{"id": "ha'
+    assert json.loads(whole)["type"] == "upload.completed"
+
+
+async def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
+    with pytest.raises(DeliveryFailed, match="No such file"):
+        await LinesSink("log", tmp_path / "missing" / "events.jsonl").deliver(await a_fact())
+
+
+async def test_stdout_gets_lines_too(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    await LinesSink("out", None).deliver(await a_fact())
+    assert json.loads(capfdbinary.readouterr().out)["type"] == "upload.completed"

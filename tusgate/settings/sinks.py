@@ -1,0 +1,187 @@
+"""How sinks are declared: a list of tables in TOML, or the same as JSON in one variable. Secrets stand in files.
+
+Rule: what is wrong is told with the name of the sink and of the key, and never with a value that may be secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_settings import NoDecode
+
+from tusgate.core.errors import SettingsError
+from tusgate.core.events import USUAL_TYPES, EventType
+from tusgate.settings.kinds import Count, Duration, File, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with, and none itself
+SECRET_SIZES: Final = range(24, 65)
+"""Bytes of a secret; Standard Webhooks."""
+DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+
+
+def _address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in DEFAULT_PORTS or not parts.hostname or parts.fragment:
+        raise ValueError("expected an http or https URL")
+    if parts.username or parts.password:
+        raise ValueError("expected a URL without a password")
+    return value
+
+
+class _Declared(BaseModel):
+    """What all kinds of sinks have. See docs/events.md."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    events: tuple[EventType, ...] = USUAL_TYPES
+    tenants: tuple[str, ...] = ()
+    retries: Count = Field(3, ge=0, le=1000)
+    retry_delay: Duration = Field(10.0, gt=0, le=86_400.0)
+
+    @property
+    def longest(self) -> float:
+        """Return the seconds after which a try is broken off, whatever it is at."""
+        return 20.0
+
+
+class WebhookDeclared(_Declared):
+    """A receiver of HTTP requests."""
+
+    type: Literal["webhook"]
+    url: Annotated[str, AfterValidator(_address)]
+    secret_files: Annotated[tuple[File, ...], Field(min_length=1)]
+    timeout: Duration = Field(15.0, gt=0, le=30.0)
+
+    @property
+    def host_and_port(self) -> tuple[str, int]:
+        """Return what the allowlist would name."""
+        parts = urlsplit(self.url)
+        return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
+
+    @property
+    def longest(self) -> float:
+        """Return somewhat more than its own time-out."""
+        return self.timeout + 5.0
+
+    def secrets(self) -> tuple[str, ...]:
+        """Return the secrets in its files. Raises SettingsError."""
+        return tuple(self._secret_in(path) for path in self.secret_files)
+
+    def _secret_in(self, path: Path) -> str:
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not a text"
+            raise SettingsError(
+                f"TUSGATE_SINKS: {self.name}: secret_files: expected readable files, got {path} ({reason})"
+            ) from None
+        try:
+            size = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
+        except binascii.Error:
+            size = 0
+        if not text.startswith(SECRET_PREFIX) or size not in SECRET_SIZES:
+            raise SettingsError(
+                f"TUSGATE_SINKS: {self.name}: secret_files: expected {SECRET_PREFIX} and the base64 of 24 to 64 bytes"
+                f" in {path}"
+            )
+        return text
+
+
+class FileDeclared(_Declared):
+    """Lines at the end of a file."""
+
+    type: Literal["file"]
+    path: File
+
+
+class StdoutDeclared(_Declared):
+    """Lines on stdout."""
+
+    type: Literal["stdout"]
+
+
+AnySink = WebhookDeclared | FileDeclared | StdoutDeclared
+_LIST: Final[TypeAdapter[tuple[AnySink, ...]]] = TypeAdapter(
+    tuple[Annotated[AnySink, Field(discriminator="type")], ...]
+)
+
+
+def _declared(value: object) -> tuple[AnySink, ...]:
+    """Return the sinks that a setting declares. Raises SettingsError, or ValueError for something else than a list."""
+    items = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(items, list | tuple):
+        raise ValueError  # noqa: TRY004 - what pydantic turns into a validation error
+    try:
+        sinks = _LIST.validate_python(items)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        raise SettingsError(f"TUSGATE_SINKS: {_place(items, first['loc'])}: {first['msg']}") from None
+    names = [sink.name for sink in sinks]
+    if len(names) != len(set(names)):
+        raise SettingsError("TUSGATE_SINKS: expected each name once")
+    return sinks
+
+
+def _place(items: Sequence[Any], location: tuple[str | int, ...]) -> str:
+    number = int(location[0]) if location else 0
+    item = items[number] if number < len(items) else None
+    name = item.get("name") if isinstance(item, dict) else None
+    keys = [str(key) for key in location[1:] if key not in {"webhook", "file", "stdout"}]
+    return ": ".join([str(name or f"number {number + 1}"), *keys])
+
+
+def _show(sinks: tuple[AnySink, ...]) -> str:
+    return ", ".join(f"{sink.name} ({sink.type})" for sink in sinks) or "none"
+
+
+def host_and_port(value: str) -> tuple[str, int]:
+    """Return the host and the port of `host:port`; an IPv6 address stands in brackets. Raises ValueError."""
+    parts = urlsplit(f"//{value}")
+    if not parts.hostname or parts.port is None or parts.netloc != value or "@" in value:
+        raise ValueError
+    return parts.hostname, parts.port
+
+
+def _hosts(value: object) -> object:
+    if isinstance(value, str):
+        value = [item.strip() for item in value.split(",") if item.strip()]
+    if isinstance(value, list | tuple):
+        return tuple(host_and_port(item) if isinstance(item, str) else item for item in value)
+    return value
+
+
+def _show_host(host: str, port: int) -> str:
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        version = 4
+    return f"[{host}]:{port}" if version == 6 else f"{host}:{port}"
+
+
+Sinks = Annotated[
+    tuple[AnySink, ...],
+    NoDecode,
+    BeforeValidator(_declared),
+    Kind("JSON", "a list of sinks, each with a name and a type, see docs/events.md", _show),
+]
+HostsAndPorts = Annotated[
+    tuple[tuple[str, int], ...],
+    NoDecode,
+    BeforeValidator(_hosts),
+    Kind(
+        "HOST:PORT",
+        "hosts with ports such as hooks.internal:8443, separated by commas",
+        lambda hosts: ",".join(_show_host(*each) for each in hosts) or "none",
+    ),
+]

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.concatenation import show_concatenation
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.download import GIB, show_downloads
 from bench.events import show_events
@@ -61,6 +62,9 @@ def bench(
     events: Annotated[
         bool, typer.Option("--events", help="measure what events cost small uploads instead, with a webhook")
     ] = False,
+    concat: Annotated[
+        bool, typer.Option("--concat", help="measure one file as parallel pieces instead: 1 GiB, three ways")
+    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
@@ -72,6 +76,11 @@ def bench(
         with _store() as (home, store):
             size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
             show_downloads(console, home, store, size=size, rounds=1 if smoke else rounds, seconds=seconds)
+        return
+    if concat:
+        with _store() as (home, store):
+            size = 33 * MIB if smoke else GIB
+            show_concatenation(console, home, store, size=size, rounds=1 if smoke else rounds)
         return
     if safety:
         with _store() as (home, store):

@@ -36,13 +36,13 @@ def body_of(size: int) -> Body:
     return Body(size, crc64_of(buffers), (), buffers)
 
 
-async def upload(store: S3Store, number: int, size: int) -> None:
-    """Store one object of `size` bytes."""
+async def upload(store: S3Store, number: int, size: int) -> float:
+    """Store one object of `size` bytes; return the seconds of Complete alone."""
     upload_id = UploadId(f"direct-{number:020d}")
     key = ObjectKey(upload_id)
     if size <= PART_SIZE:
         await store.put_object(key, body_of(size), Attributes(upload_id))
-        return
+        return 0.0
     multipart_id = await store.create_multipart(key, Attributes(upload_id))
     slots = asyncio.Semaphore(4)
 
@@ -54,13 +54,20 @@ async def upload(store: S3Store, number: int, size: int) -> None:
             return Part(index + 1, start, body.size, etag, body.crc64)
 
     parts = await asyncio.gather(*(put(index) for index in range(-(-size // PART_SIZE))))
+    begin = time.perf_counter()
     await store.complete_multipart(key, multipart_id, parts, combined_crc64(parts))
+    return time.perf_counter() - begin
+
+
+async def warm_up(store: S3Store) -> None:
+    """Have botocore load its models before the clock starts."""
+    await store.find(ObjectKey("warm-up"), UploadId("warm-up"))
 
 
 async def run(store: S3Store, connections: int, size: int, uploads: int) -> float:
     """Make all uploads, `connections` at once; return the seconds that it took."""
     numbers = iter(range(uploads))
-    await store.find(ObjectKey("warm-up"), UploadId("warm-up"))  # loads botocore's models before the clock starts
+    await warm_up(store)
 
     async def work() -> None:
         for number in numbers:

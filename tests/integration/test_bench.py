@@ -11,44 +11,34 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
+def smoke(*wanted: str) -> str:
+    """Run the benchmark at its tiny size and return what it prints."""
+    command = [sys.executable, "-m", "bench", *wanted, "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.servers
 def test_the_benchmark_runs_at_a_tiny_size(minio_server: object, postgres_server: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--smoke", "--no-peer"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("tusgate, SQLite") == done.stdout.count("tusgate, PostgreSQL") == 2
+    printed = smoke("--no-peer")
+    assert printed.count("tusgate, SQLite") == printed.count("tusgate, PostgreSQL") == 2
 
 
 @pytest.mark.servers
 def test_downloads_are_measured_at_a_tiny_size(minio_server: object) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--download", "--smoke"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "through the gateway" in done.stdout
-    assert "200 slow readers" in done.stdout
+    printed = smoke("--download")
+    assert "through the gateway" in printed
+    assert "200 slow readers" in printed
+
+
+@pytest.mark.servers
+def test_concatenation_is_measured_at_a_tiny_size(minio_server: object) -> None:
+    printed = smoke("--concat")
+    assert all(way in printed for way in ("direct", "one stream", "in place", "copied"))
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_identity_runs_at_a_tiny_size() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--auth", "--smoke"],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=180,
-    )
-    assert done.returncode == 0, done.stderr
-    assert all(kind in done.stdout for kind in ("open", "static token", "JWT, RS256", "upload token"))
+    printed = smoke("--auth")
+    assert all(kind in printed for kind in ("open", "static token", "JWT, RS256", "upload token"))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from tests.doubles.database import MemoryDatabase
 from tests.doubles.faults import LONGEST_WAY, OUT_OF_HAND, Crashed, Fault, Faults
 from tests.doubles.store import MemoryStore
-from tests.model.backends import MemoryBackend
 from tests.model.truth import LIVE, Kind, Request, Truth, current_request
-from tests.model.witness import ElsewhereDatabase, WitnessedDatabase, WitnessedStore
+from tests.model.witness import WitnessedDatabase, WitnessedStore
 from tests.unit.service.rig import GRACE, LIFETIME, SCOPE, Process, Sender
 from tusgate.core.checksum import Checksum
 from tusgate.core.errors import DatabaseUnavailable, Draining, StoreUnavailable, TusgateError, Unavailable
@@ -25,7 +25,7 @@ from tusgate.service.digest import crc64_of
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from tests.model.backends import Backend, Content
+    from tests.doubles.database import _Row as Row
     from tests.model.truth import Known
     from tests.virtual_time import VirtualTimeLoop
     from tusgate.core.model import Part, Piece, Upload
@@ -41,6 +41,8 @@ DEADLY = 0.2
 """Share of the calls that go wrong by dying."""
 ANSWERED_WITHIN = 120.0
 """Seconds within which every request has its answer once nothing goes wrong any more."""
+RESUMPTIONS = 3
+"""Requests in which a client that comes back gets the rest through, likewise."""
 FINISHED_WITHIN = 60.0
 """Seconds within which an upload with all its bytes is finished, without anybody's help, likewise."""
 
@@ -107,22 +109,18 @@ class Fleet:
         replicas: the processes that are alive.
     """
 
-    def __init__(self, shape: Shape, loop: VirtualTimeLoop, backend: Backend | None = None) -> None:
+    def __init__(self, shape: Shape, loop: VirtualTimeLoop) -> None:
         self.shape = shape
         self.part_size = shape.part_size
         self.truth = Truth(MAX_SIZE)
         self.truth.disturbed = shape.noise > 0
         self.chance = random.Random(shape.seed)
-        self._backend = backend or MemoryBackend(loop)
+        self._memory = MemoryDatabase(loop.time)
         self._memory_store = MemoryStore(
             delay=lambda: self.chance.uniform(0, 2 * shape.latency), completes_all_parts=shape.completes_all_parts
         )
-        witnessed = cast("Database", WitnessedDatabase(self._backend.database, self._memory_store, self.truth))
-        bare = self._backend.database
-        if self._backend.is_elsewhere:
-            witnessed, bare = (cast("Database", ElsewhereDatabase(each)) for each in (witnessed, bare))
-        self.database: Database = witnessed
-        self.store: ObjectStore = cast("ObjectStore", WitnessedStore(self._memory_store, bare, self.truth))
+        self.database = cast("Database", WitnessedDatabase(self._memory, self._memory_store, self.truth))
+        self.store = cast("ObjectStore", WitnessedStore(self._memory_store, self._memory, self.truth))
         self.others: dict[str, ObjectStore] = {}
         self._started = 0
         self.replicas: list[Replica] = []
@@ -135,8 +133,7 @@ class Fleet:
         loop.set_exception_handler(self._note_exception)
 
     async def open(self) -> None:
-        """Migrate, put something into the bucket that is not ours, and start the replicas."""
-        await self._backend.open()
+        """Put something into the bucket that is not ours, and start the replicas."""
         await self._memory_store.put_object(
             FOREIGN_KEY, Body(len(FOREIGN_BYTES), crc64_of([FOREIGN_BYTES]), (), [FOREIGN_BYTES]), STRANGER
         )
@@ -241,7 +238,7 @@ class Fleet:
                 self._loop.create_task(self._replace(replica), name=OUT_OF_HAND, context=Context())
             )
             return Fault(call, Crashed, after=self.chance.random() < 0.5)
-        error = DatabaseUnavailable if hasattr(self._backend.database, call) else StoreUnavailable
+        error = DatabaseUnavailable if hasattr(self._memory, call) else StoreUnavailable
         how = self.chance.randrange(3)
         return Fault(call, error, after=how == 1, held=how == 2)
 
@@ -288,24 +285,24 @@ class Fleet:
 
     def look(self) -> None:
         """Compare all that is committed and stored with what is known."""
-        rows = self._backend.contents()
+        rows = list(self._memory._rows.values())
         self.truth.expect(len(rows) == len(self.truth.uploads), "I1", f"{len(rows)} rows")
-        for content in rows:
-            self.truth.look(content.upload)
-            self._look_into_store(content)
+        for row in rows:
+            self.truth.look(row.upload)
+            self._look_into_store(row)
         self._look_at_strangers()
         for replica in self.replicas:
             self._look_at_memory(replica)
 
-    def _look_into_store(self, content: Content) -> None:
-        upload, known = content.upload, self.truth.uploads[content.upload.id]
+    def _look_into_store(self, row: Row) -> None:
+        upload, known = row.upload, self.truth.uploads[row.upload.id]
         expect = self.truth.expect
         if upload.state is State.COMPLETE:
             found = self._memory_store.objects.get(upload.object_key)
             right = found is not None and found.data == known.held and found.attributes.upload_id == upload.id
             expect(right, "I4", f"the object of a complete upload is {found}")
         if upload.state in LIVE:
-            both: list[Part | Piece] = [*content.parts, *content.pieces]
+            both: list[Part | Piece] = [*row.parts.values(), *row.pieces.values()]
             stored = sorted(both, key=lambda each: each.start)
             at = 0
             for each in stored:
@@ -358,10 +355,6 @@ class Fleet:
             await self._assert_nothing_held(replica)
         self._look_at_rest()
 
-    async def close(self) -> None:
-        """Let go of what is outside of the loop."""
-        await self._backend.close()
-
     async def _all_answered(self) -> None:
         for request in list(self._answers.values()):
             if request is not None and request.sender is not None:
@@ -374,16 +367,20 @@ class Fleet:
     async def _resume_all(self) -> None:
         """Have the clients of all unfinished uploads of known length come back, each to another replica."""
         for number, known in enumerate(list(self.truth.uploads.values())):
-            if known.state is not State.UPLOADING or known.length is None or not known.url_told:
-                continue
-            replica = self.replicas[number % len(self.replicas)]
+            if known.length is not None and known.url_told:
+                await self._resume(self.replicas[number % len(self.replicas)], known)
+
+    async def _resume(self, replica: Replica, known: Known) -> None:
+        """Send the rest, again if it is refused: a commit that was on its way may have moved the offset."""
+        for _ in range(RESUMPTIONS):
+            if known.state is not State.UPLOADING:
+                return
             body = known.file[len(known.held) : known.length]
             ends = known.via is not CreatedVia.TUS
             request = Request(Kind.APPEND, known=known, offset=len(known.held), data=body, ends=ends)
             request.sender = Sender(body)
             await self.append(replica, request)
-            if not known.may_fail:
-                self.truth.expect(known.state in {State.SEALED, State.COMPLETE}, "I1", f"{known.state} after its end")
+        self.truth.expect(known.state is not State.UPLOADING, "I1", f"{known.id} cannot be continued")
 
     async def _finish_sealed(self) -> None:
         for _ in range(int(FINISHED_WITHIN / 2)):
@@ -416,13 +413,13 @@ class Fleet:
 
     def _look_at_rest(self) -> None:
         """See that nothing is left but the objects of complete uploads, and what is not ours."""
-        rows = [content.upload for content in self._backend.contents()]
+        rows = [row.upload for row in self._memory._rows.values()]
         kept = {upload.object_key for upload in rows if upload.state is State.COMPLETE} | {FOREIGN_KEY}
         found = set(self._memory_store.objects)
         self.truth.expect(found == kept, "I11", f"left over: {found - kept}, missing: {kept - found}")
         multiparts = [each.key for each in self._memory_store.multiparts.values() if each.attributes is not STRANGER]
         self.truth.expect(not multiparts, "I11", f"multipart uploads are left over: {multiparts}")
-        garbage = self._backend.garbage()
+        garbage = self._memory.all_garbage()
         self.truth.expect(not garbage, "I11", f"rows of garbage are left over: {garbage}")
         states = {upload.state for upload in rows}
         self.truth.expect(not states & LIVE, "I11", f"uploads are {states}")

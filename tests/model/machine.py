@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import count
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, multiple, precondition, rule
 
 from tests.model.fleet import MAX_SIZE, Fleet, Shape
 from tests.model.truth import Kind, Request
 from tests.unit.service.rig import LIFETIME, Sender, small_scale, some_bytes
-from tests.virtual_time import VirtualTimeLoop
+from tests.virtual_time import StuckError, VirtualTimeLoop
 from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable
-from tusgate.core.model import CreatedVia
+from tusgate.core.model import CreatedVia, State
+from tusgate.service import uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
-    from tests.model.backends import Backend
     from tests.model.truth import Known
 
 shapes = st.builds(
@@ -45,6 +49,7 @@ indexes = st.integers(0, 2)
 digests = st.sampled_from([None, None, None, True, False])
 stops = st.none() | st.integers(0, 30)
 """Bytes after which a body stands still, until another rule sends it on or breaks it off."""
+questions = st.sampled_from([Kind.HEAD, Kind.HEAD, Kind.HEAD, Kind.SETTLE, Kind.SETTLE, Kind.TERMINATE])
 cuts = st.none() | st.integers(0, 60)
 DATABASE_CALLS: tuple[str, ...] = (
     *("create", "claim", "intend", "record_multipart", "commit", "get", "parts", "pieces", "absorb"),
@@ -66,19 +71,16 @@ trouble = precondition(lambda self: self._troubles_left > 0)
 
 
 class Uploading(RuleBasedStateMachine):
-    """One fleet, and whatever happens to it. Fails as soon as the truth is contradicted.
-
-    Attributes:
-        machine_backend: makes the database; None: the double.
-    """
+    """One fleet, and whatever happens to it. Fails as soon as the truth is contradicted."""
 
     uploads = Bundle("uploads")
     bodies = Bundle("bodies")
 
     def __init__(self) -> None:
         super().__init__()
-        self._scale = small_scale()
-        self._scale.__enter__()
+        self._scale = ExitStack()
+        self._scale.enter_context(small_scale())
+        self._scale.enter_context(_ids_in_order())
         self._loop = VirtualTimeLoop()
         self._fleet: Fleet | None = None
         self._letters = 0
@@ -87,15 +89,11 @@ class Uploading(RuleBasedStateMachine):
 
     @initialize(target=uploads, shape=shapes, length=lengths)
     def begin(self, shape: Shape, length: int | None) -> Any:
-        self._fleet = Fleet(shape, self._loop, self.backend())
+        self._fleet = Fleet(shape, self._loop)
         self._run(self._fleet.open())
         request = Request(Kind.CREATE, file=some_bytes(MAX_SIZE + 10), declares=length)
         self._serve(lambda: [self.fleet.create(self._replica(0), request, CreatedVia.TUS)], 60.0)
         return request
-
-    def backend(self) -> Backend | None:
-        """Return the database to run on; None: the double."""
-        return None
 
     # Clients
 
@@ -166,17 +164,20 @@ class Uploading(RuleBasedStateMachine):
 
     @rule(upload=uploads, index=indexes, size=sizes, wait=waits)
     def continue_plainly(self, upload: Request, index: int, size: int, wait: float) -> None:
-        known = _told(upload)
+        known = self._unfinished(upload)
         if known is not None:
-            request = self._append_of(known, 0, size, 0, letter=False)
-            request.ends = known.via is CreatedVia.RUFH and request.end == known.length
-            self._with_body(request)
-            self._serve(lambda: [self.fleet.append(self._replica(index), request)], wait)
+            self._continue(known, index, size, wait)
+
+    def _continue(self, known: Known, index: int, size: int, wait: float) -> None:
+        request = self._append_of(known, 0, size, 0, letter=False)
+        request.ends = known.via is CreatedVia.RUFH and request.end == known.length
+        self._with_body(request)
+        self._serve(lambda: [self.fleet.append(self._replica(index), request)], wait)
 
     @rule(upload=uploads, size=sizes, rivals=st.integers(2, 3), letters=st.booleans(), stop=stops, wait=waits)
     def race(self, upload: Request, size: int, rivals: int, letters: bool, stop: int | None, wait: float) -> None:
         """Let clients at several replicas go on with one upload at the same time."""
-        known = _told(upload)
+        known = self._unfinished(upload)
         if known is None:
             return
         requests = [self._append_of(known, 0, size, 0, letter=letters) for _ in range(rivals)]
@@ -194,12 +195,29 @@ class Uploading(RuleBasedStateMachine):
             request.sender.go_on()
         self._run(asyncio.sleep(min(wait, 1.0)))
 
-    @rule(upload=uploads, index=indexes, kind=st.sampled_from([Kind.HEAD, Kind.SETTLE, Kind.TERMINATE]), wait=waits)
+    @rule(upload=uploads, index=indexes, kind=questions, wait=waits)
     def ask(self, upload: Request, index: int, kind: Kind, wait: float) -> None:
         known = _told(upload)
         if known is not None:
             request = Request(kind, known=known)
             self._serve(lambda: [self.fleet.ask(self._replica(index), request)], wait)
+
+    @rule(
+        upload=uploads,
+        index=indexes,
+        kind=questions,
+        after=st.sampled_from([None, None, 0.02, 0.3]),
+        wait=waits,
+    )
+    def ask_meanwhile(self, upload: Request, index: int, kind: Kind, after: float | None, wait: float) -> None:
+        """Ask another replica about an upload while its last bytes are on their way, or its object is made."""
+        known = self._unfinished(upload)
+        if known is not None:
+            self._continue(known, index, MAX_SIZE, after or 0.0)
+            if after is None:
+                self._run(_until_sealed(known))
+            request = Request(kind, known=known)
+            self._serve(lambda: [self.fleet.ask(self._replica(index + 1), request)], wait)
 
     # Time and operators
 
@@ -266,7 +284,6 @@ class Uploading(RuleBasedStateMachine):
     @invariant()
     def nothing_contradicts_the_truth(self) -> None:
         if self._fleet is not None:
-            self._run(self._quiet())
             self._fleet.look()
             self._fleet.truth.check()
 
@@ -283,9 +300,8 @@ class Uploading(RuleBasedStateMachine):
             for replica in self._fleet.replicas:
                 replica.faults.dead = True
             self._run(self._abandon())
-            self._run(self._fleet.close())
         self._loop.close()
-        self._scale.__exit__(None, None, None)
+        self._scale.close()
 
     async def _abandon(self) -> None:
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
@@ -304,6 +320,14 @@ class Uploading(RuleBasedStateMachine):
 
     def _replica(self, index: int) -> Any:
         return self.fleet.replicas[index % len(self.fleet.replicas)]
+
+    def _unfinished(self, creation: Request) -> Known | None:
+        """Return the upload that a creation has made, or once that has come to its end, the latest that has not."""
+        known = _told(creation)
+        if known is None or known.state is State.UPLOADING:
+            return known
+        others = [each for each in self.fleet.truth.uploads.values() if each.url_told]
+        return next((each for each in reversed(others) if each.state is State.UPLOADING), known)
 
     def _append_of(self, known: Known, aside: int, size: int, beyond: int, *, letter: bool) -> Request:
         """Return a PATCH of at most `size` bytes of the file, or of one letter, `aside` of where the upload stands."""
@@ -342,18 +366,34 @@ class Uploading(RuleBasedStateMachine):
         self._troubles_left += 1
         self._run(_begun(begin, seconds))
 
-    async def _quiet(self) -> None:
-        """Wait for what happens outside of the loop."""
-        while self._loop.abroad:  # noqa: ASYNC110 - threads tell nobody
-            await asyncio.sleep(0)
-
     def _run(self, work: Coroutine[Any, Any, Any]) -> None:
         """Do something, and let time pass."""
-        self._loop.run_until_complete(work)
+        try:
+            self._loop.run_until_complete(work)
+        except StuckError as stuck:
+            msg = f"I15: {stuck}"
+            raise AssertionError(msg) from stuck
+
+
+@contextmanager
+def _ids_in_order() -> Iterator[None]:
+    """Name uploads by number: random names would make two runs of one example differ."""
+    numbers = count(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(uploads, "secrets", SimpleNamespace(token_urlsafe=lambda _: f"upload-{next(numbers)}"))
+        yield
 
 
 async def _begun(begin: Callable[[], list[asyncio.Task[None]]], seconds: float) -> None:
     await asyncio.wait(begin(), timeout=seconds)
+
+
+async def _until_sealed(known: Known) -> None:
+    """Wait until all bytes are committed, a few seconds at most."""
+    for _ in range(300):
+        if known.state is not State.UPLOADING:
+            return
+        await asyncio.sleep(0.01)
 
 
 async def _turned(turn: Callable[[], None]) -> None:

@@ -106,10 +106,11 @@ class Known:
         writer: the request that became the writer last; nobody else may commit.
         steps: how often something was committed.
         last_byte: when bytes were committed last.
-        shaken: requests with other bytes for the same place became writers: the upload may fail, but not mix them.
+        shaken: requests that contradict each other became writers: the upload may fail, but not mix their bytes.
         lost: the store has thrown its parts away: it may fail.
         unwanted: somebody has asked for its end.
         overrun: a request brought more bytes than its declared length, which spoils uploads that end by a request.
+        was_complete: it is complete, or was before it was terminated: an answer may tell of a moment ago.
         url_told: its client has been told where it is.
     """
 
@@ -130,6 +131,7 @@ class Known:
     lost: bool = False
     unwanted: bool = False
     overrun: bool = False
+    was_complete: bool = False
     url_told: bool = False
 
     @property
@@ -182,7 +184,7 @@ class Truth:
         known.writer, known.epoch = request, claimed.epoch
         if request is not None and request.kind is Kind.APPEND:
             self.expect(request.offset == len(known.held), "I6", "a writer begins elsewhere than the upload stands")
-            known.shaken = known.shaken or any(_differ(request, earlier) for earlier in known.writers)
+            known.shaken = known.shaken or any(_contradict(request, earlier) for earlier in known.writers)
             known.writers.append(request)
 
     def committed(self, before: Upload, step: Step, after: Upload, now: float) -> None:
@@ -226,7 +228,7 @@ class Truth:
         known = self.uploads[upload.id]
         self.expect(content == bytes(known.held), "I3", f"{stored.key} is not what was accepted")
         self.expect(stored.size == len(known.held) == known.length, "I3", f"{stored.key} has {stored.size} bytes")
-        known.state = State.COMPLETE
+        known.state, known.was_complete = State.COMPLETE, True
 
     def failed(self, upload: Upload) -> None:
         known = self.uploads[upload.id]
@@ -303,7 +305,7 @@ class Truth:
             case InconsistentLength():
                 return None if request.declares is not None or request.ends else "it declared none"
             case AlreadyComplete():
-                return None if known is not None and known.state is State.COMPLETE else "it is not complete"
+                return None if known is not None and known.was_complete else "it is not complete"
             case TooLarge():
                 return self._why_not_too_large(request, known)
             case Finishing():
@@ -338,11 +340,18 @@ class Truth:
         known.row = row
 
 
-def _differ(request: Request, earlier: Request) -> bool:
-    """Return whether two requests bring different bytes for the same place."""
+def _contradict(request: Request, earlier: Request) -> bool:
+    """Return whether two requests bring different bytes for the same place, or end the upload in different places."""
     low, high = max(request.offset, earlier.offset), min(request.end, earlier.end)
     own = request.data[low - request.offset : high - request.offset]
-    return low < high and own != earlier.data[low - earlier.offset : high - earlier.offset]
+    differ = low < high and own != earlier.data[low - earlier.offset : high - earlier.offset]
+    return differ or _is_beyond(request, earlier) or _is_beyond(earlier, request)
+
+
+def _is_beyond(request: Request, other: Request) -> bool:
+    """Return whether `request` brings bytes after the end that `other` declares: the last part of that is shorter."""
+    end = other.end if other.ends else other.declares
+    return end is not None and request.end > end
 
 
 def _why_not_interrupted(request: Request, error: Interrupted) -> str | None:

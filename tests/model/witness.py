@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
-from tests.doubles.faults import OUT_OF_HAND
-from tests.virtual_time import VirtualTimeLoop
 from tusgate.core.clockwatch import go_on
 from tusgate.core.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Sequence
 
     from tests.doubles.store import MemoryStore
     from tests.model.truth import Truth
@@ -125,32 +123,6 @@ class WitnessedStore:
         if known is not None and known.state is State.SEALED:
             committed = await self._database.parts(known.row)
             self._truth.expect(listed == committed, "I7", f"Complete lists {listed} and not {committed}")
-
-
-class ElsewhereDatabase:
-    """A database that works in threads of its own, for processes that live in virtual time.
-
-    Time stands still while it works. A call is not cancelled with its caller: it happens, and is reported, all the
-    same, as the port allows.
-    """
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    def __getattr__(self, name: str) -> Any:
-        method: Callable[..., Awaitable[Any]] = getattr(self._database, name)
-
-        async def call(*arguments: Any, **named: Any) -> Any:
-            return await asyncio.shield(asyncio.create_task(_abroad(method(*arguments, **named)), name=OUT_OF_HAND))
-
-        return call
-
-
-async def _abroad(work: Awaitable[Any]) -> Any:
-    loop = asyncio.get_running_loop()
-    assert isinstance(loop, VirtualTimeLoop)
-    with loop.outside():
-        return await work
 
 
 def _now() -> float:

@@ -101,7 +101,7 @@ class Sender:
         self.arrived = 0
         self.is_abandoned = False
         self._rest = data if cut is None else data[:cut]
-        self._cut = cut is not None
+        self.is_cut = cut is not None
         self._sizes = cycle(chunks)
         self._pause = pause
         self._before_stop = stop
@@ -117,7 +117,7 @@ class Sender:
         self._awake.clear()
         if self._error is not None:
             raise self._error
-        if not self._rest and self._cut:
+        if not self._rest and self.is_cut:
             raise ClientGone
         size = next(self._sizes)
         if self._before_stop is not None:

@@ -256,6 +256,8 @@ class Reconciler:
 
     async def _about_multiparts(self, upload: Upload) -> list[_Suspicion]:
         """Find multipart uploads of the upload's key that are nobody's. By key, as not every store lists by prefix."""
+        if upload.group is not None:
+            return []  # the key is that of its group, which has a row of its own
         listed = await self._store_of(upload).list_multiparts(upload.object_key)
         if not listed:
             return []

@@ -13,6 +13,7 @@ import pytest
 from tests.doubles.faults import Faults
 from tests.unit.service.rig import GRACE, SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
+from tusgate.core.concat import GroupWish
 from tusgate.core.errors import StoreUnavailable, UploadGone
 from tusgate.core.model import MultipartId, ObjectKey, State, UploadId
 from tusgate.core.naming import PIECES
@@ -347,5 +348,22 @@ def test_a_store_that_is_away_is_no_loss() -> None:
             with pytest.raises(StoreUnavailable):
                 assert [finding async for finding in reconciler.run()]
             assert world.database._tables.rows == rows
+
+    run(work())
+
+
+def test_what_partials_share_is_left_alone_and_missed_when_it_is_lost() -> None:
+    """I10: the multipart upload is named by the row of their group, under a key that is theirs, too."""
+
+    async def work() -> None:
+        world = World()
+        process, group = world.process(), GroupWish("one file")
+        partials = [await process.partial(DATA, group) for _ in range(2)]
+        await asyncio.sleep(2 * HOURS)
+        assert await troubles(world, DELETE) == []
+        assert len(world.store.multiparts) == 1
+
+        world.store.multiparts.clear()
+        await assert_mended(world, (Trouble.MULTIPART_LOST, partials[0].object_key))
 
     run(work())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -147,6 +147,21 @@ class TestOutages:
         with pytest.raises(DatabaseUnavailable):
             await database.check()
         await asyncio.to_thread(postgres.start)
+        await database.check()
+        await database.close()
+
+    async def test_a_connection_that_is_cut_between_two_steps_of_a_call_is_unavailable(self, rig: PostgresRig) -> None:
+        """When a step has taken too long, its connection is terminated, wherever asyncpg is just then."""
+        database = await PostgresDatabase.connect(rig.dsn)
+
+        async def step() -> None:
+            async with database._lent() as connection:
+                inner: Any = connection._con  # type: ignore[attr-defined]  # what asyncpg itself works on
+                connection.terminate()
+                inner._protocol.get_settings()  # as asyncpg itself does after it has prepared a statement
+
+        with pytest.raises(DatabaseUnavailable):
+            await step()
         await database.check()
         await database.close()
 

@@ -42,6 +42,7 @@ class Upload:
         acknowledged: the largest offset that the gateway has told so far.
         turned_away: statuses of answers that made the client ask again; 0 stands for no answer.
         deferred: the length is declared while it is under way, see `fields`.
+        pause: seconds between two questions where it stands.
     """
 
     rig: Rig
@@ -51,6 +52,7 @@ class Upload:
     turned_away: list[int] = field(default_factory=list)
     deferred: bool = False
     clients: Sequence[Client] = ()
+    pause: float = PAUSE
     journal: Journal = field(init=False)
     _proven: bool = False
 
@@ -67,14 +69,14 @@ class Upload:
         async with asyncio.timeout(deadline), self.watched():
             await self.send(len(self.data), chunk)
             while await self.ask() != len(self.data):  # noqa: ASYNC110 # a client has no event to wait for
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self.pause)
 
     async def send(self, end: int, chunk: int | None = None) -> None:
         """Send the file up to `end`, from wherever the gateway says."""
         offset: int | None = self.acknowledged
         while offset is None or offset < end:
             if offset is None:
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(self.pause)
                 offset = await self.ask()
             else:
                 offset = await self._patch(offset, min(end, offset + (chunk or end)))
@@ -148,7 +150,7 @@ class Upload:
     async def _watch(self) -> None:
         while True:
             await self.ask()
-            await asyncio.sleep(PAUSE)
+            await asyncio.sleep(self.pause)
 
 
 async def heard(ask: Callable[[], Awaitable[Answer]]) -> Answer:

@@ -10,7 +10,7 @@ asking a silent server to cancel, or to roll back, would only take as long again
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -106,6 +106,9 @@ CHANNEL: Final = "tusgate_writer"
 """Where a claim or an end announces `<upload id> <epoch>`; the statements have the same name in them."""
 CONNECT_TIMEOUT: Final = 4.0
 MIGRATION_TIMEOUT: Final = 3600.0
+WAITING_SHARE: Final = 0.5
+"""Of the time that a step may take: for so much it waits for a connection. A step that got one at the last moment would
+not end in time, and lose the connection for all that wait behind it: under too much load that feeds itself."""
 SERVERS_SHARE: Final = 0.75
 """Of the time that a step may take: after so much the server itself gives a statement up, so that one which merely
 waited for a lock does not cost its connection."""
@@ -724,11 +727,16 @@ class PostgresDatabase:
         deadline = asyncio.get_running_loop().time() + seconds
         waiting = True
         try:
-            connection = await pool.acquire(timeout=seconds)
+            connection = await pool.acquire(timeout=seconds * WAITING_SHARE)
             waiting = False
-            watchdog = asyncio.get_running_loop().call_at(deadline, connection.terminate)
+            watchdog = asyncio.get_running_loop().call_at(deadline, _cut, connection)
             try:
                 yield connection
+            except AttributeError as error:
+                if not connection.is_closed():
+                    raise
+                # asyncpg looks no second time whether it was terminated between two steps of one call.
+                raise asyncpg.InterfaceError("the connection was closed") from error
             finally:
                 try:
                     await pool.release(connection)
@@ -738,7 +746,9 @@ class PostgresDatabase:
             crowded = waiting and isinstance(error, TimeoutError)
             if means_reconnect(error) and not crowded:
                 await pool.expire_connections()
-            ours = translated(error)
+            ours = (
+                DatabaseUnavailable("no connection to the database was free in time") if crowded else translated(error)
+            )
             if ours is None:
                 raise
             if asyncio.get_running_loop().time() >= deadline:
@@ -772,6 +782,11 @@ class PostgresDatabase:
         }
         # A standby would show offsets of the past.
         return {**options, "target_session_attrs": "primary", "server_settings": settings}
+
+
+def _cut(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # on its way back to the pool: that has a time limit of its own
+        connection.terminate()
 
 
 async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> None:

@@ -21,7 +21,7 @@ import structlog
 import uvloop
 
 from tusgate.core.errors import SettingsError, Unavailable
-from tusgate.core.events import NO_OUTBOX, Outbox, RetryPlan, Subscription
+from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Scope
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
@@ -42,6 +42,7 @@ from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
 from tusgate.service.expirer import OwnClocks
+from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
@@ -56,10 +57,12 @@ from tusgate.service.writers import Writers
 from tusgate.settings.model import profile_at
 from tusgate.settings.sinks import FileDeclared, WebhookDeclared
 from tusgate.settings.tenants import load_tenancy
+from tusgate.sinks.document import document_of
 from tusgate.sinks.lines import LinesSink
 from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import add_api
+from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
 from tusgate.web.connections import connections_allowed
 from tusgate.web.last_words import watch_answers
@@ -67,7 +70,7 @@ from tusgate.web.page import add_page
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
     from datetime import timedelta
 
     from aiohttp.web import Application
@@ -273,8 +276,8 @@ def _uptime() -> float:
 
 async def _serve(settings: Settings, reuse_port: bool) -> None:
     async with AsyncExitStack() as stack:
-        relays: list[Relay] = []
-        outbox = _outbox(settings, relays)
+        wakes: list[Callable[[], None]] = []
+        outbox = _outbox(settings, wakes)
         database = await stack.enter_async_context(_opened_database(settings, outbox))
         tenancy = load_tenancy(settings)
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
@@ -285,8 +288,9 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         writers = Writers()
         completion = Completion(database, stores, holder, tenants)
         relay = Relay(database.deliveries, _lines(settings), holder, _relay_rules(settings))
-        relays.append(relay)
         stack.push_async_callback(relay.stop)
+        feed = Feed(database, database.events, FeedRules(most=settings.max_listeners), time.monotonic)
+        wakes += [relay.wake, feed.wake]
         stack.push_async_callback(completion.stop)
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
@@ -296,7 +300,9 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
-            add_api(app, config, Files(database, stores, uploads, settings.max_downloads), authority)
+            files = Files(database, stores, uploads, settings.max_downloads)
+            listened = EventsApi(feed, partial(document_of, source=settings.event_source))
+            add_api(app, config, files, authority, None if settings.event_stream == "off" else listened)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"))
@@ -320,6 +326,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         log.info(LogEvent.SERVER_STARTED, url=url, page=page, auth=",".join(settings.auth))
         await _until_told_to_stop()
         log.info(LogEvent.SERVER_DRAINING)
+        await feed.close()
         await _drain(server, writers, settings.drain_timeout)
     log.info(LogEvent.SERVER_STOPPED)
 
@@ -370,17 +377,18 @@ async def _opened_database(settings: Settings, outbox: Outbox | None = None) -> 
         await database.close()
 
 
-def _outbox(settings: Settings, relays: list[Relay]) -> Outbox:
-    """Return who is told of what happens. `relays` are woken: a database is made before the relay that reads it."""
-    if not settings.sinks:
+def _outbox(settings: Settings, wakes: Sequence[Callable[[], None]]) -> Outbox:
+    """Return who is told of what happens. `wakes` are called: a database is made before what reads it."""
+    if not settings.sinks and settings.event_stream == "off":
         return NO_OUTBOX
 
     def wake() -> None:
-        for relay in relays:
-            relay.wake()
+        for each in wakes:
+            each()
 
     wanted = tuple(Subscription(sink.name, frozenset(sink.events), frozenset(sink.tenants)) for sink in settings.sinks)
-    return Outbox(wanted, wake, settings.progress_interval)
+    streamed: dict[str, Collection[EventType]] = {"off": (), "on": USUAL_TYPES, "progress": tuple(EventType)}
+    return Outbox(wanted, wake, settings.progress_interval, frozenset(streamed[settings.event_stream]))
 
 
 def _lines(settings: Settings) -> list[Line]:
@@ -410,7 +418,11 @@ def _sink(settings: Settings, declared: AnySink) -> Sink:
 
 
 def _relay_rules(settings: Settings) -> RelayRules:
-    return RelayRules(retention=settings.event_retention, dead_retention=settings.dead_event_retention)
+    return RelayRules(
+        retention=settings.event_retention,
+        dead_retention=settings.dead_event_retention,
+        tidies_always=settings.event_stream != "off",
+    )
 
 
 async def _prepare(database: SurveyedDatabase, tenancy: Tenancy, tenants: Tenants, *, embedded: bool) -> None:

@@ -14,11 +14,12 @@ from tusgate.core.clockwatch import go_on
 from tusgate.core.model import Role
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
+    from datetime import datetime
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.clockwatch import Judge
-    from tusgate.core.events import Delivery, Event, Outcome, Search
+    from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -327,6 +328,32 @@ class Deliveries(Protocol):
         """Forget these; return how many. One that is being tried right now is left alone."""
 
 
+class Events(Protocol):
+    """Events that the steps of a database have written, for those who listen.
+
+    Every method raises DatabaseUnavailable as those of `Database` do. An owner of None stands for all of the tenant.
+    """
+
+    async def tail(self, tenants: Collection[str], seconds: float) -> list[EventId]:
+        """Return the events of these tenants that occurred in the last `seconds`, by the clock of the database.
+
+        Events become visible when their step is committed, so one may show up that occurred before others which have
+        been seen: by no more than a step may take.
+        """
+
+    async def fetch(self, event_ids: Sequence[EventId]) -> list[Event]:
+        """Return these events by their place; those that are not kept any more are left out."""
+
+    async def of_upload(self, scope: Scope, upload_id: UploadId, after: int, limit: int) -> list[Event]:
+        """Return the first `limit` events of an upload with a number above `after`; none for what is unknown."""
+
+    async def when_was(self, tenant: str, owner: str | None, event_id: EventId) -> datetime | None:
+        """Return when the event occurred; None when it is unknown, somebody else's, or not kept any more."""
+
+    async def page(self, tenant: str, owner: str | None, after: EventPlace | None, limit: int) -> list[Event]:
+        """Return the first `limit` events behind the place `after`, by their places."""
+
+
 class Sink(Protocol):
     """Somebody who is told of events: at least once of each."""
 
@@ -367,6 +394,10 @@ class TokenStore(Protocol):
 
 class SurveyedDatabase(Database, TokenStore, Protocol):
     """A database with what operators need beside the service: looks at everything, of all tenants."""
+
+    @property
+    def events(self) -> Events:
+        """Return the events that its steps have written, for those who listen."""
 
     @property
     def deliveries(self) -> Deliveries:

@@ -77,6 +77,7 @@ class LogEvent(StrEnum):
     EXPIRY_HELD = "expiry.held"
     GARBAGE_COLLECTED = "garbage.collected"
     GARBAGE_POSTPONED = "garbage.postponed"
+    EVENTS_UNSEEN = "events.unseen"
     DELIVERY_DONE = "delivery.done"
     DELIVERY_FAILED = "delivery.failed"
     DELIVERY_DEAD = "delivery.dead"

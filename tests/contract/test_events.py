@@ -15,6 +15,7 @@ import pytest
 from tests.contract.database_rig import (
     CELL,
     SQL_DATABASES,
+    STRANGERS,
     a_complete_upload,
     a_final,
     a_new_upload,
@@ -33,6 +34,7 @@ from tusgate.core.events import (
     Delivery,
     DeliveryState,
     EventId,
+    EventPlace,
     EventType,
     Outbox,
     Outcome,
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from tests.contract.database_rig import Rig, SqlRig
+    from tusgate.core.events import Event
     from tusgate.core.model import Part, Upload
     from tusgate.ports import Deliveries, SurveyedDatabase
 
@@ -754,9 +757,99 @@ class TestOperating:
         assert [each.event.type for each in await database.deliveries.claim(HOOK, "relay-1", 60.0, 9)] == [COMPLETED]
 
 
+class TestListening:
+    """What the port `Events` gives to those who listen."""
+
+    STREAMED = Outbox(streamed=frozenset(USUAL_TYPES))
+
+    @pytest.fixture
+    def streaming(self, rig: Rig) -> SurveyedDatabase:
+        return rig.telling(self.STREAMED)
+
+    async def test_events_are_written_without_a_sink_and_forgotten_in_time(
+        self, rig: Rig, streaming: SurveyedDatabase
+    ) -> None:
+        upload = await a_complete_upload(streaming)
+        assert await told(streaming) == []
+        found = await streaming.events.of_upload(upload.scope, upload.id, 0, 10)
+        assert [event.type for event in found] == [CREATED, COMPLETED]
+        assert found[1].upload == upload
+        assert await streaming.deliveries.purge(100.0, 1000.0, 10) == 0
+        await rig.pass_time(101.0)
+        assert await streaming.deliveries.purge(100.0, 1000.0, 10) == 2
+        assert await streaming.events.of_upload(upload.scope, upload.id, 0, 10) == []
+
+    async def test_types_that_nobody_follows_are_not_written(self, rig: Rig) -> None:
+        database = rig.telling(Outbox(streamed=frozenset({COMPLETED})))
+        upload = await a_complete_upload(database)
+        found = await database.events.of_upload(upload.scope, upload.id, 0, 10)
+        assert [event.type for event in found] == [COMPLETED]
+
+    async def test_events_of_an_upload_are_told_from_a_number_on_to_its_owner_only(
+        self, streaming: SurveyedDatabase
+    ) -> None:
+        upload = await a_complete_upload(streaming)
+        await a_complete_upload(streaming)
+        first, second = await streaming.events.of_upload(upload.scope, upload.id, 0, 10)
+        assert await streaming.events.of_upload(upload.scope, upload.id, first.number, 10) == [second]
+        assert await streaming.events.of_upload(upload.scope, upload.id, 0, 1) == [first]
+        for stranger in STRANGERS:
+            assert await streaming.events.of_upload(stranger, upload.id, 0, 10) == []
+            assert await streaming.events.when_was(stranger.tenant, stranger.owner, first.id) is None
+        assert await streaming.events.when_was("acme", "alice", first.id) == first.occurred_at
+        assert await streaming.events.when_was("acme", None, first.id) == first.occurred_at
+        assert await streaming.events.when_was("other", None, first.id) is None
+
+    async def test_the_tail_is_what_has_occurred_lately_in_these_tenants(
+        self, rig: Rig, streaming: SurveyedDatabase
+    ) -> None:
+        old = await streaming.create(a_new_upload())
+        await rig.pass_time(60.0)
+        mine = await streaming.create(a_new_upload())
+        other = await streaming.create(a_new_upload(scope=Scope("other", "alice")))
+        assert {each.upload_id for each in await streaming.events.tail(["acme"], 30.0)} == {mine.id}
+        assert {each.upload_id for each in await streaming.events.tail(["acme", "other"], 30.0)} == {mine.id, other.id}
+        found = await streaming.events.tail(["acme"], 90.0)
+        assert {each.upload_id for each in found} == {mine.id, old.id}
+        fetched = await streaming.events.fetch([*reversed(found), EventId(mine.id, 9)])
+        assert [event.upload.id for event in fetched] == [old.id, mine.id]
+        assert await streaming.events.tail([], 90.0) == []
+        assert await streaming.events.fetch([]) == []
+
+    async def test_pages_of_a_scope_and_of_a_tenant_make_the_whole(self, streaming: SurveyedDatabase) -> None:
+        for scope in (Scope("acme", "alice"), Scope("acme", "bob"), Scope("other", "alice")):
+            await a_complete_upload(streaming, scope=scope)
+            await a_complete_upload(streaming, scope=scope)
+        for owner, expected in (("alice", 4), (None, 8)):
+            whole = await streaming.events.page("acme", owner, None, 100)
+            assert len(whole) == expected
+            assert whole == sorted(whole, key=EventPlace.of)
+            pages: list[Event] = []
+            while page := await streaming.events.page("acme", owner, EventPlace.of(pages[-1]) if pages else None, 3):
+                pages += page
+            assert pages == whole
+        late = EventPlace((await streaming.events.page("acme", None, None, 100))[-1].occurred_at + timedelta(seconds=1))
+        assert await streaming.events.page("acme", None, late, 100) == []
+
+    async def test_times_rise_with_the_numbers_of_an_upload(self, rig: Rig) -> None:
+        """Also where steps wait for each other: a step did not occur before the one that it has waited for."""
+        clients = [rig.telling(self.STREAMED) for _ in range(3)]
+        uploads = [await a_sealed_upload(clients[0]) for _ in range(5)]
+        await asyncio.gather(
+            *[client.complete(upload, an_object(upload)) for upload in uploads for client in clients],
+            *[clients[0].terminate(upload.scope, upload.id) for upload in uploads],
+            return_exceptions=True,
+        )
+        for upload in uploads:
+            found = await clients[0].events.of_upload(upload.scope, upload.id, 0, 10)
+            times = [each.occurred_at for each in found]
+            assert times == sorted(times)
+            assert len(times) >= 2
+
+
 def test_an_id_is_read_as_it_is_written() -> None:
-    event_id = EventId(UploadId("a-b_c"), 12)
+    event_id = EventId(UploadId("a-b_c" * 5), 12)
     assert EventId.parse(str(event_id)) == event_id
-    for text in ("", "-", "a-", "-1", "a-b", "a-1x", "a"):
+    for text in ("", "-", "a-", "-1", "a-b", "a-1x", "a", "a-1", f"{event_id}0123456789", f"é{event_id}"):
         with pytest.raises(ValueError, match="no id"):
             EventId.parse(text)

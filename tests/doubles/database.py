@@ -20,14 +20,24 @@ from tusgate.core.errors import (
     UploadGone,
     UploadNotFound,
 )
-from tusgate.core.events import NO_OUTBOX, Delivery, DeliveryState, Event, EventId, EventType, deletion_of
+from tusgate.core.events import (
+    NO_OUTBOX,
+    Delivery,
+    DeliveryState,
+    Event,
+    EventId,
+    EventPlace,
+    EventType,
+    Watch,
+    deletion_of,
+)
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
 from tusgate.core.model import Garbage, Misplaced, Role, State, StoreName, Upload
 from tusgate.core.quota import Quota, Usage, passed_by, refusal_of, usage_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
     from tusgate.core.clockwatch import Judge
@@ -116,6 +126,7 @@ class _Tables:
     spent: dict[tuple[Scope, str], UploadId] = field(default_factory=dict)
     deliveries: dict[tuple[EventId, str], _Sent] = field(default_factory=dict)
     disabled_sinks: dict[str, str] = field(default_factory=dict)
+    events: dict[EventId, Event] = field(default_factory=dict)
     next_waste: int = 1
     quotas: dict[str, Quota] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
@@ -132,6 +143,7 @@ class MemoryDatabase:
         self._outbox = outbox
         self._closed = False
         self.deliveries = MemoryDeliveries(clock, self._tables)
+        self.events = MemoryEvents(clock, self._tables)
 
     def another(self, outbox: Outbox | None = None) -> MemoryDatabase:
         """Return one more client of the same database."""
@@ -704,11 +716,12 @@ class MemoryDatabase:
     def _tell(self, event_type: EventType, row: _Row) -> bool:
         """Write an event if anybody wants it; return whether."""
         sinks = self._outbox.sinks_for(event_type, row.upload.scope.tenant)
-        if not sinks or row.upload.role is Role.GROUP:
+        if sinks is None or row.upload.role is Role.GROUP:
             return False
         row.event_number += 1
         event = Event(number=row.event_number, type=event_type, upload=row.upload, occurred_at=self._now())
         sent = [_Sent(event, sink, self._clock()) for sink in sinks]
+        self._tables.events[event.id] = event
         self._tables.deliveries.update((each.key, each) for each in sent)
         self._outbox.written()
         return True
@@ -763,6 +776,40 @@ def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:
         and (wanted.name_contains is None or folded(wanted.name_contains) in name)
         and (not kind or (media_type.startswith(kind) if kind.endswith("/") else media_type == kind))
     )
+
+
+class MemoryEvents:
+    """The events of a `MemoryDatabase`, for those who listen."""
+
+    def __init__(self, clock: Callable[[], float], tables: _Tables) -> None:
+        self._clock = clock
+        self._tables = tables
+
+    def _sorted(self, tenant: str, owner: str | None) -> list[Event]:
+        watch = Watch(tenant, owner)
+        return sorted((each for each in self._tables.events.values() if watch.covers(each)), key=EventPlace.of)
+
+    async def tail(self, tenants: Collection[str], seconds: float) -> list[EventId]:
+        since = self._clock() - seconds
+        events = [event for tenant in set(tenants) for event in self._sorted(tenant, None)]
+        return [event.id for event in events if event.occurred_at.timestamp() >= since]
+
+    async def fetch(self, event_ids: Sequence[EventId]) -> list[Event]:
+        return sorted(
+            (self._tables.events[each] for each in event_ids if each in self._tables.events), key=EventPlace.of
+        )
+
+    async def of_upload(self, scope: Scope, upload_id: UploadId, after: int, limit: int) -> list[Event]:
+        events = self._sorted(scope.tenant, scope.owner)
+        return [each for each in events if each.upload.id == upload_id and each.number > after][:limit]
+
+    async def when_was(self, tenant: str, owner: str | None, event_id: EventId) -> datetime | None:
+        event = self._tables.events.get(event_id)
+        return event.occurred_at if event is not None and Watch(tenant, owner).covers(event) else None
+
+    async def page(self, tenant: str, owner: str | None, after: EventPlace | None, limit: int) -> list[Event]:
+        events = self._sorted(tenant, owner)
+        return [each for each in events if after is None or EventPlace.of(each) > after][:limit]
 
 
 class MemoryDeliveries:
@@ -827,18 +874,19 @@ class MemoryDeliveries:
                 sent.error = disabled.get(sent.sink, "no gateway has this sink in its settings")
 
     async def purge(self, retention: float, dead_retention: float, limit: int) -> int:
-        by_event: dict[EventId, list[_Sent]] = {}
+        by_event: dict[EventId, list[_Sent]] = {event_id: [] for event_id in self._tables.events}
         for sent in self._tables.deliveries.values():
             by_event.setdefault(sent.event.id, []).append(sent)
         now = self._clock()
         old = [
-            each
-            for each in by_event.values()
-            if each[0].event.occurred_at.timestamp() <= now - retention
+            event_id
+            for event_id, each in by_event.items()
+            if self._tables.events[event_id].occurred_at.timestamp() <= now - retention
             and all(_is_settled(sent, now - retention, now - dead_retention) for sent in each)
         ]
-        for each in old[:limit]:
-            for sent in each:
+        for event_id in old[:limit]:
+            del self._tables.events[event_id]
+            for sent in by_event[event_id]:
                 del self._tables.deliveries[sent.key]
         return len(old[:limit])
 

@@ -237,6 +237,60 @@ async def test_files_of_a_principal_and_finals_of_partials_are_told_from_their_c
     assert {(each["tenant"], each["data"]["upload"]["owner"]) for each in told} == {("acme", "scanner")}
 
 
+@pytest.mark.servers
+async def test_a_listener_hears_of_what_other_gateways_do_and_goes_on_at_another_when_its_own_is_killed(
+    start_gateway: Start, tmp_path: Path, database_url: str
+) -> None:
+    """CR-01: `Last-Event-ID` is good at any replica. Nothing but the streams wants the events."""
+    settings = {
+        "TUSGATE_DATABASE_URL": database_url,
+        "TUSGATE_DATA_DIR": str(tmp_path / "shared"),
+        "TUSGATE_EVENT_STREAM": "on",
+    }
+    here, there = [start_gateway(settings) for _ in range(2)]
+    seen = ""
+    types: list[str] = []
+
+    async def listen(gateway: Gateway, count: int) -> None:
+        nonlocal seen
+        known = {"Last-Event-ID": seen} if seen else {}
+        url = f"{gateway.url}/api/v1/events"
+        async with aiohttp.ClientSession() as session, session.get(url, headers=known) as answer:
+            assert answer.status == 200
+            listening.set()
+            while len(types) < count:
+                line = (await answer.content.readline()).decode().rstrip()
+                seen = line.removeprefix("id: ") if line.startswith("id: ") else seen
+                types.extend([line.removeprefix("event: ")] if line.startswith("event: ") else [])
+            if gateway is here:
+                gateway.kill()
+
+    async with asyncio.timeout(DEADLINE):
+        listening = asyncio.Event()
+        listener = asyncio.create_task(listen(here, 2))
+        await listening.wait()
+        assert await send(there) == 201
+        await listener
+        assert types == ["upload.created", "upload.completed"]
+        assert await send(there) == 201
+        await listen(there, 5)  # the first event, too: it is not known here that it was taken
+    assert sorted(types[2:]) == ["upload.completed", "upload.created", "upload.created"]
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_is_told_to_stop_sends_listeners_away(start_gateway: Start) -> None:
+    gateway = start_gateway({"TUSGATE_EVENT_STREAM": "on"})
+    async with (
+        aiohttp.ClientSession() as session,
+        session.get(f"{gateway.url}/api/v1/events") as answer,
+        asyncio.timeout(DEADLINE),
+    ):
+        assert await answer.content.readline() == b"retry: 2000\n"
+        gateway.terminate()
+        assert await answer.content.read() == b"\n"
+    assert await asyncio.to_thread(gateway.exit_code) == 0
+
+
 def last(path: str) -> str:
     return path.rpartition("/")[2]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tests.wire.client import Answer
     from tusgate.core.access import ApiToken, Permission
     from tusgate.ports import SurveyedDatabase
+    from tusgate.service.feed import FeedRules
     from tusgate.web.config import WebConfig
 
 BACKEND_KEY = "the key that the backend shares with us"
@@ -96,7 +97,9 @@ class Guarded:
 
 
 @asynccontextmanager
-async def guarded(home: Path, config: WebConfig | None = None, max_size: int | None = None) -> AsyncIterator[Guarded]:
+async def guarded(
+    home: Path, config: WebConfig | None = None, max_size: int | None = None, listening: FeedRules | None = None
+) -> AsyncIterator[Guarded]:
     """Serve with static tokens, upload tokens, JWTs and a proxy that names users, until the block ends."""
     now = Clock(time.time())
     pinned = IssuerConfig(
@@ -112,5 +115,5 @@ async def guarded(home: Path, config: WebConfig | None = None, max_size: int | N
         )
         return CombinedAuthority(verifiers, takes_bearers=True, open_to_all=False)
 
-    async with running(home, config, max_size, identity) as rig:
+    async with running(home, config, max_size, identity, listening=listening) as rig:
         yield Guarded(rig, now)

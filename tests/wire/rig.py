@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tests.wire.client import Client
+from tusgate.core.events import EventType, Outbox
 from tusgate.core.model import Scope, Upload, UploadId
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
 from tusgate.ports import ObjectStore
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
+from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.ledger import Expiry
@@ -22,7 +26,9 @@ from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
+from tusgate.sinks.document import document_of
 from tusgate.web.api import add_api
+from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
 from tusgate.web.server import WebServer, listen, make_app
 
@@ -61,6 +67,7 @@ class Rig:
     server: WebServer
     clock: Clock
     files: Files
+    feed: Feed
 
     async def row(self, path: str, scope: Scope = Scope()) -> Upload:  # noqa: B008 # a frozen value
         """Return the committed upload behind an upload path."""
@@ -121,6 +128,7 @@ async def running(
     store: SurveyedStore | None = None,
     most_downloads: int = 20,
     finish_wait: float = 25.0,
+    listening: FeedRules | None = None,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -134,10 +142,21 @@ async def running(
         store: instead of a directory.
         most_downloads: at once.
         finish_wait: seconds that requests wait for an upload to be finished.
+        listening: how events may be followed; without it there are none.
     """
     clock = Clock()
-    database = SqliteDatabase(home / "tusgate.db", clock)
+    feeds: list[Feed] = []
+    streamed = frozenset(EventType) if listening else frozenset()
+
+    def wake() -> None:
+        for each in feeds:
+            each.wake()
+
+    outbox = Outbox(written=wake, progress_every=0.0, streamed=streamed)
+    database = SqliteDatabase(home / "tusgate.db", clock, outbox)
     await database.migrate()
+    feed = Feed(database, database.events, listening or FeedRules(), time.monotonic)
+    feeds.append(feed)
     store = store or DirectoryStore(home / "objects")
     budget = Budget(64 * MIB)
     warm = WarmCells(budget, 0.0)
@@ -163,12 +182,14 @@ async def running(
     )
     app = make_app(config, uploads, authority)
     files = Files(database, stores, uploads, most_downloads)
-    add_api(app, config, files, authority)
+    events = EventsApi(feed, partial(document_of, source="/files"))
+    add_api(app, config, files, authority, events if listening else None)
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:
-        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files)
+        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed)
     finally:
+        await feed.close()
         await server.stop_accepting()
         await writers.drain()
         await server.close()

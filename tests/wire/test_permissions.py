@@ -22,15 +22,18 @@ ALLOWED = {
         *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
         (Route.FILE, "PATCH"),
     },
-    Permission.APPEND: {(Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")},
+    Permission.APPEND: {
+        *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")),
+        (Route.UPLOAD_EVENTS, "GET"),
+    },
     Permission.READ: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET")),
-        *((Route.FILE, "GET"), (Route.CONTENT, "GET")),
+        *((Route.FILE, "GET"), (Route.CONTENT, "GET"), (Route.UPLOAD_EVENTS, "GET")),
     },
-    Permission.LIST: {(Route.FILES, "GET"), (Route.USAGE, "GET")},
+    Permission.LIST: {(Route.FILES, "GET"), (Route.USAGE, "GET"), (Route.EVENTS, "GET")},
     Permission.DELETE: {(Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")},
     Permission.SHARE: set(),
-    Permission.ADMIN: set(),
+    Permission.ADMIN: {(Route.TENANT_EVENTS, "GET")},
 }
 """What each permission is for, written down a second time on purpose."""
 OFFERED = set.union(*ALLOWED.values())

@@ -59,6 +59,12 @@ class Route(StrEnum):
     """What the API says of one file."""
     CONTENT = "content"
     """The bytes of a file."""
+    EVENTS = "events"
+    """What happens to one's own uploads."""
+    TENANT_EVENTS = "tenant/events"
+    """What happens to all uploads of the tenant."""
+    UPLOAD_EVENTS = "upload/events"
+    """What happens to one upload."""
     USAGE = "usage"
     """What the tenant has, and may have."""
 
@@ -79,6 +85,9 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.FILE, "DELETE"): frozenset({Permission.DELETE}),
     (Route.CONTENT, "GET"): frozenset({Permission.READ}),
     (Route.USAGE, "GET"): frozenset({Permission.LIST}),
+    (Route.EVENTS, "GET"): frozenset({Permission.LIST}),
+    (Route.TENANT_EVENTS, "GET"): frozenset({Permission.ADMIN}),  # of all owners
+    (Route.UPLOAD_EVENTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),  # as HEAD of the upload
 }
 """Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
 of the API is a GET."""

@@ -48,6 +48,7 @@ TusgateError
 │   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
 │   │   └── ObjectLost        the store has no object where one should be, or another one
 │   ├── TooManyDownloads      this process hands out as many files at once as it may
+│   ├── TooManyListeners      as many follow the events of this process as may at once
 │   ├── Overloaded            this process serves as many connections as it may
 │   └── Throttled             requests about known uploads faster than the tenant may
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
@@ -384,6 +385,12 @@ class TooManyDownloads(Unavailable):
     """This server hands out as many files at once as it may; try again."""
 
     code = "too_many_downloads"
+
+
+class TooManyListeners(Unavailable):
+    """As many clients follow the events of this server as may at once; try again."""
+
+    code = "too_many_listeners"
 
 
 class Overloaded(Unavailable):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.model import Role, State, UploadId
+from tusgate.core.model import UPLOAD_ID, Role, State, UploadId
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +40,8 @@ class EventType(StrEnum):
     DELETED = "file.deleted"
 
 
+LONGEST_NUMBER: Final = 9
+"""Digits of the number of an event: databases keep 32 bits."""
 USUAL_TYPES: Final = tuple(each for each in EventType if each is not EventType.PROGRESS)
 """What a sink gets that names no types."""
 
@@ -62,7 +64,8 @@ class EventId:
     def parse(cls, text: str) -> EventId:
         """Return the id that was written so. Raises ValueError."""
         upload_id, dash, number = text.rpartition("-")
-        if not (dash and upload_id and number.isascii() and number.isdecimal()):
+        is_number = number.isascii() and number.isdecimal() and len(number) <= LONGEST_NUMBER
+        if not (dash and is_number and UPLOAD_ID.fullmatch(upload_id)):
             msg = f"{text} is no id of an event"
             raise ValueError(msg)
         return cls(UploadId(upload_id), int(number))
@@ -86,6 +89,44 @@ class Event:
     def id(self) -> EventId:
         """Return what names it."""
         return EventId(self.upload.id, self.number)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EventPlace:
+    """Where an event stands among all others: by its time, those of one upload in their order."""
+
+    occurred_at: datetime
+    upload_id: str = ""
+    number: int = 0
+
+    @classmethod
+    def of(cls, event: Event) -> EventPlace:
+        """Return the place of `event`."""
+        return cls(event.occurred_at, event.upload.id, event.number)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Which events somebody listens to.
+
+    Attributes:
+        tenant: theirs only.
+        owner: of the uploads; None: of any.
+        upload_id: of this upload only; None: of all.
+    """
+
+    tenant: str
+    owner: str | None = None
+    upload_id: UploadId | None = None
+
+    def covers(self, event: Event) -> bool:
+        """Return whether `event` is one of them."""
+        scope = event.upload.scope
+        return (
+            scope.tenant == self.tenant
+            and self.owner in {None, scope.owner}
+            and self.upload_id in {None, event.upload.id}
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,26 +155,31 @@ class Outbox:
     Attributes:
         written: called after a commit that may have written events; must return at once.
         progress_every: seconds between two PROGRESS events of an upload.
+        streamed: types that are written whether or not a sink wants them, for those who listen.
     """
 
     subscriptions: tuple[Subscription, ...] = ()
     written: Callable[[], None] = _nobody
     progress_every: float = 5.0
+    streamed: frozenset[EventType] = frozenset()
 
-    def sinks_for(self, event_type: EventType, tenant: str) -> list[str]:
-        """Return the sinks that want an event of this type and tenant."""
-        return [
+    def sinks_for(self, event_type: EventType, tenant: str) -> list[str] | None:
+        """Return the sinks that want an event of this type and tenant; None when nobody does, and it is not written."""
+        found = [
             each.sink
             for each in self.subscriptions
             if event_type in each.types and (not each.tenants or tenant in each.tenants)
         ]
+        return found if found or event_type in self.streamed else None
 
     def tell(self, event_type: EventType, tenant: str) -> None:
         """Say that such an event was committed, if anybody wants it."""
-        if self.sinks_for(event_type, tenant):
+        if self.sinks_for(event_type, tenant) is not None:
             self.written()
 
 
+LAST_TYPES: Final = frozenset({EventType.EXPIRED, EventType.TERMINATED, EventType.DELETED})
+"""After one of these an upload has no more events."""
 NO_OUTBOX: Final = Outbox()
 """Nobody is told anything."""
 

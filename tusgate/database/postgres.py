@@ -37,6 +37,7 @@ from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.postgres_deliveries import PostgresDeliveries
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
+from tusgate.database.postgres_events import PostgresEvents
 from tusgate.database.rows import (
     cell_start_of,
     check_endable,
@@ -136,6 +137,7 @@ class PostgresDatabase:
 
     Attributes:
         deliveries: of the events that were written.
+        events: for those who listen.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class PostgresDatabase:
         outbox: Outbox = NO_OUTBOX,
     ) -> None:
         self.deliveries = PostgresDeliveries(self._statement)
+        self.events = PostgresEvents(self._statement)
         self._outbox = outbox
         self._dsn = dsn
         self._pool_size = pool_size
@@ -652,7 +655,7 @@ class PostgresDatabase:
     ) -> None:
         """Write the same event about these uploads, in the transaction that runs."""
         sinks = self._outbox.sinks_for(event_type, scope.tenant)
-        if sinks and upload_ids:
+        if sinks is not None and upload_ids:
             await _queries.tell(
                 connection, tenant=scope.tenant, owner=scope.owner, ids=list(upload_ids), type=event_type, sinks=sinks
             )

@@ -5,7 +5,8 @@
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
 -- jobs, and those about tokens, work across tenants; their names begin with system_.
 --
--- :sinks are those that want the event that a statement is; without any, none is written.
+-- :sinks are those that want the event that a statement is; it is written unless they are NULL.
+-- An event occurs when its row is written, not when its transaction began: that may have waited for the one before.
 
 -- name: create_upload^
 WITH created AS (
@@ -28,9 +29,9 @@ WITH created AS (
     SELECT created.id, created.tenant, created.owner, intent.object_key, intent.multipart, created.epoch
     FROM created, unnest(:intent_keys::text[], :intent_multiparts::boolean[]) AS intent (object_key, multipart)
 ), told AS (
-    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
-    SELECT id, event_number, tenant, owner, 'upload.created', to_json(created) FROM created
-    WHERE cardinality(:sinks::text[]) > 0
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
+    SELECT id, event_number, tenant, owner, 'upload.created', to_json(created), clock_timestamp() FROM created
+    WHERE :sinks::text[] IS NOT NULL
     RETURNING *
 ), deliveries_of_it AS (
     INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
@@ -141,7 +142,7 @@ WITH moved AS (
         (event_number, progress_told_at) = (
             SELECT CASE WHEN is_due THEN event_number + 1 ELSE event_number END,
                 CASE WHEN is_due THEN now() ELSE progress_told_at END
-            FROM (SELECT cardinality(:sinks::text[]) > 0 AND (
+            FROM (SELECT :sinks::text[] IS NOT NULL AND (
                 progress_told_at IS NULL OR progress_told_at <= now() - make_interval(secs => :progress_every)
             )) AS progress (is_due)
         )
@@ -176,9 +177,9 @@ WITH moved AS (
         AND garbage.intent_epoch = :epoch AND NOT garbage.multipart
         AND garbage.object_key = ANY(:piece_keys::text[])
 ), told AS (
-    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
-    SELECT id, event_number, tenant, owner, 'upload.progress', to_json(moved) FROM moved
-    WHERE cardinality(:sinks::text[]) > 0 AND progress_told_at = now()
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
+    SELECT id, event_number, tenant, owner, 'upload.progress', to_json(moved), clock_timestamp() FROM moved
+    WHERE :sinks::text[] IS NOT NULL AND progress_told_at = now()
     RETURNING *
 ), deliveries_of_it AS (
     INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
@@ -220,9 +221,9 @@ WITH finished AS (
     WHERE garbage.upload_id = finished.id AND garbage.tenant = :tenant AND garbage.owner = :owner
         AND garbage.intent_epoch IS NOT NULL AND NOT garbage.multipart AND garbage.object_key = :object_key
 ), told AS (
-    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
-    SELECT id, event_number, tenant, owner, 'upload.completed', to_json(finished) FROM finished
-    WHERE cardinality(:sinks::text[]) > 0 AND (role IS NULL OR role = 'final')
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
+    SELECT id, event_number, tenant, owner, 'upload.completed', to_json(finished), clock_timestamp() FROM finished
+    WHERE :sinks::text[] IS NOT NULL AND (role IS NULL OR role = 'final')
     RETURNING *
 ), deliveries_of_it AS (
     INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
@@ -298,8 +299,8 @@ WITH named AS (
     WHERE id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner AND role IS DISTINCT FROM 'group'
     RETURNING *
 ), told AS (
-    INSERT INTO events (upload_id, number, tenant, owner, type, upload)
-    SELECT id, event_number, tenant, owner, :type, to_json(named) FROM named
+    INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
+    SELECT id, event_number, tenant, owner, :type, to_json(named), clock_timestamp() FROM named
     RETURNING *
 )
 INSERT INTO deliveries (upload_id, number, sink, tenant, owner)

@@ -13,11 +13,23 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.clockwatch import ClockReading
 from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
-from tusgate.core.events import Delivery, DeliveryState, Event, EventType
+from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
 from tusgate.core.listing import folded
-from tusgate.core.model import CreatedVia, Garbage, Misplaced, Part, Piece, Role, Scope, State, StoreName, Upload
+from tusgate.core.model import (
+    CreatedVia,
+    Garbage,
+    Misplaced,
+    Part,
+    Piece,
+    Role,
+    Scope,
+    State,
+    StoreName,
+    Upload,
+    UploadId,
+)
 from tusgate.core.quota import Usage
 
 if TYPE_CHECKING:
@@ -25,9 +37,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
-    from tusgate.core.events import Outcome, Search
+    from tusgate.core.events import EventPlace, Outcome, Search
     from tusgate.core.listing import FileFilter
-    from tusgate.core.model import Intent, NewUpload, Step, StoredObject, UploadId
+    from tusgate.core.model import Intent, NewUpload, Step, StoredObject
     from tusgate.core.quota import Quota
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,8 +73,8 @@ def upload_from(row: Row) -> Upload:
         etag=row["etag"],
         crc64=_crc_from(row["crc64"]),
         reason=row["reason"],
-        created_at=_moment(row["created_at"]),
-        updated_at=_moment(row["updated_at"]),
+        created_at=moment_from(row["created_at"]),
+        updated_at=moment_from(row["updated_at"]),
         completed_at=_optional_moment(row["completed_at"]),
         expires_at=_optional_moment(row["expires_at"]),
         role=None if row["role"] is None else Role(row["role"]),
@@ -111,7 +123,7 @@ def store_name_from(row: Row) -> StoreName:
 def reading_from(row: Row) -> ClockReading:
     """Return what a row of the statement system_clock says."""
     return ClockReading(
-        now=_moment(row["now"]),
+        now=moment_from(row["now"]),
         last_run=_optional_moment(row["last_run"]),
         waits_until=_optional_moment(row["waits_until"]),
         held=row["held_reason"],
@@ -131,25 +143,48 @@ class _Snapshot(dict[str, Any]):
         return None
 
 
-def delivery_from(row: Row) -> Delivery:
-    """Return the delivery that a row of the table deliveries holds, with columns of its event."""
+def event_from(row: Row) -> Event:
+    """Return the event that a row of the table events holds."""
     snapshot = _Snapshot(json.loads(row["upload"]))
     for column in ("metadata", "crc64"):
         snapshot[column] = _bytes_from_json(snapshot[column])
     for column in ("created_at", "updated_at", "completed_at", "expires_at"):
         snapshot[column] = _moment_from_json(snapshot[column])
-    event = Event(
+    return Event(
         number=row["number"],
         type=EventType(row["type"]),
         upload=upload_from(snapshot),
-        occurred_at=_moment(row["occurred_at"]),
+        occurred_at=moment_from(row["occurred_at"]),
     )
+
+
+def event_id_from(row: Row) -> EventId:
+    """Return what names the event of a row."""
+    return EventId(UploadId(row["upload_id"]), row["number"])
+
+
+def event_key_rows(event_ids: Sequence[EventId]) -> list[dict[str, object]]:
+    """Return what names each event."""
+    return [{"upload_id": each.upload_id, "number": each.number} for each in event_ids]
+
+
+def place_of(place: EventPlace | None) -> dict[str, object]:
+    """Return the parameters of a page that begins behind `place`."""
+    return {
+        "time": place and place.occurred_at,
+        "upload_id": "" if place is None else place.upload_id,
+        "number": 0 if place is None else place.number,
+    }
+
+
+def delivery_from(row: Row) -> Delivery:
+    """Return the delivery that a row of the table deliveries holds, with columns of its event."""
     return Delivery(
-        event=event,
+        event=event_from(row),
         sink=row["sink"],
         state=DeliveryState(row["state"]),
         tries=row["tries"],
-        due_at=_moment(row["due_at"]),
+        due_at=moment_from(row["due_at"]),
         error=row["error"],
         settled_at=_optional_moment(row["settled_at"]),
     )
@@ -229,7 +264,7 @@ def token_from(row: Row) -> ApiToken:
         scope=Scope(row["tenant"], row["owner"]),
         permissions=parse_permissions(row["permissions"].split()),
         label=row["label"],
-        created_at=_moment(row["created_at"]),
+        created_at=moment_from(row["created_at"]),
         expires_at=_optional_moment(row["expires_at"]),
         last_used_at=_optional_moment(row["last_used_at"]),
         revoked_at=_optional_moment(row["revoked_at"]),
@@ -520,7 +555,7 @@ def _moment_from_json(value: str | int | None) -> datetime | int | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-def _moment(value: datetime | int) -> datetime:
+def moment_from(value: datetime | int) -> datetime:
     """Return a timestamptz as it is, integer milliseconds since 1970 (SQLite) as a datetime."""
     return value if isinstance(value, datetime) else _EPOCH + timedelta(milliseconds=value)
 
@@ -531,4 +566,4 @@ def milliseconds_from(moment: datetime) -> int:
 
 
 def _optional_moment(value: datetime | int | None) -> datetime | None:
-    return None if value is None else _moment(value)
+    return None if value is None else moment_from(value)

@@ -63,6 +63,7 @@ from tusgate.database.rows import (
     usage_from,
 )
 from tusgate.database.sqlite_deliveries import SqliteDeliveries
+from tusgate.database.sqlite_events import SqliteEvents
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ class SqliteDatabase:
 
     Attributes:
         deliveries: of the events that were written.
+        events: for those who listen.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class SqliteDatabase:
         self._writer = WritingThread(Path(path), clock, outbox)
         self._reader = ReadingThread(Path(path), clock)
         self.deliveries = SqliteDeliveries(self._reader, self._writer)
+        self.events = SqliteEvents(self._reader)
 
     async def migrate(self) -> list[str]:
         """See `ports.Database.migrate`. The transaction of the writer is the lock."""

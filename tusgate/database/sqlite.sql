@@ -2,7 +2,7 @@
 -- writers are one after the other, so nothing changes between the statements of a step.
 -- Functions registered on each connection: now_ms() is the clock in integer milliseconds since 1970, ms(seconds) the
 -- same unit for a duration, earliest(a, b) the smaller of two times of which each may be NULL; sinks_for(type, tenant)
--- is a JSON array of those that want such an event, NULL when nobody does.
+-- is a JSON array of those that want such an event, NULL when it is not to be written.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
 -- jobs, and those about tokens, work across tenants; their names begin with system_.

@@ -117,7 +117,7 @@ class ReadingThread:
 
     def _sinks_for(self, event_type: str, tenant: str) -> str | None:
         sinks = self._outbox.sinks_for(EventType(event_type), tenant)
-        return json.dumps(sinks) if sinks else None
+        return None if sinks is None else json.dumps(sinks)
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -57,6 +57,7 @@ class RelayRules:
         tidy_every: seconds between two rounds of forgetting.
         retention, dead_retention: seconds for which events are kept, and dead deliveries.
         farewell: seconds that tries get to end when the relay stops.
+        tidies_always: whether events are written without sinks, too.
     """
 
     at_once: int = 64
@@ -67,6 +68,7 @@ class RelayRules:
     retention: float = 7 * 86_400.0
     dead_retention: float = 30 * 86_400.0
     farewell: float = 5.0
+    tidies_always: bool = False
 
 
 class Relay:
@@ -86,8 +88,8 @@ class Relay:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin to deliver until `stop`; nothing runs without sinks."""
-        if self._lanes:
+        """Begin to deliver until `stop`, and to forget; nothing runs when nobody is told anything."""
+        if self._lanes or self._rules.tidies_always:
             runs = [*(lane.run() for lane in self._lanes), self._tidy_for_ever()]
             self._tasks = [asyncio.create_task(run) for run in runs]
 

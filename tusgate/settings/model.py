@@ -281,7 +281,13 @@ class Settings(BaseSettings):
         30 * 86_400.0, "Events that could not be delivered are kept for this long after they were given up.", gt=0
     )
     progress_interval: Duration = _event(
-        5.0, "Least time between two upload.progress events of an upload, for sinks that ask for them.", ge=0
+        5.0, "Least time between two upload.progress events of an upload, for those who ask for them.", ge=0
+    )
+    event_stream: Literal["off", "on", "progress"] = _event(
+        "off", "Whether clients of the API may follow events as they happen; progress: upload.progress, too."
+    )
+    max_listeners: Count = _event(
+        1000, "Clients that follow events of one process at once, others are answered 503.", ge=1, le=10_000
     )
 
     workers: Count = _run(1, "Processes that share the port; BUDGET is for each.", ge=1, le=256)

@@ -21,6 +21,7 @@ ALLOW_METHODS: Final = "POST, PUT, HEAD, PATCH, DELETE, OPTIONS, GET"
 ALLOW_HEADERS: Final = (
     "Authorization",
     "Content-Type",
+    "Last-Event-ID",
     "Tus-Resumable",
     "Upload-Length",
     "Upload-Offset",

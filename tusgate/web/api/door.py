@@ -16,6 +16,7 @@ from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from tusgate.core import errors
+from tusgate.core.access import Principal
 from tusgate.core.model import UPLOAD_ID, Scope, UploadId
 from tusgate.web.body import BodyWatch, RequestBody, leave_expect_to_the_body
 from tusgate.web.connections import refuse_surplus
@@ -23,6 +24,7 @@ from tusgate.web.cors import Cors, is_preflight
 from tusgate.web.errors import REPLY_HEADERS, problem_of
 from tusgate.web.headers import refuse_oversize
 from tusgate.web.location import PublicAddress
+from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import problem_json
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class ApiCall:
     Attributes:
         file_id: from the path; empty where the path has none.
         query, body: of the models that the operation names.
+        until: seconds since 1970 at which the credentials end.
     """
 
     request: web.Request
@@ -55,6 +58,7 @@ class ApiCall:
     file_id: UploadId
     query: Any = None
     body: Any = None
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +71,7 @@ class Operation:
         summary: one line.
         description: more of it, in Markdown.
         query, body, result: models of what comes and goes; None: nothing.
+        produces: media type of a success without a `result`.
         status: of a success.
         problems: statuses of failures beside those that every operation may have.
         route: what `core.access` calls the path; None: anybody may ask.
@@ -81,6 +86,7 @@ class Operation:
     query: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
     result: type[BaseModel] | None = None
+    produces: str = OCTETS
     status: int = 200
     problems: tuple[int, ...] = ()
     route: Route | None = None
@@ -125,15 +131,15 @@ class Door:
             operation = operations.get("GET" if request.method == "HEAD" else request.method)
             if operation is None:
                 raise errors.UnsupportedMethod(request.method, allowed)
-            scope = await self._scope(request, operation)
-            return await operation.answer(await self._call(request, operation, scope, file_id))
+            who = await self._principal(request, operation)
+            return await operation.answer(await self._call(request, operation, who, file_id))
         except errors.TusgateError as error:
             return problem_answer(error, with_body=request.method != "HEAD")
 
-    async def _scope(self, request: web.Request, operation: Operation) -> Scope:
+    async def _principal(self, request: web.Request, operation: Operation) -> Principal:
         if operation.route is None:
-            return Scope()
-        return (await self._gate.admit_to(request, operation.route, operation.method)).scope
+            return Principal()
+        return await self._gate.admit_to(request, operation.route, operation.method)
 
     def _find(self, tail: str) -> tuple[dict[str, Operation], UploadId]:
         """Return the operations on a path, and the id in it. Raises UploadNotFound."""
@@ -152,11 +158,11 @@ class Door:
         headers = self._cors.preflight_headers() if is_preflight(request) else {"Allow": ", ".join(allowed)}
         return web.Response(status=204, headers=headers)
 
-    async def _call(self, request: web.Request, operation: Operation, scope: Scope, file_id: UploadId) -> ApiCall:
+    async def _call(self, request: web.Request, operation: Operation, who: Principal, file_id: UploadId) -> ApiCall:
         refuse_oversize(request.headers)
         query = None if operation.query is None else _query_of(request, operation.query)
         body = None if operation.body is None else await self._body_of(request, operation.body)
-        return ApiCall(request, scope, file_id, query, body)
+        return ApiCall(request, who.scope, file_id, query, body, who.until)
 
     async def _body_of(self, request: web.Request, model: type[Model]) -> Model:
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()

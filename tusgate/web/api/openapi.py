@@ -19,7 +19,6 @@ from pydantic.json_schema import models_json_schema
 import tusgate
 from tusgate.web.api.door import ROOT, Operation, dump
 from tusgate.web.api.models import ProblemDetails
-from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import MEDIA_TYPE
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def _success(operation: Operation) -> dict[str, Any]:
     if operation.result is not None:
         answer["content"] = _json_of(operation.result)
     elif operation.status != _NO_CONTENT:
-        answer["content"] = {OCTETS: {}}
+        answer["content"] = {operation.produces: {}}
     return answer
 
 

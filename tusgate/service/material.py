@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tusgate.core.concat import UNKNOWN_CRC, ranges_of, runs_of
+from tusgate.core.errors import Fenced
 from tusgate.core.model import Part, Piece
 from tusgate.service.digest import combined_crc64, crc64
 
@@ -25,6 +26,9 @@ async def pieces_of(database: Database, partials: Sequence[Upload]) -> list[Piec
     """Return the bytes of all `partials`, end to end, as ranges of finished objects.
 
     Every one must have a home (see `home_of`) that is COMPLETE. A partial that occurs twice is read twice.
+
+    Raises:
+        Fenced: one has ended before its group became an object, and is not in it.
     """
     found: list[Piece] = []
     known: dict[UploadId, list[Piece]] = {}
@@ -48,7 +52,10 @@ async def _ranges(database: Database, partial: Upload) -> list[Piece]:
         parts = [Part(1, 0, partial.length, "", partial.crc64)]
     skip = 0
     if home.id != partial.id:
-        skip = next(part.start for part in await database.parts(home) if part.number == parts[0].number)
+        starts = {part.number: part.start for part in await database.parts(home)}
+        if parts[0].number not in starts:
+            raise Fenced
+        skip = starts[parts[0].number]
     return ranges_of(home.object_key, parts, 0, skip)
 
 

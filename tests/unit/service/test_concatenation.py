@@ -468,6 +468,22 @@ def test_two_that_ask_at_once_get_one_final() -> None:
     run(work())
 
 
+def test_a_partial_that_is_deleted_while_its_group_is_gathered_is_missed_in_the_final() -> None:
+    """I20: the request has seen it whole, and the object of the group is made without it."""
+
+    async def work() -> None:
+        faults = Faults(pauses={"find_final": 5.0})
+        case = Case()
+        a, b, _ = await case.partials(A, B, C, group=GROUP)
+        asking = asyncio.create_task(case.world.process(faults).concatenate(b, a))
+        await asyncio.sleep(1)
+        await case.process.uploads.terminate(SCOPE, a.id)
+        with pytest.raises(UploadGone):
+            await asking
+
+    run(work())
+
+
 def test_a_group_whose_multipart_upload_is_lost_fails_with_all_its_partials() -> None:
     """I4: bytes that are gone are not shown as there."""
 

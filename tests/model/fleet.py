@@ -18,7 +18,8 @@ from tests.model.witness import WitnessedDatabase, WitnessedStore
 from tests.unit.service.rig import GRACE, LIFETIME, SCOPE, Process, Sender
 from tusgate.core.checksum import Checksum
 from tusgate.core.errors import DatabaseUnavailable, Draining, StoreUnavailable, TusgateError, Unavailable
-from tusgate.core.model import CreatedVia, ObjectKey, State, UploadId
+from tusgate.core.grid import PartLimits
+from tusgate.core.model import CreatedVia, ObjectKey, Role, State, UploadId
 from tusgate.ports import Attributes, Body
 from tusgate.service.digest import crc64_of
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tests.doubles.database import _Row as Row
     from tests.model.truth import Known
     from tests.virtual_time import VirtualTimeLoop
+    from tusgate.core.concat import GroupWish
     from tusgate.core.model import Part, Piece, Upload
     from tusgate.ports import Database, ObjectStore
 
@@ -70,6 +72,8 @@ class Shape:
     latency: float = 0.05
     noise: float = 0.0
     completes_all_parts: bool = False
+    min_part_size: int = 1
+    copies_parts: bool = True
 
 
 class Replica:
@@ -117,7 +121,10 @@ class Fleet:
         self.chance = random.Random(shape.seed)
         self._memory = MemoryDatabase(loop.time)
         self._memory_store = MemoryStore(
-            delay=lambda: self.chance.uniform(0, 2 * shape.latency), completes_all_parts=shape.completes_all_parts
+            PartLimits(min_part_size=shape.min_part_size),
+            delay=lambda: self.chance.uniform(0, 2 * shape.latency),
+            completes_all_parts=shape.completes_all_parts,
+            copies_parts=shape.copies_parts,
         )
         self.database = cast("Database", WitnessedDatabase(self._memory, self._memory_store, self.truth))
         self.store = cast("ObjectStore", WitnessedStore(self._memory_store, self._memory, self.truth))
@@ -146,7 +153,14 @@ class Fleet:
 
     # Requests
 
-    def create(self, replica: Replica, request: Request, via: CreatedVia) -> asyncio.Task[None]:
+    def create(
+        self,
+        replica: Replica,
+        request: Request,
+        via: CreatedVia,
+        role: Role | None = None,
+        group: GroupWish | None = None,
+    ) -> asyncio.Task[None]:
         """Have a client create an upload of length `request.declares`, with `request.sender` as its body if given."""
         work = partial(
             replica.process.create,
@@ -155,6 +169,8 @@ class Fleet:
             _checksum(request),
             via=via,
             ends=request.ends,
+            role=role,
+            group=group,
             # A tus client learns its URL from the answer only.
             progress=None if via is CreatedVia.TUS else partial(self.truth.progressed, request),
         )
@@ -175,6 +191,11 @@ class Fleet:
             progress=partial(self.truth.progressed, request),
         )
         return self._serve(replica, request, work)
+
+    def concatenate(self, replica: Replica, request: Request) -> asyncio.Task[None]:
+        """Have a client ask for the final of `request.sources`."""
+        partials = [known.row for known in request.sources]
+        return self._serve(replica, request, partial(replica.process.concatenate, *partials))
 
     def ask(self, replica: Replica, request: Request) -> asyncio.Task[None]:
         """Have a client send a HEAD, a HEAD that ends the writer, or a DELETE."""
@@ -266,6 +287,8 @@ class Fleet:
         replica = self.replicas[index]
         replica.faults.heal()
         await asyncio.wait_for(replica.process.writers.drain(), ANSWERED_WITHIN)
+        if requests := [task for task in self._answers if task in replica.tasks]:
+            await asyncio.wait(requests, timeout=ANSWERED_WITHIN)
         await replica.process.completion.stop()
         await self._until_idle([replica])
         await self._assert_nothing_held(replica)
@@ -275,11 +298,12 @@ class Fleet:
     def lose_multipart(self, known: Known) -> None:
         """Let the store throw away what it has of an unfinished upload."""
         self.truth.disturbed = True
-        mine = [name for name, found in self._memory_store.multiparts.items() if _belongs(found.attributes, known)]
-        if mine:
-            known.lost = True
+        for owner in filter(None, (known, known.home)):
+            multiparts = self._memory_store.multiparts
+            mine = [name for name, found in multiparts.items() if found.attributes.upload_id == owner.id]
+            owner.lost = owner.lost or bool(mine)
             for multipart_id in mine:
-                del self._memory_store.multiparts[multipart_id]
+                del multiparts[multipart_id]
 
     # What must be true now
 
@@ -301,7 +325,7 @@ class Fleet:
             found = self._memory_store.objects.get(upload.object_key)
             right = found is not None and found.data == known.held and found.attributes.upload_id == upload.id
             expect(right, "I4", f"the object of a complete upload is {found}")
-        if upload.state in LIVE:
+        if upload.state in LIVE and upload.role in (None, Role.PARTIAL):
             both: list[Part | Piece] = [*row.parts.values(), *row.pieces.values()]
             stored = sorted(both, key=lambda each: each.start)
             at = 0
@@ -314,12 +338,14 @@ class Fleet:
     def _holds(self, known: Known, upload: Upload, each: Part | Piece) -> bool:
         accepted = bytes(known.held[each.start : each.start + each.size])
         if hasattr(each, "number"):
-            multipart = self._memory_store.multiparts.get(cast("Any", upload.multipart_id))
+            home = known.home or known
+            row = self._memory._rows[home.id].upload
+            multipart = self._memory_store.multiparts.get(cast("Any", row.multipart_id))
             blob = multipart.parts.get(each.number) if multipart is not None else None
             # Once the object is made, before that is committed, the parts are in it.
-            found = self._memory_store.objects.get(upload.object_key)
-            made = upload.state is State.SEALED and found is not None and found.data == known.held
-            return known.lost or known.shaken or made or (blob is not None and blob.data == accepted)
+            found = self._memory_store.objects.get(row.object_key)
+            made = row.state is not State.UPLOADING and found is not None and found.data == home.held
+            return home.lost or home.shaken or made or (blob is not None and blob.data == accepted)
         stored = self._memory_store.objects.get(each.key) if each.key is not None else None
         return (each.data if stored is None else stored.data) == accepted
 
@@ -367,20 +393,21 @@ class Fleet:
     async def _resume_all(self) -> None:
         """Have the clients of all unfinished uploads of known length come back, each to another replica."""
         for number, known in enumerate(list(self.truth.uploads.values())):
-            if known.length is not None and known.url_told:
+            if known.length is not None and known.url_told and known.role in (None, Role.PARTIAL):
                 await self._resume(self.replicas[number % len(self.replicas)], known)
 
     async def _resume(self, replica: Replica, known: Known) -> None:
         """Send the rest, again if it is refused: a commit that was on its way may have moved the offset."""
         for _ in range(RESUMPTIONS):
-            if known.state is not State.UPLOADING:
+            if known.state is not State.UPLOADING or (known.home is not None and known.is_whole):
                 return
             body = known.file[len(known.held) : known.length]
             ends = known.via is not CreatedVia.TUS
             request = Request(Kind.APPEND, known=known, offset=len(known.held), data=body, ends=ends)
             request.sender = Sender(body)
             await self.append(replica, request)
-        self.truth.expect(known.state is not State.UPLOADING, "I1", f"{known.id} cannot be continued")
+        done = known.state is not State.UPLOADING or (known.home is not None and known.is_whole)
+        self.truth.expect(done, "I1", f"{known.id} cannot be continued")
 
     async def _finish_sealed(self) -> None:
         for _ in range(int(FINISHED_WITHIN / 2)):
@@ -393,8 +420,11 @@ class Fleet:
             self.truth.expect(known.state is not State.SEALED, "I5", f"{known.id} is not finished")
 
     async def _clean_up(self) -> None:
-        await asyncio.sleep(LIFETIME + LONGEST_WAY + 1)  # what a dead replica has sent may have made an upload since
+        await asyncio.sleep(LONGEST_WAY + 1)  # what a dead replica has sent may make an upload, or a final
+        await self._finish_sealed()
+        await asyncio.sleep(LIFETIME + 1)
         await self.job(self.replicas[0], "expire")
+        await self.job(self.replicas[0], "expire")  # groups after their partials
         for number in range(4):
             await asyncio.sleep(GRACE + 1)
             await self.job(self.replicas[number % len(self.replicas)], "collect_garbage")
@@ -435,10 +465,6 @@ def _checksum(request: Request) -> Checksum | None:
         return None
     told = request.data if request.digest else request.data + b"and more"
     return Checksum("sha1", hashlib.sha1(told, usedforsecurity=False).digest())
-
-
-def _belongs(attributes: Attributes, known: Known) -> bool:
-    return attributes.upload_id == known.id
 
 
 def _task_of_a_replica(loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:

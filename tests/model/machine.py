@@ -17,8 +17,9 @@ from tests.model.fleet import MAX_SIZE, Fleet, Shape
 from tests.model.truth import Kind, Request
 from tests.unit.service.rig import LIFETIME, Sender, small_scale, some_bytes
 from tests.virtual_time import StuckError, VirtualTimeLoop
+from tusgate.core.concat import GroupWish
 from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable
-from tusgate.core.model import CreatedVia, State
+from tusgate.core.model import CreatedVia, Role, State
 from tusgate.service import uploads
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ shapes = st.builds(
     latency=st.sampled_from([0.05, 0.0, 0.5]),
     noise=st.sampled_from([0.0, 0.02, 0.1]),
     completes_all_parts=st.sampled_from([False, False, True]),
+    min_part_size=st.sampled_from([1, 5]),
+    copies_parts=st.sampled_from([True, True, False]),
 )
 lengths = st.sampled_from([20, 57, None, 10, 9, 1, 0, 100, 200, MAX_SIZE + 1])
 sizes = st.sampled_from([1000, 10, 5, 23, 40, 2, 1, 0, 70])
@@ -55,10 +58,11 @@ DATABASE_CALLS: tuple[str, ...] = (
     *("create", "claim", "intend", "record_multipart", "commit", "get", "parts", "pieces", "absorb"),
     *("complete", "fail", "terminate", "lease_sealed", "claim_sealed", "expire", "due_garbage"),
     *("drop_garbage", "postpone_garbage", "release_sealed"),
+    *("create_partial", "concatenate", "gather", "sources", "members", "find_final"),
 )
 STORE_CALLS: tuple[str, ...] = (
     *("put_object", "put_part", "create_multipart", "complete_multipart", "find", "multipart_exists"),
-    *("abort_multipart", "list_multiparts", "delete_objects"),
+    *("abort_multipart", "list_multiparts", "delete_objects", "copy_part"),
 )
 calls = st.sampled_from([(call,) for call in DATABASE_CALLS + STORE_CALLS])
 calls |= st.sampled_from(
@@ -185,6 +189,74 @@ class Uploading(RuleBasedStateMachine):
             self._with_body(request, stop=stop)
 
         self._serve(lambda: [self.fleet.append(self._replica(at), each) for at, each in enumerate(requests)], wait)
+
+    @rule(
+        target=uploads,
+        index=indexes,
+        sizes=st.lists(st.sampled_from([20, 57, 9, 3, 0]), min_size=1, max_size=3),
+        group=st.sampled_from([None, "one", "one", "another"]),
+        sent=st.sampled_from([1000, 1000, None, 13]),
+        cut=cuts,
+        wait=waits,
+    )
+    def create_partials(
+        self, index: int, sizes: list[int], group: str | None, sent: int | None, cut: int | None, wait: float
+    ) -> Any:
+        """Have partials created, each at another replica, with all their bytes, some, or none."""
+        wish = None if group is None else GroupWish(group)
+        requests = []
+        for at, length in enumerate(sizes):
+            file = some_bytes(MAX_SIZE + 10, len(self.fleet.truth.uploads) + at)
+            request = Request(Kind.CREATE, file=file, declares=length)
+            if sent is not None:
+                request.data = file[: min(sent, length)]
+                self._with_body(request, cut=cut)
+            replica = self._replica(index + at)
+            create = partial(self.fleet.create, replica, request, CreatedVia.TUS, Role.PARTIAL, wish)
+            self._serve(partial(_one, create), wait)
+            requests.append(request)
+        return multiple(*requests)
+
+    @rule(
+        target=uploads,
+        index=indexes,
+        picks=st.sampled_from(["group", "group", "group backwards"])
+        | st.lists(st.integers(0, 5), min_size=1, max_size=3),
+        askers=st.integers(1, 2),
+        deletes=st.sampled_from([False, False, True]),
+        wait=waits,
+    )
+    def concatenate(self, index: int, picks: str | list[int], askers: int, deletes: bool, wait: float) -> Any:
+        """Ask for the final of some partials, or else of all finished ones of the latest group."""
+        chosen = self._chosen(picks)
+        if not chosen:
+            return multiple()
+        requests = [Request(Kind.CONCATENATE, sources=chosen) for _ in range(askers)]
+        self._serve(
+            lambda: [self.fleet.concatenate(self._replica(index + at), each) for at, each in enumerate(requests)],
+            0.0 if deletes else wait,
+        )
+        if deletes:
+            self._run(self._until_needed(chosen[0]))
+            deletion = Request(Kind.TERMINATE, known=chosen[0])
+            self._serve(lambda: [self.fleet.ask(self._replica(index + 1), deletion)], wait)
+        return requests[0]
+
+    def _chosen(self, picks: str | list[int]) -> list[Known]:
+        told = [known for known in self.fleet.truth.uploads.values() if known.url_told]
+        partials = [known for known in told if known.role is Role.PARTIAL]
+        if isinstance(picks, list):
+            return [partials[pick % len(partials)] for pick in picks if partials]
+        grouped = [known for known in partials if known.home is not None]
+        chosen = [known for known in grouped if known.home is grouped[-1].home and known.is_whole]
+        return chosen if picks == "group" else chosen[::-1]
+
+    async def _until_needed(self, partial: Known) -> None:
+        """Wait until a final is being made of a partial, a few seconds at most."""
+        for _ in range(300):
+            if self.fleet.truth.is_needed(partial):
+                return
+            await asyncio.sleep(0.01)
 
     @rule(request=bodies, breaks=st.booleans(), wait=waits)
     def go_on(self, request: Request, breaks: bool, wait: float) -> None:
@@ -382,6 +454,10 @@ def _ids_in_order() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(uploads, "secrets", SimpleNamespace(token_urlsafe=lambda _: f"upload-{next(numbers)}"))
         yield
+
+
+def _one(begin: Callable[[], asyncio.Task[None]]) -> list[asyncio.Task[None]]:
+    return [begin()]
 
 
 async def _begun(begin: Callable[[], list[asyncio.Task[None]]], seconds: float) -> None:

@@ -16,22 +16,23 @@ from tests.doubles import database as double
 from tests.doubles.database import MemoryDatabase
 from tests.model.machine import Uploading
 from tests.unit.service.rig import Sender
-from tusgate.core import naming, placement
+from tusgate.core import concat, naming, placement
 from tusgate.core.errors import Fenced
 from tusgate.core.lifecycle import check_present
 from tusgate.core.model import State
-from tusgate.service import intake
+from tusgate.service import concatenation, intake
+from tusgate.service.concatenation import Concatenation
 from tusgate.service.intake import Intake
 from tusgate.service.ledger import Ledger, Stored
 from tusgate.service.uploads import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tusgate.core.access import Principal
     from tusgate.core.errors import DatabaseUnavailable
     from tusgate.core.lifecycle import Append
-    from tusgate.core.model import Intent, Piece, Step, Upload, UploadId
+    from tusgate.core.model import Intent, Part, Piece, Step, Upload, UploadId
 
 pytestmark = pytest.mark.slow
 
@@ -194,6 +195,30 @@ def a_fenced_writer_tries_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Ledger, "_commit", stubborn)
 
 
+def partials_of_a_group_share_their_part_numbers(patch: pytest.MonkeyPatch) -> None:
+    place = concatenation.place_member
+    patch.setattr(concatenation, "place_member", lambda length, wish, taken, *rest: place(length, wish, (), *rest))
+
+
+def the_order_of_partials_is_that_of_the_group(patch: pytest.MonkeyPatch) -> None:
+    """Whatever the final says: partials of one group are completed in place."""
+
+    def in_any_order(partials: Sequence[Upload]) -> UploadId | None:
+        filled = sorted((each for each in partials if each.length), key=lambda each: each.grid.first)
+        return concat.shared_group(filled)
+
+    async def sorted_parts(self: Concatenation, partials: Sequence[Upload]) -> list[Part]:
+        ordered = sorted(partials, key=lambda each: each.grid.first)
+        return [part for each in ordered if each.length for part in await self._database.parts(each)]
+
+    patch.setattr(concatenation, "shared_group", in_any_order)
+    patch.setattr(Concatenation, "_parts", sorted_parts)
+
+
+def partials_may_be_deleted_under_a_final(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(MemoryDatabase, "_is_needed", lambda self, row: False)
+
+
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     stale_epochs_commit: "I6",
     offsets_are_told_before_they_are_committed: "I2",
@@ -212,6 +237,9 @@ MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     what_has_ended_can_fail: "I9",
     a_cut_body_is_thrown_away: "I9",
     a_fenced_writer_tries_again: "I6",
+    partials_of_a_group_share_their_part_numbers: "I1|I2|I3",
+    the_order_of_partials_is_that_of_the_group: "I3",
+    partials_may_be_deleted_under_a_final: "I1",
 }
 """What is planted, and which invariant it must be seen to break: a search that fails for another reason is none."""
 

@@ -8,7 +8,7 @@ invariant's id, rather than raised: an error raised below the service would be h
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
@@ -19,26 +19,31 @@ from tusgate.core.errors import (
     DatabaseUnavailable,
     Draining,
     Fenced,
+    FinalIsFixed,
     Finishing,
     InconsistentLength,
     Interrupted,
+    InvalidRequest,
     OffsetMismatch,
+    StillNeeded,
     StoreRefused,
     StoreUnavailable,
     TooLarge,
     TusgateError,
     UploadGone,
 )
-from tusgate.core.model import CreatedVia, State
+from tusgate.core.model import CreatedVia, Role, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tests.unit.service.rig import Sender
     from tusgate.core.model import Step, StoredObject, Upload, UploadId
 
 LATER: Final = {
     State.UPLOADING: {State.SEALED, State.COMPLETE, State.FAILED, State.EXPIRED, State.TERMINATED},
     State.SEALED: {State.COMPLETE, State.FAILED, State.TERMINATED},
-    State.COMPLETE: {State.TERMINATED},
+    State.COMPLETE: {State.EXPIRED, State.TERMINATED},
     State.FAILED: {State.TERMINATED},
     State.EXPIRED: set[State](),
     State.TERMINATED: set[State](),
@@ -56,6 +61,7 @@ class Kind(Enum):
     HEAD = auto()
     SETTLE = auto()
     TERMINATE = auto()
+    CONCATENATE = auto()
 
 
 @dataclass(eq=False)
@@ -68,6 +74,8 @@ class Request:
         announced: whether the size of the body is told in advance.
         digest: whether the checksum that it announces is right; None: it announces none.
         declares: the upload length that it declares.
+        sources: the partials that it wants a final of.
+        refusable: not all of these were finished when it began, or bytes beside them would have been lost.
         told_before: the largest offset that any client was told when it began.
         held_before, steps_before: committed bytes, and how many commits there had been, when it began.
         committed: bytes of `data` that became part of the upload.
@@ -83,6 +91,8 @@ class Request:
     digest: bool | None = None
     declares: int | None = None
     ends: bool = False
+    sources: list[Known] = field(default_factory=list)
+    refusable: bool = False
     told_before: int = 0
     held_before: int = 0
     steps_before: int = 0
@@ -112,6 +122,9 @@ class Known:
         overrun: a request brought more bytes than its declared length, which spoils uploads that end by a request.
         was_complete: it is complete, or was before it was terminated: an answer may tell of a moment ago.
         url_told: its client has been told where it is.
+        role: as in the row; a GROUP nobody can see.
+        home: the group in whose multipart upload its parts lie.
+        sources: the partials that it is the bytes of.
     """
 
     id: UploadId
@@ -133,11 +146,30 @@ class Known:
     overrun: bool = False
     was_complete: bool = False
     url_told: bool = False
+    role: Role | None = None
+    home: Known | None = None
+    sources: list[Known] = field(default_factory=list)
 
     @property
     def may_fail(self) -> bool:
         """Whether something has happened that entitles the upload to fail."""
-        return self.shaken or self.lost or self.overrun
+        own = self.shaken or self.lost or self.overrun
+        return own or (self.home is not None and self.home.may_fail)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all bytes are committed."""
+        return self.length == len(self.held)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether a final may be made of it, when it has become an object. An empty one needs a commit, too."""
+        return self.is_whole and (self.home is not None or self.state is not State.UPLOADING)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether its client is told that it is no more: a final that is deleted may live on, as a group."""
+        return self.state in GONE or self.role is Role.GROUP
 
 
 current_request: ContextVar[Request | None] = ContextVar("current_request", default=None)
@@ -172,10 +204,37 @@ class Truth:
         request = current_request.get()
         assert request is not None
         known = Known(new.id, new.created_via, new.length, new, request.file, last_byte=now, epoch=new.epoch)
+        known.role = new.role
+        known.home = None if new.group is None else self.uploads[new.group]
         self.uploads[new.id] = request.known = known
         if new.epoch:
             known.writer = request
             known.writers.append(request)
+
+    def grouped(self, group: Upload) -> None:
+        """Take note of a row that holds partials together."""
+        self.uploads[group.id] = Known(group.id, group.created_via, None, group, b"", role=Role.GROUP)
+
+    def concatenated(self, made: Upload, sources: Sequence[Upload], now: float) -> None:
+        """Take note of a final, or of a group that becomes an object, and of its partials that are left out."""
+        known = self.uploads.setdefault(made.id, Known(made.id, made.created_via, None, made, b""))
+        found = [self.uploads[source.id] for source in sources]
+        known.sources = found if made.role is Role.FINAL else []
+        for source in found:
+            there = source.state is State.COMPLETE or (source.home is not None and source.state is State.UPLOADING)
+            self.expect(there and source.is_whole, "I3", f"made of a partial that is {source.state}")
+            source.last_byte = now
+        known.held = bytearray(b"".join(source.held for source in found))
+        known.role, known.state, known.length = made.role, State.SEALED, len(known.held)
+        self.expect(made.length == made.offset == known.length, "I3", f"{made.length} of {known.length} bytes")
+        for member in self._members(known):
+            if member not in found:
+                self.expect(not member.held, "I1", "a partial was left out, and its bytes are lost")
+                member.state = State.TERMINATED
+
+    def _members(self, group: Known) -> list[Known]:
+        """Return the partials whose only copy is in the multipart upload of the group."""
+        return [each for each in self.uploads.values() if each.home is group and each.state is State.UPLOADING]
 
     def claimed(self, before: Upload, claimed: Upload) -> None:
         known, request = self.uploads[before.id], current_request.get()
@@ -186,6 +245,8 @@ class Truth:
             self.expect(request.offset == len(known.held), "I6", "a writer begins elsewhere than the upload stands")
             known.shaken = known.shaken or any(_contradict(request, earlier) for earlier in known.writers)
             known.writers.append(request)
+            if known.home is not None:
+                known.home.shaken = known.home.shaken or known.shaken
 
     def committed(self, before: Upload, step: Step, after: Upload, now: float) -> None:
         known = self.uploads[before.id]
@@ -218,7 +279,9 @@ class Truth:
 
     def _check_end(self, known: Known, request: Request, after: Upload) -> None:
         ended = after.state is not State.UPLOADING
-        if known.via is CreatedVia.TUS:
+        if known.home is not None:
+            self.expect(not ended, "I5", f"a partial of a group is {after.state}")
+        elif known.via is CreatedVia.TUS:
             self.expect(ended == (after.length == after.offset), "I5", f"{after.state} at {after.offset}")
         else:
             is_end = request.ends and request.end == after.offset == after.length
@@ -233,24 +296,42 @@ class Truth:
     def failed(self, upload: Upload) -> None:
         known = self.uploads[upload.id]
         self.expect(known.may_fail, "I1", "an upload failed for no reason")
-        known.state = State.FAILED
+        for each in [known, *self._members(known)]:
+            each.state = State.FAILED
 
     def terminated(self, upload: Upload) -> None:
         known = self.uploads[upload.id]
         request = current_request.get()
         takes_back = request is not None and request.kind is Kind.CREATE
         self.expect(known.unwanted or takes_back, "I1", "an upload was terminated, which nobody has asked for")
+        self.expect(not self.is_needed(known), "I1", "a partial was deleted that an unfinished final is made of")
+        if upload.role is Role.GROUP:
+            self.expect(bool(self._members(known)), "I11", "a deleted final was kept, and nobody needs it")
+            known.role = Role.GROUP
+            return
         known.state = State.TERMINATED
 
     def expired(self, upload: Upload, now: float) -> None:
         known = self.uploads[upload.id]
-        self.expect(now >= known.last_byte + LIFETIME, "I1", "an upload expired that had just received bytes")
+        if known.role is Role.GROUP:
+            self.expect(not self._members(known), "I1", "a group expired before its partials")
+        else:
+            self.expect(now >= known.last_byte + LIFETIME, "I1", "an upload expired that had just received bytes")
+        lasts = known.state is State.COMPLETE and known.role not in {Role.PARTIAL, Role.GROUP}
+        self.expect(not lasts, "I4", "a complete upload expired")
+        self.expect(not self.is_needed(known), "I1", "a partial expired that an unfinished final is made of")
         known.state = State.EXPIRED
+
+    def is_needed(self, known: Known) -> bool:
+        """Return whether an unfinished final is made of it."""
+        return any(known in final.sources for final in self.uploads.values() if final.state is State.SEALED)
 
     # Answers, as clients get them.
 
     def asked(self, request: Request) -> None:
         known = request.known
+        if request.kind is Kind.CONCATENATE:
+            request.refusable = not all(source.is_finished for source in request.sources) or self._others(request)
         if known is not None:
             request.told_before, request.held_before = known.told, len(known.held)
             request.steps_before = known.steps
@@ -259,19 +340,33 @@ class Truth:
             if known.via is not CreatedVia.TUS and any(request.end > length for length in lengths):
                 known.overrun = True
 
+    def _others(self, request: Request) -> bool:
+        """Return whether partials lie with those that `request` names which it does not."""
+        homes = {source.home for source in request.sources} - {None}
+        return any(each.home in homes and each not in request.sources for each in self.uploads.values())
+
     def progressed(self, request: Request, upload: Upload) -> None:
         self.uploads[upload.id].url_told = True
         self._told(request, upload, "progress")
 
     def succeeded(self, request: Request, upload: Upload | None) -> None:
         known = request.known
+        if upload is not None and request.kind is Kind.CONCATENATE:
+            known = request.known = self.uploads[upload.id]
         if upload is None or known is None:
             return
         known.url_told = True
         self._told(request, upload, "success")
         at_end = upload.final_length == upload.offset
         if request.kind in {Kind.HEAD, Kind.SETTLE}:
-            self.expect(not at_end or upload.state is State.COMPLETE, "I5", f"shown at its end while {upload.state}")
+            hides = known.role is Role.FINAL or known.home is not None
+            done = upload.state is State.COMPLETE or hides
+            self.expect(not at_end or done, "I5", f"shown at its end while {upload.state}")
+            return
+        if request.kind is Kind.CONCATENATE:
+            self.expect(known.sources == request.sources, "I3", "the final of other partials was returned")
+            done = upload.state is State.COMPLETE or self.disturbed
+            self.expect(done, "I5", f"a final is {upload.state}, and nothing has gone wrong")
             return
         self.expect(upload.offset == request.end, "I8", f"success at {upload.offset}, the body ends at {request.end}")
         self.expect(bytes(known.held[request.offset : request.end]) == request.data, "I3", "success for other bytes")
@@ -281,7 +376,10 @@ class Truth:
         known, upload = request.known, error.upload
         if upload is not None and known is not None and upload.state in {*LIVE, State.COMPLETE}:
             self._told(request, upload, f"{error.code}")
-        reason = self._why_not(request, known, error)
+        of_finals: tuple[type[TusgateError], ...] = (FinalIsFixed, StillNeeded)
+        of_finals += (InvalidRequest,) if request.kind is Kind.CONCATENATE else ()
+        why_not = self._why_no_final if isinstance(error, of_finals) else self._why_not
+        reason = why_not(request, known, error)
         self.expect(reason is None, "I9", f"{request.kind.name} was refused with {error.code}: {reason}")
 
     def _told(self, request: Request, upload: Upload, how: str) -> None:
@@ -296,7 +394,8 @@ class Truth:
         """Return what is wrong with a refusal; None when it is in order."""
         match error:
             case UploadGone():
-                return None if known is not None and known.state in GONE else "it is there"
+                named = [each for each in (known, *request.sources) if each is not None]
+                return None if any(each.is_gone for each in named) else "it is there"
             case OffsetMismatch():
                 moved = known is not None and known.steps != request.steps_before
                 return None if moved or request.offset != request.held_before else "that is where it stands"
@@ -309,16 +408,33 @@ class Truth:
             case TooLarge():
                 return self._why_not_too_large(request, known)
             case Finishing():
-                return None if known is not None and len(known.held) == known.length else "it is not at its end"
+                whole = request.kind is Kind.CONCATENATE or (known is not None and known.is_whole)
+                return None if whole else "it is not at its end"
             case Interrupted():
                 return _why_not_interrupted(request, error)
             case Fenced() | DatabaseUnavailable() | StoreUnavailable() | StoreRefused():
-                excused = self.disturbed or (isinstance(error, Fenced) and known is not None and len(known.writers) > 1)
+                raced = request.kind is Kind.CONCATENATE or (known is not None and len(known.writers) > 1)
+                excused = self.disturbed or (isinstance(error, Fenced) and raced)
                 return None if excused else "nothing has gone wrong"
             case _:
                 return "not an answer to such a request"
 
+    def _why_no_final(self, request: Request, known: Known | None, error: TusgateError) -> str | None:
+        """Likewise, for refusals that only partials and finals know."""
+        match error:
+            case FinalIsFixed():
+                return None if known is not None and known.role is Role.FINAL else "it is no final"
+            case StillNeeded():
+                needed = any(known in each.sources for each in self.uploads.values())
+                return None if needed else "no final is made of it"
+            case _:
+                refusable = request.refusable or self._others(request)
+                return None if refusable else "all partials are finished"
+
     def _why_not_too_large(self, request: Request, known: Known | None) -> str | None:
+        if request.kind is Kind.CONCATENATE:
+            total = sum(source.length or 0 for source in request.sources)
+            return None if total > self._max_size else f"{total} in all"
         if request.announced and request.committed:
             return "its size was announced, yet bytes of it were committed"
         lengths = [request.declares, self._max_size, known.length if known is not None else None]
@@ -335,8 +451,11 @@ class Truth:
         self.expect(row.state is known.state, "I9", f"{row.state}, where {known.state} is known")
         if row.state is not known.row.state:
             self.expect(row.state in LATER[known.row.state], "I9", f"{known.row.state} became {row.state}")
-        elif row.state not in LIVE:
-            self.expect(row == known.row, "I9", f"an upload changed that is {row.state}")
+        elif row.state not in LIVE and row.role is known.row.role:
+            # How long a partial lives is another matter: finals that are made of it prolong that.
+            before = replace(known.row, expires_at=row.expires_at) if row.role is Role.PARTIAL else known.row
+            self.expect(row == before, "I9", f"an upload changed that is {row.state}")
+        self.expect(row.role is known.role, "I9", f"the role is {row.role}, where {known.role} is known")
         known.row = row
 
 

@@ -9,14 +9,16 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from tusgate.core.clockwatch import go_on
-from tusgate.core.model import State
+from tusgate.core.model import Role, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    from tests.doubles.database import MemoryDatabase
     from tests.doubles.store import MemoryStore
     from tests.model.truth import Truth
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.grid import Grid
     from tusgate.core.model import (
         Intent,
         MultipartId,
@@ -41,7 +43,7 @@ class WitnessedDatabase:
         store: to see what is finished there.
     """
 
-    def __init__(self, database: Database, store: MemoryStore, truth: Truth) -> None:
+    def __init__(self, database: MemoryDatabase, store: MemoryStore, truth: Truth) -> None:
         self._database = database
         self._store = store
         self._truth = truth
@@ -53,6 +55,27 @@ class WitnessedDatabase:
         created = await self._database.create(new, intents)
         self._truth.created(created, _now())
         return created
+
+    async def create_partial(
+        self, new: NewUpload, group: NewUpload, name: str, place: Callable[[Sequence[Grid]], Grid | None]
+    ) -> Upload:
+        created = await self._database.create_partial(new, group, name, place)
+        opened = await self._database.survey("", 1000)
+        for row in opened:
+            if row.role is Role.GROUP and row.id not in self._truth.uploads:
+                self._truth.grouped(row)
+        self._truth.created(created, _now())
+        return created
+
+    async def concatenate(self, final: NewUpload, sources: Sequence[Upload], parts: Sequence[Part] = ()) -> Upload:
+        made = await self._database.concatenate(final, sources, parts)
+        self._truth.concatenated(made, sources, _now())
+        return made
+
+    async def gather(self, group: Upload, members: Sequence[Upload], parts: Sequence[Part]) -> Upload:
+        made = await self._database.gather(group, members, parts)
+        self._truth.concatenated(made, members, _now())
+        return made
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         claimed, pieces = await self._database.claim(upload, holder, intents)

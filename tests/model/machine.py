@@ -203,6 +203,11 @@ class Uploading(RuleBasedStateMachine):
         self, index: int, sizes: list[int], group: str | None, sent: int | None, cut: int | None, wait: float
     ) -> Any:
         """Have partials created, each at another replica, with all their bytes, some, or none."""
+        return multiple(*self._create_partials(index, sizes, group, sent, cut, wait))
+
+    def _create_partials(
+        self, index: int, sizes: list[int], group: str | None, sent: int | None, cut: int | None, wait: float
+    ) -> list[Request]:
         wish = None if group is None else GroupWish(group)
         requests = []
         for at, length in enumerate(sizes):
@@ -215,8 +220,9 @@ class Uploading(RuleBasedStateMachine):
             create = partial(self.fleet.create, replica, request, CreatedVia.TUS, Role.PARTIAL, wish)
             self._serve(partial(_one, create), wait)
             requests.append(request)
-        return multiple(*requests)
+        return requests
 
+    @precondition(lambda self: bool(self._partials()))
     @rule(
         target=uploads,
         index=indexes,
@@ -231,20 +237,40 @@ class Uploading(RuleBasedStateMachine):
         chosen = self._chosen(picks)
         if not chosen:
             return multiple()
-        requests = [Request(Kind.CONCATENATE, sources=chosen) for _ in range(askers)]
-        self._serve(
-            lambda: [self.fleet.concatenate(self._replica(index + at), each) for at, each in enumerate(requests)],
-            0.0 if deletes else wait,
-        )
+        request = self._ask_for_final(chosen, index, askers, 0.0 if deletes else wait)
         if deletes:
             self._run(self._until_needed(chosen[0]))
             deletion = Request(Kind.TERMINATE, known=chosen[0])
             self._serve(lambda: [self.fleet.ask(self._replica(index + 1), deletion)], wait)
+        return request
+
+    @rule(
+        target=uploads,
+        index=indexes,
+        sizes=st.lists(st.sampled_from([20, 57, 9, 3]), min_size=2, max_size=3),
+        group=st.sampled_from(["third", None]),
+        backwards=st.booleans(),
+        wait=waits,
+    )
+    def upload_side_by_side(self, index: int, sizes: list[int], group: str | None, backwards: bool, wait: float) -> Any:
+        """Let a client do all that it does for one file, as long as nothing goes wrong."""
+        made = self._create_partials(index, sizes, group, 1000, None, 60.0)
+        chosen = [request.known for request in made if request.known is not None and request.known.url_told]
+        return self._ask_for_final(chosen[::-1] if backwards else chosen, index, 1, wait) if chosen else multiple()
+
+    def _ask_for_final(self, chosen: list[Known], index: int, askers: int, wait: float) -> Request:
+        requests = [Request(Kind.CONCATENATE, sources=chosen) for _ in range(askers)]
+        self._serve(
+            lambda: [self.fleet.concatenate(self._replica(index + at), each) for at, each in enumerate(requests)], wait
+        )
         return requests[0]
 
+    def _partials(self) -> list[Known]:
+        known = self.fleet.truth.uploads.values()
+        return [each for each in known if each.url_told and each.role is Role.PARTIAL]
+
     def _chosen(self, picks: str | list[int]) -> list[Known]:
-        told = [known for known in self.fleet.truth.uploads.values() if known.url_told]
-        partials = [known for known in told if known.role is Role.PARTIAL]
+        partials = self._partials()
         if isinstance(picks, list):
             return [partials[pick % len(partials)] for pick in picks if partials]
         grouped = [known for known in partials if known.home is not None]

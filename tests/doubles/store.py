@@ -177,6 +177,7 @@ class MemoryStore:
     async def read(
         self, key: ObjectKey, start: int = 0, size: int | None = None, *, etag: str | None = None
     ) -> AsyncGenerator[bytes]:
+        await self._take_time(0)
         data = self._data(key)
         if etag is not None and self.objects[key].stored.etag != etag:
             raise ObjectLost(f"{key} was replaced")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CALLS_AT_ONCE: Final = 8
+Rows = TypeVar("Rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,10 @@ class Collector:
         One that the store does not let go (a retention rule) must not keep all others: if another one can be deleted
         alone, all are tried alone.
         """
-        if not rows or await self._succeeds(self._delete_together(rows)):
+        if not rows or await self._succeeds(self._delete_together, rows):
             return rows
         probe = random.choice(rows)  # noqa: S311 - any will do
-        if len(rows) == 1 or not await self._succeeds(self._delete_together([probe])):
+        if len(rows) == 1 or not await self._succeeds(self._delete_together, [probe]):
             return []
         return await self._succeeding(rows, lambda row: self._delete_together([row]))
 
@@ -99,13 +100,13 @@ class Collector:
         self, rows: list[Garbage], remove: Callable[[Garbage], Coroutine[None, None, None]]
     ) -> list[Garbage]:
         """Apply `remove` to each row, some at a time; return those that it removed."""
-        outcomes = await asyncio.gather(*(self._succeeds(remove(row)) for row in rows))
+        outcomes = await asyncio.gather(*(self._succeeds(remove, row) for row in rows))
         return [row for row, is_gone in zip(rows, outcomes, strict=True) if is_gone]
 
-    async def _succeeds(self, removal: Coroutine[None, None, None]) -> bool:
+    async def _succeeds(self, remove: Callable[[Rows], Coroutine[None, None, None]], rows: Rows) -> bool:
         async with self._slots:
             try:
-                await removal
+                await remove(rows)
             except (Unavailable, StoreRefused) as error:
                 log.debug("garbage.postponed", error=str(error))
                 return False

@@ -18,7 +18,8 @@ import re
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Final
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tusgate.core.errors import Fenced, StoreRefused, UploadGone
 from tusgate.core.lifecycle import advance
@@ -39,6 +40,7 @@ CALLS_AT_ONCE: Final = 8
 GRACE: Final = timedelta(hours=24)
 """Age below which nothing in the store is called superfluous: far above the life of any request."""
 _MAYBE_IDS: Final = re.compile(r"[A-Za-z0-9_-]{22,64}", re.ASCII)
+Seen = TypeVar("Seen")
 _LIVE: Final = frozenset({State.UPLOADING, State.SEALED})
 
 
@@ -135,13 +137,13 @@ class Reconciler:
         for _, store in self.stores:
             await store.check()  # a bucket that is away as a whole would look like a great loss
         async for uploads in self._pages_of_uploads():
-            for finding in await self._all(self._about_upload(upload) for upload in uploads):
+            for finding in await self._all(self._about_upload, uploads):
                 yield finding
         for _, store in self.stores:
             async for objects in self._pages_of_objects(store):
                 names = await self._names(id_ for found in objects for id_ in _MAYBE_IDS.findall(found.key))
                 nameless = [found for found in objects if StoreName(found.key) not in names]
-                for finding in await self._all(self._about_object(found, store) for found in nameless):
+                for finding in await self._all(partial(self._about_object, store), nameless):
                     yield finding
 
     async def _pages_of_uploads(self) -> AsyncIterator[list[Upload]]:
@@ -168,14 +170,14 @@ class Reconciler:
     async def _names(self, candidates: Iterable[str]) -> set[StoreName]:
         return await self.database.names([UploadId(text) for text in set(candidates)])
 
-    async def _all(self, looks: Iterable[Awaitable[list[_Suspicion]]]) -> list[Finding]:
-        """Take all looks, some at a time, and mend what they find."""
+    async def _all(self, look: Callable[[Seen], Awaitable[list[_Suspicion]]], at: Iterable[Seen]) -> list[Finding]:
+        """Look at everything in `at`, some at a time, and mend what is found."""
 
-        async def take(look: Awaitable[list[_Suspicion]]) -> list[Finding]:
+        async def take(each: Seen) -> list[Finding]:
             async with self._slots:
-                return [await self._mended(suspicion) for suspicion in await look]
+                return [await self._mended(suspicion) for suspicion in await look(each)]
 
-        return [finding for findings in await asyncio.gather(*map(take, looks)) for finding in findings]
+        return [finding for findings in await asyncio.gather(*map(take, at)) for finding in findings]
 
     async def _mended(self, suspicion: _Suspicion) -> Finding:
         finding, mend = suspicion.finding, suspicion.mend
@@ -274,7 +276,7 @@ class Reconciler:
             found.append(_Suspicion(_finding(Trouble.MULTIPART_UNKNOWN, upload, upload.object_key, detail), mend))
         return found
 
-    async def _about_object(self, listed: ListedObject, store: SurveyedStore) -> list[_Suspicion]:
+    async def _about_object(self, store: SurveyedStore, listed: ListedObject) -> list[_Suspicion]:
         """Look at an object that none of the uploads names that its key may be about."""
         owner = await store.owner_of(listed.key)
         if owner is None:

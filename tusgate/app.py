@@ -36,11 +36,14 @@ from tusgate.identity.upload_tokens import UploadTokens
 from tusgate.s3.config import S3Config
 from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
+from tusgate.s3.sign import Credentials
 from tusgate.s3.store import S3Store
 from tusgate.service.budget import Budget
 from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
+from tusgate.service.direct import DirectRules, DirectUploads
+from tusgate.service.evidence import Evidence
 from tusgate.service.expirer import OwnClocks
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
@@ -61,7 +64,7 @@ from tusgate.sinks.document import document_of
 from tusgate.sinks.lines import LinesSink
 from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
-from tusgate.web.api import add_api
+from tusgate.web.api import ApiServices, add_api
 from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
 from tusgate.web.connections import connections_allowed
@@ -300,9 +303,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
-            files = Files(database, stores, uploads, settings.max_downloads)
-            listened = EventsApi(feed, partial(document_of, source=settings.event_source))
-            add_api(app, config, files, authority, None if settings.event_stream == "off" else listened)
+            add_api(app, config, _api_services(settings, database, stores, uploads, completion, feed), authority)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"))
@@ -509,11 +510,19 @@ def _store(settings: Settings) -> SurveyedStore:
             access_key=settings.s3_access_key.get_secret_value(),
             secret_key=settings.s3_secret_key.get_secret_value(),
             session_token=token.get_secret_value() if token is not None else None,
+            presign_key=_presign_key(settings),
             profile=PROFILES[settings.profile],
             readers=settings.max_downloads,
             public_endpoint=settings.s3_public_endpoint,
         )
     )
+
+
+def _presign_key(settings: Settings) -> Credentials | None:
+    access_key, secret_key = settings.s3_presign_access_key, settings.s3_presign_secret_key
+    if access_key is None or secret_key is None:
+        return None
+    return Credentials(access_key.get_secret_value(), secret_key.get_secret_value())
 
 
 def _authority(settings: Settings, tokens: TokenStore) -> Authority:
@@ -587,10 +596,40 @@ def _uploads(
         key_template=settings.object_key,
         finish_wait=settings.finish_wait,
         holder=holder,
+        resumes_by_fingerprint=settings.resume_by_fingerprint == "on",
     )
     # Only static tokens can be revoked while a request runs.
     reaffirm = authority.reaffirm if "token" in settings.auth else None
     return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm, stores, tenants)
+
+
+def _api_services(
+    settings: Settings,
+    database: SurveyedDatabase,
+    stores: Stores[SurveyedStore],
+    uploads: Uploads,
+    completion: Completion,
+    feed: Feed,
+) -> ApiServices:
+    direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings))
+    secret = settings.s3_events_secret
+    events = EventsApi(feed, partial(document_of, source=settings.event_source))
+    return ApiServices(
+        files=Files(database, stores, uploads, settings.max_downloads),
+        direct=direct,
+        evidence=None if secret is None else (Evidence(database, direct), secret.get_secret_value()),
+        events=None if settings.event_stream == "off" else events,
+    )
+
+
+def _direct_rules(settings: Settings) -> DirectRules:
+    return DirectRules(
+        offered=settings.direct == "on",
+        url_ttl=round(settings.direct_url_ttl),
+        part_size=settings.part_size,
+        finish_wait=settings.finish_wait,
+        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit),
+    )
 
 
 def _web_config(settings: Settings) -> WebConfig:

@@ -33,7 +33,7 @@ EXIT_CODE: Final = 137
 _ANSWER: Final = "answer"
 BEFORE_ANSWER: Final = f"before-{_ANSWER}"
 AFTER_ANSWER: Final = f"after-{_ANSWER}"
-_NO_STEPS: Final = frozenset({"check", "close", "presign"})
+_NO_STEPS: Final = frozenset({"check", "close", "presign", "presign_part"})
 """Methods of both ports that no upload depends on, or that ask nobody."""
 _WRITTEN: Final = re.compile(r"(?P<place>[a-z-]+)(?::(?P<nth>[1-9][0-9]{0,8}))?", re.ASCII)
 

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.direct import ListedPart, Plan, Slot
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
+    from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -122,10 +124,19 @@ class Database(Protocol):
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound."""
 
+    async def get_any(self, upload_id: UploadId) -> Upload | None:
+        """Return the committed upload, whosever it is; None without one. For what the store says, never for clients."""
+
     async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
         """Return up to `limit` uploads of `scope` that `wanted` describes, the newest first, from the place `after` on.
 
         Going on after the last one of each page shows every upload once that is there all the time.
+        """
+
+    async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
+        """Return up to `limit` live or complete uploads of `scope`, the newest first: no partials.
+
+        Those that were created with this fingerprint; and complete ones of this CRC64NVME, if it is one.
         """
 
     async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
@@ -491,6 +502,19 @@ class Attributes:
 
 
 @dataclass(frozen=True, slots=True)
+class SignedPart:
+    """How one part is sent to the store: PUT its bytes to `url`.
+
+    Attributes:
+        url: a secret for as long as it works.
+        headers: to be sent exactly so; Content-Length is not among them, as clients make it themselves.
+    """
+
+    url: str
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class Presentation:
     """What the store is to answer with instead of the attributes that an object is stored with.
 
@@ -515,6 +539,10 @@ class ObjectStore(Protocol):
     """Whether Complete must list every part that was ever uploaded (Ceph, rclone)."""
     copies_parts: bool
     """Whether `copy_part` works at all; else it raises StoreRefused."""
+    signs_parts: bool
+    """Whether `presign_part` works at all; else it raises DirectOff."""
+    part_checksums: frozenset[str]
+    """Checksums that the store verifies of parts that others send, and shows in `list_parts`."""
 
     async def check(self) -> None:
         """Raise StoreUnavailable when the bucket cannot be reached or written with these credentials."""
@@ -532,7 +560,7 @@ class ObjectStore(Protocol):
         """
 
     async def create_multipart(
-        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False, plan: Plan | None = None
     ) -> MultipartId:
         """Begin a multipart upload of `key`. Not idempotent, so tried once: each call may make another one.
 
@@ -541,6 +569,7 @@ class ObjectStore(Protocol):
             attributes: of the object to be.
             with_copies: parts of it may be made by `copy_part`. Many stores do not compute the checksum of a copied
                 part; these then do not check the whole at Complete, but uploaded parts all the same.
+            plan: given when others send the parts. They bring the checksums that it declares, and no others.
         """
 
     async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
@@ -580,6 +609,7 @@ class ObjectStore(Protocol):
         crc64: int,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         """Make the object from exactly `parts`. May take minutes. Verify with `find` afterwards, whatever happened.
 
@@ -587,8 +617,8 @@ class ObjectStore(Protocol):
             key: of the multipart upload.
             multipart_id: from `create_multipart`.
             parts: uploaded or copied, in their order.
-            crc64: of the whole.
-            with_copies: as given to `create_multipart`.
+            crc64: of the whole; -1 when it is unknown.
+            with_copies, plan: as given to `create_multipart`.
 
         Raises:
             MultipartLost: the store does not know it; that is no proof of failure (an answer may have been lost).
@@ -605,6 +635,21 @@ class ObjectStore(Protocol):
 
     async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
         """Return whether the store still knows this multipart upload."""
+
+    async def list_parts(self, key: ObjectKey, multipart_id: MultipartId) -> list[ListedPart]:
+        """Return all parts that the store has of a multipart upload, in order.
+
+        Raises MultipartLost when the store does not know it.
+        """
+
+    def presign_part(
+        self, key: ObjectKey, multipart_id: MultipartId, slot: Slot, plan: Plan, seconds: int
+    ) -> SignedPart:
+        """Return what lets anybody send one part for `seconds`, as often as they like; the last one counts.
+
+        Nothing is asked of the store. It refuses other sizes and other bytes than `slot` says. What is begun in time
+        may end later. Raises DirectOff where there is no such thing.
+        """
 
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         """Throw the multipart upload away, repeated until the store says that it is gone. Idempotent."""

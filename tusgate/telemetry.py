@@ -60,6 +60,8 @@ class LogEvent(StrEnum):
     UPLOAD_FAILED = "upload.failed"
     UPLOAD_TERMINATED = "upload.terminated"
     UPLOAD_EXPIRED = "upload.expired"
+    DIRECT_REFUSED = "direct.refused"
+    EVIDENCE_TAKEN = "evidence.taken"
     COMPLETION_NOT_COPIED = "completion.not_copied"
     COMPLETION_RETRIED = "completion.retried"
     COMPLETION_POSTPONED = "completion.postponed"

@@ -120,7 +120,8 @@ def objects_are_what_was_sent(facts: Facts) -> Iterator[str]:
         stored = facts.objects.get(row["object_key"])
         if row["state"] != "complete" or stored is None or stored.content is None:
             continue
-        if stored.size != row["upload_length"] or crc64nvme(stored.content) != _crc(row):
+        is_hashed = row["crc64"] is not None  # bytes that went past the gateway need not be
+        if stored.size != row["upload_length"] or (is_hashed and crc64nvme(stored.content) != _crc(row)):
             yield f"the object of {upload_id} has {stored.size} bytes, or others than committed"
     yield from _finals_of_other_bytes(facts)
     for journal in facts.journals:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import NewApiToken
     from tusgate.core.clockwatch import Judge
     from tusgate.core.events import Outbox, Outcome, Search
+    from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
@@ -193,6 +194,8 @@ class MemoryDatabase:
             concat=new.concat,
             group=new.group,
             route=new.route,
+            plan=new.plan,
+            fingerprint=new.fingerprint,
         )
         self._check_room(None, upload)
         row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
@@ -299,6 +302,10 @@ class MemoryDatabase:
     async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
         return self._find(scope, upload_id).upload
 
+    async def get_any(self, upload_id: UploadId) -> Upload | None:
+        row = self._rows.get(upload_id)
+        return None if row is None else row.upload
+
     async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
         found = [row.upload for row in self._rows.values() if row.upload.scope == scope]
         found = [upload for upload in found if _is_wanted(upload, wanted)]
@@ -306,6 +313,11 @@ class MemoryDatabase:
         if after is not None:
             found = [upload for upload in found if _place(upload) < (after.created_at, after.id)]
         return found[:limit]
+
+    async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
+        found = [row.upload for row in self._rows.values() if row.upload.scope == scope]
+        found = [upload for upload in found if _has_fingerprint(upload, wanted)]
+        return sorted(found, key=_place, reverse=True)[:limit]
 
     async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
         row = self._find(scope, upload_id)
@@ -760,6 +772,13 @@ class MemoryDatabase:
 
 def _place(upload: Upload) -> tuple[datetime, str]:
     return upload.created_at, upload.id
+
+
+def _has_fingerprint(upload: Upload, wanted: Fingerprint) -> bool:
+    is_live = upload.state in (State.UPLOADING, State.SEALED, State.COMPLETE)
+    is_named = is_live and upload.fingerprint == str(wanted)
+    is_complete = upload.state is State.COMPLETE and wanted.crc64 is not None and upload.crc64 == wanted.crc64
+    return (is_named or is_complete) and upload.role in (None, Role.FINAL)
 
 
 def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:

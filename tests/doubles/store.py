@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
-from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.direct import ListedPart
+from tusgate.core.errors import DirectOff, MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
 from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject
 from tusgate.core.naming import PIECES
@@ -16,8 +17,9 @@ from tusgate.service.digest import combined_crc64, crc64_of
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
+    from tusgate.core.direct import Plan, Slot
     from tusgate.core.model import Part, Piece, UploadId
-    from tusgate.ports import Attributes, Body, Presentation, SurveyedStore
+    from tusgate.ports import Attributes, Body, Presentation, SignedPart, SurveyedStore
 
 READ_BLOCK = 64 * 1024
 
@@ -80,6 +82,8 @@ class MemoryStore:
         self.limits = limits or PartLimits(min_part_size=1)
         self.completes_all_parts = completes_all_parts
         self.copies_parts = copies_parts
+        self.signs_parts = False
+        self.part_checksums: frozenset[str] = frozenset()
         self.objects: dict[ObjectKey, _Object] = {}
         self.multiparts: dict[MultipartId, _Multipart] = {}
         self.bytes_written = 0
@@ -109,7 +113,7 @@ class MemoryStore:
         return stored
 
     async def create_multipart(
-        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False, plan: Plan | None = None
     ) -> MultipartId:
         self._next += 1
         multipart_id = MultipartId(f"multipart-{self._next}")
@@ -139,6 +143,7 @@ class MemoryStore:
         crc64: int,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         multipart = self._multipart(key, multipart_id)
         self._check_complete(multipart, parts, crc64)
@@ -154,6 +159,15 @@ class MemoryStore:
 
     async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
         return multipart_id in self.multiparts
+
+    async def list_parts(self, key: ObjectKey, multipart_id: MultipartId) -> list[ListedPart]:
+        parts = sorted(self._multipart(key, multipart_id).parts.items())
+        return [ListedPart(number, blob.size, blob.etag, blob.crc64) for number, blob in parts]
+
+    def presign_part(
+        self, key: ObjectKey, multipart_id: MultipartId, slot: Slot, plan: Plan, seconds: int
+    ) -> SignedPart:
+        raise DirectOff
 
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         self.multiparts.pop(multipart_id, None)

@@ -12,7 +12,7 @@ from tusgate.crash import EXIT_CODE
 if TYPE_CHECKING:
     from tests.fault.rig import Rig
 
-MORTAL = SMALLEST_PARTS_AND_COLD | {"TUSGATE_ENVIRONMENT": "development"}
+MORTAL = SMALLEST_PARTS_AND_COLD | {"TUSGATE_ENVIRONMENT": "development", "TUSGATE_DIRECT": "on"}
 """Settings of a gateway that may be told to die."""
 LIFETIME = 7 * 86_400
 """Seconds after which both an unfinished upload and an unused intent have had their time."""

@@ -61,6 +61,33 @@ def running_with_encryption() -> Iterator[S3Server]:
             server.kill()
 
 
+@contextmanager
+def running_with_webhook(url: str, token: str) -> Iterator[S3Server]:
+    """Run a MinIO that can post events to `url`, as the target `arn:minio:sqs::GATEWAY:webhook`."""
+    program = acquire.find_program("minio")
+    with scratch_directory("minio-events", in_memory=False) as directory:
+        port = free_port()
+
+        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
+            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"]}
+            environment |= {
+                "MINIO_NOTIFY_WEBHOOK_ENABLE_GATEWAY": "on",
+                "MINIO_NOTIFY_WEBHOOK_ENDPOINT_GATEWAY": url,
+                "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_GATEWAY": f"Bearer {token}",
+                "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_GATEWAY": str(directory / "events"),
+            }
+            address = ["--address", f"127.0.0.1:{port}"]
+            command = [str(program), "server", "--quiet", *address, str(directory / "data")]
+            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
+
+        server = _with_new_keys(port, make)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.kill()
+
+
 def _make_certificate(directory: Path) -> str:
     """Make `private.key` and `public.crt` for 127.0.0.1; return the path of the certificate."""
     directory.mkdir()

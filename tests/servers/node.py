@@ -33,9 +33,9 @@ class Node:
 def find() -> Node:
     """Return Node with the client packages installed. Raises acquire.MissingError."""
     program = acquire.find_node()
-    if not (CLIENTS / "node_modules" / "tus-js-client").is_dir():
+    if not all((CLIENTS / "node_modules" / name).exists() for name in ("tus-js-client", "esbuild", "@uppy")):
         raise acquire.MissingError(
-            "tests/clients/node_modules is missing: `make tests/clients/node_modules` installs it"
+            "tests/clients/node_modules is missing or old: `make tests/clients/node_modules` installs it"
         )
     return Node(program, CLIENTS)
 

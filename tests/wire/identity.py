@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.wire.client import Answer
     from tusgate.core.access import ApiToken, Permission
-    from tusgate.ports import SurveyedDatabase
+    from tusgate.ports import SurveyedDatabase, SurveyedStore
     from tusgate.service.feed import FeedRules
     from tusgate.web.config import WebConfig
 
@@ -98,7 +98,11 @@ class Guarded:
 
 @asynccontextmanager
 async def guarded(
-    home: Path, config: WebConfig | None = None, max_size: int | None = None, listening: FeedRules | None = None
+    home: Path,
+    config: WebConfig | None = None,
+    max_size: int | None = None,
+    listening: FeedRules | None = None,
+    store: SurveyedStore | None = None,
 ) -> AsyncIterator[Guarded]:
     """Serve with static tokens, upload tokens, JWTs and a proxy that names users, until the block ends."""
     now = Clock(time.time())
@@ -115,5 +119,5 @@ async def guarded(
         )
         return CombinedAuthority(verifiers, takes_bearers=True, open_to_all=False)
 
-    async with running(home, config, max_size, identity, listening=listening) as rig:
+    async with running(home, config, max_size, identity, listening=listening, store=store) as rig:
         yield Guarded(rig, now)

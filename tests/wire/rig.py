@@ -18,6 +18,8 @@ from tusgate.filesystem import DirectoryStore
 from tusgate.ports import ObjectStore
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
+from tusgate.service.direct import DirectRules, DirectUploads
+from tusgate.service.evidence import Evidence
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
@@ -27,7 +29,7 @@ from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.sinks.document import document_of
-from tusgate.web.api import add_api
+from tusgate.web.api import ApiServices, add_api
 from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
 from tusgate.web.server import WebServer, listen, make_app
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 PART_SIZE = 5 * MIB
 LIFETIME = 3600.0
+EVENTS_SECRET = "the secret that the store knows"
+URL_TTL = 900
 START = 1_800_000_000.0
 
 
@@ -68,6 +72,7 @@ class Rig:
     clock: Clock
     files: Files
     feed: Feed
+    direct: DirectUploads
 
     async def row(self, path: str, scope: Scope = Scope()) -> Upload:  # noqa: B008 # a frozen value
         """Return the committed upload behind an upload path."""
@@ -129,6 +134,7 @@ async def running(
     most_downloads: int = 20,
     finish_wait: float = 25.0,
     listening: FeedRules | None = None,
+    resumes_by_fingerprint: bool = False,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -143,6 +149,7 @@ async def running(
         most_downloads: at once.
         finish_wait: seconds that requests wait for an upload to be finished.
         listening: how events may be followed; without it there are none.
+        resumes_by_fingerprint: see `UploadRules`.
     """
     clock = Clock()
     feeds: list[Feed] = []
@@ -173,7 +180,13 @@ async def running(
         max_size=max_size,
         expiry=Expiry(lifetime=LIFETIME, max_age=None),
     )
-    rules = UploadRules(part_size=PART_SIZE, key_template="{id}", finish_wait=finish_wait, holder="test")
+    rules = UploadRules(
+        part_size=PART_SIZE,
+        key_template="{id}",
+        finish_wait=finish_wait,
+        holder="test",
+        resumes_by_fingerprint=resumes_by_fingerprint,
+    )
     config = config or WebConfig(is_open=identity is None)
     authority = None if identity is None else identity(database)
     reaffirm = None if authority is None else authority.reaffirm
@@ -182,12 +195,22 @@ async def running(
     )
     app = make_app(config, uploads, authority)
     files = Files(database, stores, uploads, most_downloads)
-    events = EventsApi(feed, partial(document_of, source="/files"))
-    add_api(app, config, files, authority, events if listening else None)
+    expiry = Expiry(lifetime=LIFETIME, max_age=None)
+    direct_rules = DirectRules(
+        offered=True, url_ttl=URL_TTL, part_size=PART_SIZE, finish_wait=finish_wait, expiry=expiry
+    )
+    direct = DirectUploads(database, stores, uploads, completion, direct_rules)
+    services = ApiServices(
+        files=files,
+        direct=direct,
+        evidence=(Evidence(database, direct), EVENTS_SECRET),
+        events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,
+    )
+    add_api(app, config, services, authority)
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:
-        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed)
+        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed, direct)
     finally:
         await feed.close()
         await server.stop_accepting()

@@ -20,18 +20,23 @@ METHODS = ("POST", "PUT", "HEAD", "GET", "PATCH", "DELETE", "MOVE")
 ALLOWED = {
     Permission.CREATE: {
         *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
-        (Route.FILE, "PATCH"),
+        *((Route.FILE, "PATCH"), (Route.DIRECT_UPLOADS, "POST")),
     },
     Permission.APPEND: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")),
-        (Route.UPLOAD_EVENTS, "GET"),
+        *((Route.DIRECT_UPLOAD, "GET"), (Route.PARTS, "GET"), (Route.PART_URLS, "POST"), (Route.COMPLETION, "POST")),
+        *((Route.FINGERPRINT, "GET"), (Route.UPLOAD_EVENTS, "GET")),
     },
     Permission.READ: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET")),
-        *((Route.FILE, "GET"), (Route.CONTENT, "GET"), (Route.UPLOAD_EVENTS, "GET")),
+        *((Route.FILE, "GET"), (Route.CONTENT, "GET"), (Route.DIRECT_UPLOAD, "GET"), (Route.PARTS, "GET")),
+        *((Route.FINGERPRINT, "GET"), (Route.UPLOAD_EVENTS, "GET")),
     },
     Permission.LIST: {(Route.FILES, "GET"), (Route.USAGE, "GET"), (Route.EVENTS, "GET")},
-    Permission.DELETE: {(Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")},
+    Permission.DELETE: {
+        *((Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")),
+        (Route.DIRECT_UPLOAD, "DELETE"),
+    },
     Permission.SHARE: set(),
     Permission.ADMIN: {(Route.TENANT_EVENTS, "GET")},
 }

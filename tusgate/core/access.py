@@ -67,6 +67,18 @@ class Route(StrEnum):
     """What happens to one upload."""
     USAGE = "usage"
     """What the tenant has, and may have."""
+    DIRECT_UPLOADS = "direct uploads"
+    """Where uploads are created whose parts clients send to the store themselves."""
+    DIRECT_UPLOAD = "direct upload"
+    """One of these."""
+    PARTS = "direct upload/parts"
+    """What the store has of it."""
+    PART_URLS = "direct upload/urls"
+    """Where the URLs are made by which its parts are sent."""
+    FINGERPRINT = "fingerprint"
+    """What there is of the file with a fingerprint."""
+    COMPLETION = "direct upload/complete"
+    """Where it is said that all parts are there."""
 
 
 REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
@@ -88,6 +100,13 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.EVENTS, "GET"): frozenset({Permission.LIST}),
     (Route.TENANT_EVENTS, "GET"): frozenset({Permission.ADMIN}),  # of all owners
     (Route.UPLOAD_EVENTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),  # as HEAD of the upload
+    (Route.DIRECT_UPLOADS, "POST"): frozenset({Permission.CREATE}),
+    (Route.DIRECT_UPLOAD, "GET"): frozenset({Permission.APPEND, Permission.READ}),
+    (Route.DIRECT_UPLOAD, "DELETE"): frozenset({Permission.DELETE}),
+    (Route.PARTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),
+    (Route.PART_URLS, "POST"): frozenset({Permission.APPEND}),
+    (Route.COMPLETION, "POST"): frozenset({Permission.APPEND}),
+    (Route.FINGERPRINT, "GET"): frozenset({Permission.APPEND, Permission.READ}),
 }
 """Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
 of the API is a GET."""

@@ -24,8 +24,13 @@ TusgateError
 ├── UploadGone                expired, terminated or failed, and still remembered
 ├── OffsetMismatch            the request continues at another place than the upload does
 ├── WrongProtocol             appends are pinned to the protocol that created the upload
+│   ├── NotDirect             parts are sent to the store only where the upload was created so
+│   └── OnlyDirect            the upload was created so, and takes no bytes through the gateway
 ├── NotComplete               a file whose bytes are not all there and verified yet cannot be read
 ├── DownloadsOff              this server hands out no files
+├── DirectOff                 this server lets nobody send bytes to its store
+├── PartsRefused              what the store has is not what was planned; nothing has changed
+├── PartsFixed                an upload that has all its parts takes no other ones
 ├── AlreadyComplete           an append to an upload whose end has been declared and reached
 ├── FinalIsFixed              an append to an upload that is made of others, or a final with a body
 ├── StillNeeded               an unfinished final is made of it
@@ -60,10 +65,16 @@ TusgateError
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tusgate.core.direct import Fault
     from tusgate.core.model import Upload
+
+_FAULTS_TOLD: Final = 5
+"""Faults that a message names; all of them go with the error."""
 
 
 class TusgateError(Exception):
@@ -265,6 +276,48 @@ class DownloadsOff(TusgateError):
     """Downloads are switched off on this server."""
 
     code = "downloads_off"
+
+
+class NotDirect(WrongProtocol):
+    """The upload goes through the gateway; its bytes cannot be sent to the store."""
+
+    code = "not_direct"
+
+
+class OnlyDirect(WrongProtocol):
+    """The bytes of this upload are sent to the store itself, not through the gateway."""
+
+    code = "only_direct"
+
+
+class DirectOff(TusgateError):
+    """This server takes no uploads directly to its store: that needs S3, and TUSGATE_DIRECT."""
+
+    code = "direct_off"
+
+
+class PartsRefused(TusgateError):
+    """The parts in the store are not those that were planned; send what is wrong again.
+
+    Attributes:
+        faults: everything that is wrong, in the order of the parts.
+    """
+
+    code = "parts_refused"
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        super().__init__(
+            "the store does not have the parts that were planned: "
+            + ", ".join(f"part {fault.number} {fault.wrong}" for fault in faults[:_FAULTS_TOLD])
+            + (f" and {len(faults) - _FAULTS_TOLD} more" if len(faults) > _FAULTS_TOLD else "")
+        )
+        self.faults = tuple(faults)
+
+
+class PartsFixed(TusgateError):
+    """The upload has all its parts; no more can be sent."""
+
+    code = "parts_fixed"
 
 
 class AlreadyComplete(TusgateError):

@@ -22,6 +22,7 @@ from tusgate.core.errors import (
     FinalIsFixed,
     InconsistentLength,
     OffsetMismatch,
+    OnlyDirect,
     Overrun,
     TooLarge,
     UploadGone,
@@ -62,6 +63,12 @@ def check_present(upload: Upload) -> None:
         raise UploadGone(State.TERMINATED.value)
 
 
+def check_comes_through(upload: Upload) -> None:
+    """Raise OnlyDirect when the bytes of `upload` are still on their way to the store, past the gateway."""
+    if upload.created_via is CreatedVia.DIRECT and upload.state is State.UPLOADING:
+        raise OnlyDirect
+
+
 def check_alive(upload: Upload) -> None:
     """Raise UploadGone when what the upload has stored is lost or about to be removed."""
     if upload.state in GONE:
@@ -96,6 +103,7 @@ def check_append(upload: Upload, append: Append, max_size: int | None) -> int | 
 
     Raises:
         UploadGone: expired, terminated, failed.
+        OnlyDirect: its parts are sent to the store itself (DM-12).
         FinalIsFixed: it is made of partials (CAT-06), or is one and the request is not of tus (SH-06).
         WrongProtocol: created with another protocol, whose idea of the end is another one (SH-02).
         AlreadyComplete: its end has been declared and reached; only where requests end uploads.
@@ -107,6 +115,7 @@ def check_append(upload: Upload, append: Append, max_size: int | None) -> int | 
     check_present(upload)
     if upload.role is Role.FINAL:
         raise FinalIsFixed
+    check_comes_through(upload)
     if append.via is not upload.created_via:
         raise FinalIsFixed if upload.role is Role.PARTIAL else WrongProtocol
     if upload.ends_by_request and upload.state is State.COMPLETE:

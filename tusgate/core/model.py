@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NewType
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from tusgate.core.direct import Plan
     from tusgate.core.grid import Grid
 
 UploadId = NewType("UploadId", str)
@@ -91,6 +92,8 @@ class Upload:
             of its own: it stays UPLOADING when all its bytes are committed, until it expires or is ended.
         route: which store it lies in, by name; None: the one that the plain settings say. Fixed at creation.
         counted: False for a partial whose bytes count as those of its sealed group.
+        plan: what was declared of the parts of a direct upload; None for all others.
+        fingerprint: what the client tells the file by; see `core.fingerprint`.
     """
 
     id: UploadId
@@ -120,6 +123,8 @@ class Upload:
     group: UploadId | None = None
     route: str | None = None
     counted: bool = True
+    plan: Plan | None = None
+    fingerprint: str | None = None
 
     @property
     def has_all_bytes(self) -> bool:
@@ -150,7 +155,7 @@ class NewUpload:
         epoch: 1 when the creating request also writes (creation-with-upload), else 0.
         lifetime: seconds of inactivity after which the upload expires; None = never.
         max_age: seconds after creation at which it expires, active or not; None = never.
-        role, concat, group, route: see `Upload`.
+        role, concat, group, route, plan, fingerprint: see `Upload`.
         token_id: of the upload token that is spent on this upload.
     """
 
@@ -172,6 +177,8 @@ class NewUpload:
     group: UploadId | None = None
     token_id: str | None = None
     route: str | None = None
+    plan: Plan | None = None
+    fingerprint: str | None = None
 
     @property
     def offset(self) -> int:
@@ -191,7 +198,11 @@ class NewUpload:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One committed S3 part: `size` bytes from byte `start`."""
+    """One committed S3 part: `size` bytes from byte `start`.
+
+    Attributes:
+        crc64: -1 when nobody has computed it: the part never passed through here, and the store shows no checksum.
+    """
 
     number: int
     start: int

@@ -12,6 +12,7 @@ from tusgate.core.model import ObjectKey, Scope, UploadId
 PIECES: Final = ".tusgate/pieces/"
 """Where pieces live: away from everything that a key template can produce."""
 _FIELDS: Final = frozenset({"id", "tenant", "date", "filename"})
+_ID: Final = re.compile(r"(?<![\w-])[\w-]{22,64}(?![\w-])", re.ASCII)
 _UNSAFE: Final = re.compile(r"[^\w.\-+@=,() ]")
 _MAX_NAME_BYTES: Final = 200
 """S3 keys have 1,024 bytes, MinIO allows 255 per path segment."""
@@ -42,6 +43,11 @@ def object_key(template: str, upload_id: UploadId, scope: Scope, date: str, file
             filename=clean_segment(filename or ""),
         )
     )
+
+
+def ids_in(key: str) -> tuple[UploadId, ...]:
+    """Return what may be the id of an upload in an object key; whose it is stands in the database alone."""
+    return tuple(UploadId(found) for found in dict.fromkeys(_ID.findall(key)))
 
 
 def clean_segment(name: str) -> str:

@@ -50,6 +50,7 @@ from tusgate.database.rows import (
     expectation_of,
     fenced_by,
     filter_of,
+    fingerprint_columns,
     garbage_from,
     identity_of,
     intent_columns,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
@@ -306,6 +308,11 @@ class PostgresDatabase:
         row = await self._one(_queries.get_upload, id=upload_id, tenant=scope.tenant, owner=scope.owner)
         return upload_from(_present(row))
 
+    async def get_any(self, upload_id: UploadId) -> Upload | None:
+        """See `ports.Database.get_any`."""
+        row = await self._one(_queries.system_get_upload, id=upload_id)
+        return None if row is None else upload_from(row)
+
     async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
         """See `ports.Database.list_files`."""
         found = await self._all(
@@ -320,6 +327,11 @@ class PostgresDatabase:
             created_before=wanted.created_before,
             limit=limit,
         )
+        return [upload_from(row) for row in found]
+
+    async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
+        """See `ports.Database.find_by_fingerprint`."""
+        found = await self._all(_queries.find_by_fingerprint, **fingerprint_columns(scope, wanted), limit=limit)
         return [upload_from(row) for row in found]
 
     async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:

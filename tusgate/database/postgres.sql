@@ -13,14 +13,14 @@ WITH created AS (
     INSERT INTO uploads (
         id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata,
         filename, filename_folded, content_type, content_coding, object_key, put_attempts, token_id, expires_at, role,
-        concat, group_id, route, event_number
+        concat, group_id, route, plan, fingerprint, event_number
     )
     VALUES (
         :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch,
         CASE WHEN :epoch::bigint > 0 THEN now() END, :metadata, :filename, :filename_folded, :content_type,
         :content_coding, :object_key, coalesce(:attempt, 0), :token_id,
         least(now() + make_interval(secs => :lifetime), now() + make_interval(secs => :max_age)),
-        :role, :concat, :group, :route, 1
+        :role, :concat, :group, :route, :plan, :fingerprint, 1
     )
     ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
     RETURNING *
@@ -58,6 +58,17 @@ WHERE tenant = :tenant AND owner = :owner
     AND (:type_prefix::text IS NULL OR starts_with(lower(content_type) || ';', :type_prefix))
     AND (:name_prefix::text IS NULL OR starts_with(coalesce(filename_folded, lower(filename)), :name_prefix))
     AND (:name_part::text IS NULL OR strpos(coalesce(filename_folded, lower(filename)), :name_part) > 0)
+    AND (role IS NULL OR role = 'final')
+ORDER BY created_at DESC, id DESC
+LIMIT :limit;
+
+-- name: find_by_fingerprint
+SELECT * FROM uploads
+WHERE tenant = :tenant AND owner = :owner
+    AND (
+        (fingerprint = :fingerprint AND state IN ('uploading', 'sealed', 'complete'))
+        OR (crc64 = :crc64::bytea AND state = 'complete')
+    )
     AND (role IS NULL OR role = 'final')
 ORDER BY created_at DESC, id DESC
 LIMIT :limit;
@@ -539,6 +550,9 @@ DELETE FROM garbage WHERE id = ANY(:ids::bigint[]) AND removed_at <= now() - mak
 -- name: system_postpone_garbage!
 UPDATE garbage SET due_at = now() + make_interval(secs => :seconds), tries = tries + 1
 WHERE id = ANY(:ids::bigint[]);
+
+-- name: system_get_upload^
+SELECT * FROM uploads WHERE id = :id;
 
 -- name: system_survey
 SELECT * FROM uploads WHERE id > :after ORDER BY id LIMIT :limit;

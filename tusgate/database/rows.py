@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.clockwatch import ClockReading
+from tusgate.core.direct import Plan
 from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
 from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
 from tusgate.core.grid import Grid
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import NewApiToken
     from tusgate.core.events import EventPlace, Outcome, Search
+    from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import FileFilter
     from tusgate.core.model import Intent, NewUpload, Step, StoredObject
     from tusgate.core.quota import Quota
@@ -82,12 +84,15 @@ def upload_from(row: Row) -> Upload:
         group=row["group_id"],
         route=row["route"],
         counted=bool(row["counted"]),
+        plan=None if row["plan"] is None else Plan.decode(row["plan"]),
+        fingerprint=row["fingerprint"],
     )
 
 
 def part_from(row: Row) -> Part:
     """Return the part that `row` of the table parts holds."""
-    return Part(row["number"], row["start_offset"], row["size"], row["etag"], int.from_bytes(row["crc64"], "big"))
+    crc64 = int.from_bytes(row["crc64"], "big") if row["crc64"] else -1
+    return Part(row["number"], row["start_offset"], row["size"], row["etag"], crc64)
 
 
 def piece_from(row: Row, prefix: str = "") -> Piece:
@@ -304,6 +309,8 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "group": new.group,
         "token_id": new.token_id,
         "route": new.route,
+        "plan": None if new.plan is None else new.plan.encode(),
+        "fingerprint": new.fingerprint,
     }
 
 
@@ -341,6 +348,17 @@ def filter_of(wanted: FileFilter) -> dict[str, object]:
         "type_prefix": wanted.type_prefix,
         "name_prefix": _folded(wanted.name_prefix),
         "name_part": _folded(wanted.name_contains),
+    }
+
+
+def fingerprint_columns(scope: Scope, wanted: Fingerprint) -> dict[str, object]:
+    """Return what an upload is found again by."""
+    crc64 = wanted.crc64
+    return {
+        "tenant": scope.tenant,
+        "owner": scope.owner,
+        "fingerprint": str(wanted),
+        "crc64": None if crc64 is None else _crc_to(crc64),
     }
 
 
@@ -398,7 +416,7 @@ def part_rows(parts: Sequence[Part]) -> list[dict[str, object]]:
             "start_offset": part.start,
             "size": part.size,
             "etag": part.etag,
-            "crc64": _crc_to(part.crc64),
+            "crc64": _part_crc_to(part.crc64),
         }
         for part in parts
     ]
@@ -425,7 +443,7 @@ def part_columns(parts: Sequence[Part]) -> dict[str, object]:
         "part_starts": [part.start for part in parts],
         "part_sizes": [part.size for part in parts],
         "part_etags": [part.etag for part in parts],
-        "part_crcs": [_crc_to(part.crc64) for part in parts],
+        "part_crcs": [_part_crc_to(part.crc64) for part in parts],
     }
 
 
@@ -535,6 +553,11 @@ def _folded(name: str | None) -> str | None:
 def _crc_to(crc64: int) -> bytes | None:
     """Return the stored form; None for -1, by which a store says that it reports no checksum."""
     return crc64.to_bytes(8, "big") if crc64 >= 0 else None
+
+
+def _part_crc_to(crc64: int) -> bytes:
+    """Return the stored form of a part's CRC; no bytes for -1, as the column takes no NULL."""
+    return _crc_to(crc64) or b""
 
 
 def _crc_from(stored: bytes | None) -> int | None:

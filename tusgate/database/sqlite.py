@@ -38,6 +38,7 @@ from tusgate.database.rows import (
     expectation_of,
     fenced_by,
     filter_of,
+    fingerprint_columns,
     garbage_from,
     identity_of,
     lifetime_of,
@@ -73,6 +74,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.events import Outbox
+    from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
@@ -182,9 +184,23 @@ class SqliteDatabase:
         """See `ports.Database.get`."""
         return await self._reader.run(partial(_get, scope=scope, upload_id=upload_id))
 
+    async def get_any(self, upload_id: UploadId) -> Upload | None:
+        """See `ports.Database.get_any`."""
+        row = await self._reader.run(lambda connection: _queries.system_get_upload(connection, id=upload_id))
+        return None if row is None else upload_from(row)
+
     async def list_files(self, scope: Scope, wanted: FileFilter, after: Position | None, limit: int) -> list[Upload]:
         """See `ports.Database.list_files`."""
         return await self._reader.run(partial(_list_files, scope=scope, wanted=wanted, after=after, limit=limit))
+
+    async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
+        """See `ports.Database.find_by_fingerprint`."""
+        columns = fingerprint_columns(scope, wanted)
+        return await self._reader.run(
+            lambda connection: [
+                upload_from(row) for row in _queries.find_by_fingerprint(connection, **columns, limit=limit)
+            ]
+        )
 
     async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
         """See `ports.Database.describe`."""

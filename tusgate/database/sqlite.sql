@@ -11,13 +11,13 @@
 INSERT INTO uploads (
     id, tenant, owner, created_via, state, upload_length, upload_offset, grid, epoch, held_since, metadata, filename,
     filename_folded, content_type, content_coding, object_key, put_attempts, token_id, created_at, updated_at, expires_at,
-    role, concat, group_id, route
+    role, concat, group_id, route, plan, fingerprint
 )
 VALUES (
     :id, :tenant, :owner, :created_via, :state, :length, :offset, :grid, :epoch, CASE WHEN :epoch > 0 THEN now_ms() END,
     :metadata, :filename, :filename_folded, :content_type, :content_coding, :object_key, coalesce(:attempt, 0),
     :token_id, now_ms(), now_ms(), earliest(now_ms() + ms(:lifetime), now_ms() + ms(:max_age)), :role, :concat, :group,
-    :route
+    :route, :plan, :fingerprint
 )
 ON CONFLICT (tenant, owner, token_id) WHERE token_id IS NOT NULL DO NOTHING
 RETURNING *;
@@ -44,6 +44,17 @@ WHERE tenant = :tenant AND owner = :owner
         OR substr(coalesce(filename_folded, lower(filename)), 1, length(:name_prefix)) = :name_prefix
     )
     AND (:name_part IS NULL OR instr(coalesce(filename_folded, lower(filename)), :name_part) > 0)
+    AND (role IS NULL OR role = 'final')
+ORDER BY created_at DESC, id DESC
+LIMIT :limit;
+
+-- name: find_by_fingerprint
+SELECT * FROM uploads
+WHERE tenant = :tenant AND owner = :owner
+    AND (
+        (fingerprint = :fingerprint AND state IN ('uploading', 'sealed', 'complete'))
+        OR (crc64 = :crc64 AND state = 'complete')
+    )
     AND (role IS NULL OR role = 'final')
 ORDER BY created_at DESC, id DESC
 LIMIT :limit;
@@ -380,6 +391,9 @@ UPDATE garbage SET due_at = now_ms() + 60000 WHERE id = :id;
 
 -- name: system_postpone_garbage*!
 UPDATE garbage SET due_at = now_ms() + ms(:seconds), tries = tries + 1 WHERE id = :id;
+
+-- name: system_get_upload^
+SELECT * FROM uploads WHERE id = :id;
 
 -- name: system_survey
 SELECT * FROM uploads WHERE id > :after ORDER BY id LIMIT :limit;

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from awscrt.checksums import combine_crc64nvme, crc64nvme
 
-from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.direct import ListedPart
+from tusgate.core.errors import DirectOff, MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.grid import PartLimits
 from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject, UploadId
 from tusgate.filesystem import durable
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
+    from tusgate.core.direct import Plan, Slot
     from tusgate.core.model import Part, Piece
-    from tusgate.ports import Attributes, Body, Presentation
+    from tusgate.ports import Attributes, Body, Presentation, SignedPart
 
 READ_SIZE: Final = 1 << 20
 """Bytes read at a time: each read is a trip to another thread."""
@@ -90,6 +92,8 @@ class DirectoryStore:
     limits = PartLimits(min_part_size=1)
     completes_all_parts = False
     copies_parts = True
+    signs_parts = False
+    part_checksums: frozenset[str] = frozenset()
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
@@ -133,7 +137,7 @@ class DirectoryStore:
         return await _in_thread(work)
 
     async def create_multipart(
-        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False, plan: Plan | None = None
     ) -> MultipartId:
         """Begin a multipart upload; copied parts are checked as uploaded ones are. See the port."""
         self._object_path(key)  # refuses impossible keys before any bytes are uploaded
@@ -182,6 +186,7 @@ class DirectoryStore:
         crc64: int,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         """Make the object by appending the parts' files to one. See the port."""
         path = self._object_path(key)
@@ -222,6 +227,30 @@ class DirectoryStore:
         except MultipartLost:
             return False
         return True
+
+    async def list_parts(self, key: ObjectKey, multipart_id: MultipartId) -> list[ListedPart]:
+        """Return all parts that are there. See the port."""
+
+        def work() -> list[ListedPart]:
+            self._manifest(key, multipart_id)
+            numbers = sorted(
+                int(path.name) for path in (self._multipart / multipart_id).iterdir() if path.name.isdigit()
+            )
+            return [self._listed_part(multipart_id, number) for number in numbers]
+
+        return await _in_thread(work)
+
+    def _listed_part(self, multipart_id: MultipartId, number: int) -> ListedPart:
+        with self._part_path(multipart_id, number).open("rb") as file:
+            size = file.seek(-CRC_SIZE, os.SEEK_END)
+            crc64 = int.from_bytes(file.read(), "big")
+        return ListedPart(number, size, _etag(crc64, size), crc64)
+
+    def presign_part(
+        self, key: ObjectKey, multipart_id: MultipartId, slot: Slot, plan: Plan, seconds: int
+    ) -> SignedPart:
+        """Raise DirectOff: files have no URLs."""
+        raise DirectOff
 
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         """Throw the multipart upload away. See the port."""

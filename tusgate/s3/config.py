@@ -19,6 +19,8 @@ class S3Config:
         endpoint: base URL, `http` or `https`; must not have a path.
         public_endpoint: the same as browsers reach it, for signed URLs; None: they reach `endpoint`.
         prefix: put before every key; usually ends with `/`.
+        presign_key: signs the URLs by which others send parts; needs the right to do that and no other one. None: the
+            key that does all else.
         profile: what the server can do.
         manner: how objects are stored.
         connections: most connections for parts and objects that are open at once; others wait.
@@ -37,6 +39,7 @@ class S3Config:
     access_key: str
     secret_key: str = field(repr=False)
     session_token: str | None = field(default=None, repr=False)
+    presign_key: Credentials | None = None
     profile: Profile = PROFILES["generic"]
     manner: Manner = field(default_factory=Manner)
     connections: int = 64
@@ -64,6 +67,11 @@ class S3Config:
     def credentials(self) -> Credentials:
         """The key that signs requests."""
         return Credentials(self.access_key, self.secret_key, self.session_token)
+
+    @property
+    def part_credentials(self) -> Credentials:
+        """The key that signs URLs for parts."""
+        return self.presign_key or self.credentials
 
     @property
     def origin(self) -> str:

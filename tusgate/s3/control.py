@@ -7,6 +7,7 @@ sent twice, which turns a lost answer into a NoSuchUpload.
 from __future__ import annotations
 
 import asyncio
+import base64
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +19,13 @@ from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
+from tusgate.core.direct import ListedPart
 from tusgate.core.errors import MultipartLost, ObjectLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
-from tusgate.s3.wire import DNS_TTL, encode_crc64
+from tusgate.s3.wire import DNS_TTL, encode_crc64, encode_digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -39,9 +41,11 @@ if TYPE_CHECKING:
         HeadObjectOutputTypeDef,
         HeadObjectRequestTypeDef,
         ListObjectsV2RequestTypeDef,
+        PartTypeDef,
         UploadPartCopyRequestTypeDef,
     )
 
+    from tusgate.core.direct import Plan
     from tusgate.core.model import Part, Piece
     from tusgate.s3.config import S3Config
 
@@ -164,6 +168,7 @@ class Control:
         headers: Mapping[str, str] | None = None,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> str:
         """Begin a multipart upload and return its id. Tried once: a try whose answer is lost leaves one behind."""
         client = await self._client()
@@ -177,15 +182,23 @@ class Control:
         if content_coding:
             request["ContentEncoding"] = content_coding
         request.update(_creation_fields(headers or {}))
-        if self._checks_whole(with_copies):
+        if self._checks_whole(with_copies, plan):
             request["ChecksumAlgorithm"] = "CRC64NVME"
             request["ChecksumType"] = "FULL_OBJECT"
+        elif self._has_sha256(plan):
+            request["ChecksumAlgorithm"] = "SHA256"
         answer = await _translated("CreateMultipartUpload", lambda: client.create_multipart_upload(**request))
         return answer["UploadId"]
 
-    def _checks_whole(self, with_copies: bool) -> bool:
-        """Return whether a multipart upload is one with checksums, of its parts and of the whole."""
+    def _checks_whole(self, with_copies: bool, plan: Plan | None) -> bool:
+        """Return whether a multipart upload is one with CRC64NVME, of its parts and of the whole."""
+        if plan is not None and plan.algorithm != "crc64nvme":
+            return False
         return self._checksums and (self._config.profile.copied_part_checksums or not with_copies)
+
+    def _has_sha256(self, plan: Plan | None) -> bool:
+        """Return whether a multipart upload is one whose parts bring a SHA-256."""
+        return self._checksums and plan is not None and plan.algorithm == "sha256"
 
     async def copy_part(self, key: str, multipart_id: str, number: int, source_key: str, source: Piece) -> str:
         """Make a part of `source`, with up to three tries, and return its ETag without quotes.
@@ -231,7 +244,14 @@ class Control:
         return head["ETag"] if head is not None and head["ContentLength"] == source.size else None
 
     async def complete_multipart(
-        self, key: str, multipart_id: str, parts: Sequence[Part], crc64: int, *, with_copies: bool = False
+        self,
+        key: str,
+        multipart_id: str,
+        parts: Sequence[Part],
+        crc64: int,
+        *,
+        with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         """Complete: sent once, and given 15 minutes without a byte of answer.
 
@@ -240,12 +260,16 @@ class Control:
             StoreUnavailable: the outcome is unknown, also after a 200 that does not name the object.
         """
         client = (await self._opened()).patient
-        checks_whole = self._checks_whole(with_copies)
+        checks_whole = self._checks_whole(with_copies, plan)
+        listed = [_listed(part, checks_whole) for part in parts]
+        if plan is not None and self._has_sha256(plan):
+            for each, digest in zip(listed, plan.digests, strict=True):
+                each["ChecksumSHA256"] = encode_digest(digest)
         request: CompleteMultipartUploadRequestTypeDef = {
             "Bucket": self._bucket,
             "Key": key,
             "UploadId": multipart_id,
-            "MultipartUpload": {"Parts": [_listed(part, checks_whole) for part in parts]},
+            "MultipartUpload": {"Parts": listed},
         }
         if checks_whole:
             request["ChecksumCRC64NVME"] = encode_crc64(crc64)
@@ -279,6 +303,16 @@ class Control:
         except MultipartLost:
             return False
         return True
+
+    async def list_parts(self, key: str, multipart_id: str) -> list[ListedPart]:
+        """Return all parts of a multipart upload, asked for page by page. Raises MultipartLost."""
+        client = await self._client()
+
+        async def list_all() -> list[ListedPart]:
+            pages = client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=multipart_id)
+            return [_listed_part(part) async for page in pages for part in page.get("Parts", ())]
+
+        return await _repeated("ListParts", list_all)
 
     async def list_multiparts(self, key: str) -> list[str]:
         """Return the ids of all multipart uploads of exactly `key`."""
@@ -460,6 +494,17 @@ def _listed(part: Part, with_checksum: bool) -> CompletedPartTypeDef:
     if with_checksum:
         listed["ChecksumCRC64NVME"] = encode_crc64(part.crc64)
     return listed
+
+
+def _listed_part(part: PartTypeDef) -> ListedPart:
+    crc64, sha256 = part.get("ChecksumCRC64NVME"), part.get("ChecksumSHA256")
+    return ListedPart(
+        part["PartNumber"],
+        part["Size"],
+        part["ETag"].strip('"'),
+        int.from_bytes(base64.b64decode(crc64), "big") if crc64 else -1,
+        base64.b64decode(sha256) if sha256 else None,
+    )
 
 
 def _never_redirect(context: dict[str, dict[str, object]], **_: object) -> None:

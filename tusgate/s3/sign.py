@@ -84,9 +84,16 @@ class Signer:
         return complete
 
     def presign(
-        self, method: str, path: str, parameters: Mapping[str, str], host: str, now: datetime, seconds: int
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, str],
+        host: str,
+        now: datetime,
+        seconds: int,
+        headers: Mapping[str, str] | None = None,
     ) -> str:
-        """Return a query string that lets whoever has it make one kind of request, without any header but Host.
+        """Return a query string that lets whoever has it make one kind of request.
 
         Args:
             method: HTTP method.
@@ -95,7 +102,9 @@ class Signer:
             host: value of the Host header.
             now: in UTC; from then on it is good.
             seconds: for so long; a session token may end earlier.
+            headers: with lower-case names, that the request must have, with these values, beside Host.
         """
+        signed = {"host": host, **(headers or {})}
         stamp = now.strftime("%Y%m%dT%H%M%SZ")
         complete = {
             **parameters,
@@ -103,12 +112,12 @@ class Signer:
             "X-Amz-Credential": f"{self._credentials.access_key}/{self._scope(stamp)}",
             "X-Amz-Date": stamp,
             "X-Amz-Expires": str(seconds),
-            "X-Amz-SignedHeaders": "host",
+            "X-Amz-SignedHeaders": ";".join(sorted(signed)),
         }
         if self._credentials.session_token:
             complete["X-Amz-Security-Token"] = self._credentials.session_token
         query = encode_query(complete)
-        signature = self._signature(method, path, query, {"host": host}, stamp, UNSIGNED_PAYLOAD)
+        signature = self._signature(method, path, query, signed, stamp, UNSIGNED_PAYLOAD)
         return f"{query}&X-Amz-Signature={signature}"
 
     def _signature(

@@ -12,20 +12,23 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from awscrt.checksums import crc64nvme
 
-from tusgate.core.errors import MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.direct import PART_ALGORITHMS
+from tusgate.core.errors import DirectOff, MultipartLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, StoredObject, UploadId
-from tusgate.ports import Attributes, Body
+from tusgate.ports import Attributes, Body, SignedPart
 from tusgate.s3.control import Control
 from tusgate.s3.errors import ObjectAbsent, Transient
+from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import TRIES, retried
 from tusgate.s3.sign import Signer, encode_path
-from tusgate.s3.wire import Wire
+from tusgate.s3.wire import Wire, encode_digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
     from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
+    from tusgate.core.direct import ListedPart, Plan, Slot
     from tusgate.core.model import ListedObject, Part, Piece
     from tusgate.ports import Presentation
     from tusgate.s3.config import S3Config
@@ -53,6 +56,10 @@ class S3Store:
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
         self.copies_parts = config.profile.copy_part
+        self.signs_parts = config.manner.customer_key is None  # who had a URL would have the key
+        checks = config.profile.checksum is ChecksumMode.CRC64NVME
+        self.part_checksums = frozenset(PART_ALGORITHMS) if checks else frozenset()
+        self._part_signer = Signer(config.part_credentials, config.region)
 
     async def check(self) -> None:
         """Go through the motions of an upload and throw it away: no object appears, no version is left."""
@@ -83,7 +90,7 @@ class S3Store:
         return StoredObject(key, body.size, etag, body.crc64)
 
     async def create_multipart(
-        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False
+        self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False, plan: Plan | None = None
     ) -> MultipartId:
         """Begin a multipart upload. See the port."""
         created = await self._control.create_multipart(
@@ -93,6 +100,7 @@ class S3Store:
             attributes.content_coding,
             self._manner.creation_headers(attributes),
             with_copies=with_copies,
+            plan=plan,
         )
         return MultipartId(created)
 
@@ -134,9 +142,12 @@ class S3Store:
         crc64: int,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         """Make the object. Sent once: a second Complete would answer for the first. See the port."""
-        await self._control.complete_multipart(self._full(key), multipart_id, parts, crc64, with_copies=with_copies)
+        await self._control.complete_multipart(
+            self._full(key), multipart_id, parts, crc64, with_copies=with_copies, plan=plan
+        )
 
     async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
         """Return the object when it is ours, None when it is surely not there. See the port."""
@@ -171,6 +182,27 @@ class S3Store:
     async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
         """Return whether the store still knows the multipart upload."""
         return await self._control.multipart_exists(self._full(key), multipart_id)
+
+    async def list_parts(self, key: ObjectKey, multipart_id: MultipartId) -> list[ListedPart]:
+        """Return all parts that the store has. See the port."""
+        return await self._control.list_parts(self._full(key), multipart_id)
+
+    def presign_part(
+        self, key: ObjectKey, multipart_id: MultipartId, slot: Slot, plan: Plan, seconds: int
+    ) -> SignedPart:
+        """Return a URL for one part at the address that browsers use. See the port."""
+        if not self.signs_parts:
+            raise DirectOff
+        path = encode_path(self._public.root + self._full(key))
+        query = {"partNumber": str(slot.number), "uploadId": multipart_id}
+        headers = {}
+        if slot.digest is not None and plan.algorithm is not None:
+            headers[f"x-amz-checksum-{plan.algorithm}"] = encode_digest(slot.digest)
+        length = {} if slot.size is None else {"content-length": str(slot.size)}
+        signed = self._part_signer.presign(
+            "PUT", path, query, self._public.host, datetime.now(UTC), seconds, {**headers, **length}
+        )
+        return SignedPart(f"{self._public.origin}{path}?{signed}", headers)
 
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         """Abort until the store says that it is gone. See the port."""

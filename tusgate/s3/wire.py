@@ -51,7 +51,12 @@ _TRANSPORT_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 def encode_crc64(crc64: int) -> str:
     """Return a CRC64NVME as S3 writes it: base64 of eight bytes, most significant first."""
-    return base64.b64encode(crc64.to_bytes(8, "big")).decode("ascii")
+    return encode_digest(crc64.to_bytes(8, "big"))
+
+
+def encode_digest(digest: bytes) -> str:
+    """Return a digest as it stands in x-amz-checksum headers and documents."""
+    return base64.b64encode(digest).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,9 +27,10 @@ from tusgate.core.errors import (
     UnsupportedMediaType,
     UploadGone,
 )
-from tusgate.core.model import Part, Role, State, StoredObject
+from tusgate.core.model import Intent, Part, Role, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
+from tusgate.service.declared import check_arrived
 from tusgate.service.digest import combined_crc64
 from tusgate.service.inspection import Inspection
 from tusgate.service.material import merged, missing_cells, pieces_of
@@ -198,6 +199,8 @@ class Completion:
         else:
             upload = await self._put_missing_parts(upload, work)
             stored = await self._complete_multipart(upload, await self._all_parts(upload), copies=work.copies)
+        if upload.plan is not None:
+            await check_arrived(self._stores.of(upload.route), upload, stored, self._inspection(upload))
         await self._database.complete(upload, stored)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
 
@@ -211,8 +214,11 @@ class Completion:
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(upload.length)
 
+    def _inspection(self, upload: Upload) -> Inspection | None:
+        return Inspection.of(self._tenants.known(upload.scope.tenant), upload)
+
     async def _inspect(self, upload: Upload, body: Body) -> None:
-        inspection = Inspection.of(self._tenants.known(upload.scope.tenant), upload)
+        inspection = self._inspection(upload)
         if inspection is not None:
             await inspection.look_at(body, self._stores.of(upload.route))
 
@@ -299,9 +305,14 @@ class Completion:
         assert upload.multipart_id is not None
         crc64 = combined_crc64(parts)
         store = self._stores.of(upload.route)
+        if upload.plan is not None and (upload.plan.whole is not None or self._inspection(upload) is not None):
+            # Should the object turn out to be another file, this is what removes it.
+            await self._database.intend(upload, [Intent(upload.object_key)])
         doubt: StoreRefused | StoreUnavailable | None = None
         try:
-            await store.complete_multipart(upload.object_key, upload.multipart_id, parts, crc64, with_copies=copies)
+            await store.complete_multipart(
+                upload.object_key, upload.multipart_id, parts, crc64, with_copies=copies, plan=upload.plan
+            )
         except (StoreRefused, StoreUnavailable) as error:
             doubt = error
         found = await store.find(upload.object_key, upload.id)
@@ -330,6 +341,8 @@ def _body(pieces: Sequence[Piece]) -> Body:
 
 
 def _verified(upload: Upload, found: StoredObject, crc64: int) -> StoredObject:
+    if crc64 == -1:
+        crc64 = found.crc64
     if found.size != upload.length or found.crc64 not in (crc64, -1):
         raise StoreRefused(
             f"the stored object has {found.size} bytes and CRC64NVME {found.crc64:016x}, "

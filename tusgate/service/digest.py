@@ -36,9 +36,14 @@ def crc64_of(buffers: Iterable[Buffer], start: int = 0) -> int:
 
 
 def combined_crc64(stored: Iterable[Part | Piece], start: int = 0) -> int:
-    """Return the CRC64NVME of adjoining parts or pieces from their own CRCs, continued from `start`."""
+    """Return the CRC64NVME of adjoining parts or pieces from their own CRCs, continued from `start`.
+
+    -1 when that of one of them is unknown.
+    """
     value = start
     for item in stored:
+        if item.crc64 < 0:
+            return -1
         value = checksums.combine_crc64nvme(value, item.crc64, item.size)
     return value
 

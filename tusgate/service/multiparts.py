@@ -43,7 +43,9 @@ async def begin_multipart(
         if attempt or not announced:
             await database.intend(upload, [Intent(upload.object_key, multipart=True)])
         try:
-            created = await store.create_multipart(upload.object_key, Attributes.of(upload), with_copies=with_copies)
+            created = await store.create_multipart(
+                upload.object_key, Attributes.of(upload), with_copies=with_copies, plan=upload.plan
+            )
         except StoreUnavailable:
             if attempt == TRIES - 1:
                 raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
-from tusgate.core.access import asks_for_the_same, check_length, check_type
+from tusgate.core.access import UNLIMITED, asks_for_the_same, check_length, check_type
 from tusgate.core.errors import (
     AlreadyComplete,
     ChecksumMismatch,
@@ -29,9 +29,10 @@ from tusgate.core.errors import (
     TusgateError,
     UploadGone,
 )
+from tusgate.core.fingerprint import to_go_on_with
 from tusgate.core.grid import grid_for
-from tusgate.core.lifecycle import Append, check_append, check_present, declared_length, overrun
-from tusgate.core.model import NewUpload, Role, State, UploadId
+from tusgate.core.lifecycle import Append, check_append, check_comes_through, check_present, declared_length, overrun
+from tusgate.core.model import CreatedVia, NewUpload, Role, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
 from tusgate.core.tenant import least
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.checksum import Checksum
     from tusgate.core.concat import GroupWish
-    from tusgate.core.model import CreatedVia, Intent, Piece, Scope, Upload
+    from tusgate.core.direct import Plan
+    from tusgate.core.fingerprint import Fingerprint
+    from tusgate.core.model import Intent, Piece, Scope, Upload
     from tusgate.core.tenant import Tenant
     from tusgate.ports import ByteSource, ObjectStore
     from tusgate.service.completion import Completion
@@ -70,6 +73,8 @@ PATIENCE = 6.0
 """Seconds after which it does not look again, where the database is not merely away but silent, and each look is a
 long wait of its own."""
 
+MOST_ALIKE = 100
+"""Uploads of one fingerprint that are looked at, the newest ones."""
 STORE_CHECK_EVERY = 10.0
 """Seconds for which a good answer of the store counts."""
 ENDING_PATIENCE = 5.0
@@ -89,6 +94,9 @@ class Creation:
         ends: the upload ends with the body of the creating request.
         role: PARTIAL for an upload that a final will be made of.
         group: with which other partials it shall be stored.
+        plan: of a direct upload.
+        part_size: bytes of a part, where the client has a wish.
+        fingerprint: what the client tells the file by.
     """
 
     created_via: CreatedVia
@@ -101,6 +109,9 @@ class Creation:
     content_coding: str | None = None
     role: Role | None = None
     group: GroupWish | None = None
+    plan: Plan | None = None
+    part_size: int | None = None
+    fingerprint: Fingerprint | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,12 +123,14 @@ class UploadRules:
         key_template: see `core.naming`.
         finish_wait: seconds that a request waits for an upload to be finished.
         holder: name of this process in the database.
+        resumes_by_fingerprint: a creation of tus with the fingerprint of an unfinished upload is answered with that.
     """
 
     part_size: int
     key_template: str
     finish_wait: float
     holder: str
+    resumes_by_fingerprint: bool = False
 
 
 class Uploads:
@@ -167,7 +180,8 @@ class Uploads:
         upload as far as it got: unless `progress` was told of it, its URL is unknown, and it expires.
 
         With an upload token that was spent before, the upload that it made is returned as it is, nothing of `source`
-        is read, if this only repeats the request that made it (see `core.access.asks_for_the_same`).
+        is read, if this only repeats the request that made it (see `core.access.asks_for_the_same`). Likewise one that
+        is found by its fingerprint, where that is wanted.
 
         Raises:
             NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload.
@@ -180,7 +194,11 @@ class Uploads:
         if self._writers.draining:
             raise Draining
         tenant = await self._admit_creation(principal, creation)
-        length = _checked_length(creation, source, self._size_limit(principal))
+        length = _checked_length(creation, source, self.size_limit(principal))
+        if self._rules.resumes_by_fingerprint and creation.created_via is CreatedVia.TUS:
+            again = await self.find_again(principal, creation)
+            if again is not None:
+                return again
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
         body = source or _Nothing()
@@ -213,6 +231,17 @@ class Uploads:
         except (TooLarge, ChecksumMismatch):
             await self._database.terminate(upload.scope, upload.id)
             raise
+
+    async def find_again(self, principal: Principal, creation: Creation) -> Upload | None:
+        """Return the unfinished upload that `creation` would only repeat, as its fingerprint says; None without one.
+
+        Upload tokens are for new uploads: what they demand may not be true of an old one.
+        """
+        wanted = creation.fingerprint
+        if wanted is None or creation.role is not None or principal.limits != UNLIMITED:
+            return None
+        found = await self._database.find_by_fingerprint(principal.scope, wanted, MOST_ALIKE)
+        return to_go_on_with(found, wanted, creation.created_via, creation.length, creation.plan)
 
     async def _admit_creation(self, principal: Principal, creation: Creation) -> Tenant:
         """Return the tenant that may make this upload as far as that can be told now; the database counts for itself.
@@ -257,7 +286,7 @@ class Uploads:
             raise Draining
         tenant = await self._admit_creation(principal, creation)
         final = replace(self._new_upload(tenant, principal, creation, None, epoch=0), role=Role.FINAL, concat=concat)
-        return await self._concatenation.concatenate(final, partials, self._size_limit(principal))
+        return await self._concatenation.concatenate(final, partials, self.size_limit(principal))
 
     async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload as committed; waits while it is being finished, never for a writer.
@@ -266,6 +295,7 @@ class Uploads:
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to continue.
+            OnlyDirect: not here; an offset would be an invitation to write.
             Finishing: it is still being finished after `finish_wait` seconds. An offset equal to the length is only
                 ever shown for a verified object: clients stop there.
             DatabaseUnavailable: the state could not be read within about 5 s.
@@ -276,6 +306,7 @@ class Uploads:
         if upload.state is State.SEALED:
             upload = await self._completion.wait(upload, self._rules.finish_wait)
         check_present(upload)
+        check_comes_through(upload)
         if upload.state is State.SEALED and upload.role is not Role.FINAL:
             raise Finishing
         self._recent.remember(upload)
@@ -423,14 +454,19 @@ class Uploads:
             raise
 
     def _checked(self, principal: Principal, upload: Upload, append: Append) -> int | None:
-        length = check_append(upload, append, self._size_limit(principal))
+        length = check_append(upload, append, self.size_limit(principal))
         if upload.state is State.UPLOADING:
             tenant = self._tenants.of(upload.scope.tenant)
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(length)
         return length
 
-    def _size_limit(self, principal: Principal) -> int | None:
+    def store_for(self, scope: Scope) -> ObjectStore:
+        """Return the store that new uploads of `scope` go to. Raises TenantUnknown, StoreUnavailable."""
+        return self._stores.of(self._tenants.of(scope.tenant).route)
+
+    def size_limit(self, principal: Principal) -> int | None:
+        """Return the most bytes that one upload of `principal` may have; None = any. Raises TenantUnknown."""
         tenant = self._tenants.of(principal.scope.tenant)
         return least(self.max_size, tenant.max_size, principal.limits.max_size)
 
@@ -478,7 +514,7 @@ class Uploads:
             length,
             checksum,
             ends=ends,
-            max_size=self._size_limit(principal),
+            max_size=self.size_limit(principal),
             before_end=None if self._reaffirm is None else partial(self._reaffirm, principal),
             progress=progress,
         )
@@ -568,7 +604,7 @@ class Uploads:
             scope=principal.scope,
             created_via=creation.created_via,
             length=length,
-            grid=grid_for(length, self._rules.part_size, self._stores.of(tenant.route).limits),
+            grid=grid_for(length, creation.part_size or self._rules.part_size, self._stores.of(tenant.route).limits),
             metadata=creation.metadata,
             filename=creation.filename,
             content_type=creation.content_type,
@@ -582,6 +618,8 @@ class Uploads:
             role=creation.role,
             token_id=principal.limits.token_id,
             route=tenant.route,
+            plan=creation.plan,
+            fingerprint=None if creation.fingerprint is None else str(creation.fingerprint),
         )
 
 

@@ -101,6 +101,7 @@ _state = partial(_setting, "State")
 _s3 = partial(_setting, "Object store")
 _limit = partial(_setting, "Uploads")
 _download = partial(_setting, "Files and downloads")
+_direct = partial(_setting, "Direct uploads")
 _path = partial(_setting, "Memory and parts")
 _event = partial(_setting, "Events")
 _run = partial(_setting, "Running")
@@ -205,6 +206,14 @@ class Settings(BaseSettings):
         " without it that of the profile (minio: 24h). Uploads end an hour before.",
         gt=SWEEP_MARGIN,
     )
+    s3_presign_access_key: Secret | None = _s3(
+        None,
+        "Access key id that signs the URLs of direct uploads, with the right to put objects and no other one; without"
+        " it S3_ACCESS_KEY.",
+    )
+    s3_presign_access_key_file: File | None = _s3(None, "File that holds S3_PRESIGN_ACCESS_KEY.")
+    s3_presign_secret_key: Secret | None = _s3(None, "Its secret access key.")
+    s3_presign_secret_key_file: File | None = _s3(None, "File that holds S3_PRESIGN_SECRET_KEY.")
     object_key: KeyTemplate = _s3(
         "{id}", "Template of object keys, with {id} and optionally {tenant}, {date} and {filename}."
     )
@@ -221,6 +230,11 @@ class Settings(BaseSettings):
     )
     max_lifetime: OptionalDuration = _limit(
         None, "Unfinished uploads are deleted at this age, active or not; none is no limit.", gt=0
+    )
+    resume_by_fingerprint: Literal["on", "off"] = _limit(
+        "off",
+        "Whether a tus creation with the metadata key fingerprint is answered with the owner's unfinished upload of the"
+        " same fingerprint and length.",
     )
     gone_status: GoneStatus = _limit(
         410, "Answer for an expired upload; tus-java-client and tus-android-client start anew only after 404."
@@ -254,6 +268,17 @@ class Settings(BaseSettings):
     download_cache_control: Text = _download("private, no-cache", "Cache-Control of downloads.")
     max_downloads: Count = _download(
         256, "Files that one process hands out at once, others are answered 503.", ge=1, le=10_000
+    )
+
+    direct: Literal["on", "off"] = _direct(
+        "off", "Whether clients may send parts to S3 themselves, by signed URLs; needs the API, and S3."
+    )
+    s3_events_secret: Secret | None = _direct(
+        None, "Secret that senders of S3 events show at /api/v1/s3-events; without it events are not taken."
+    )
+    s3_events_secret_file: File | None = _direct(None, "File that holds S3_EVENTS_SECRET.")
+    direct_url_ttl: Duration = _direct(
+        900.0, "How long a signed URL takes a part; clients ask for new ones.", ge=10, le=43_200
     )
 
     part_size: Size = _path(8 * MIB, "Size of S3 parts; larger files get larger parts.", ge=64 * 1024, le=5120 * MIB)
@@ -332,6 +357,7 @@ class Settings(BaseSettings):
         self._check_lifetimes()
         self._check_identity()
         self._check_sinks()
+        self._check_direct()
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
@@ -365,6 +391,16 @@ class Settings(BaseSettings):
             raise wrong("trusted_proxies", f"the addresses of the proxy, because {ENV_PREFIX}AUTH has proxy")
         if "cors_origins" in self.model_fields_set and "*" in self.cors_origins:
             raise wrong("cors_origins", f"a list of origins, because {ENV_PREFIX}AUTH has proxy", "*")
+
+    def _check_direct(self) -> None:
+        keys = ("s3_presign_access_key", "s3_presign_secret_key")
+        if (self.s3_presign_access_key is None) != (self.s3_presign_secret_key is None):
+            missing, given = keys if self.s3_presign_access_key is None else keys[::-1]
+            raise wrong(missing, f"a value, because {ENV_PREFIX}{given.upper()} is set")
+        if self.direct == "on" and self.s3_bucket is None:
+            raise wrong("direct", f"off, because there is no {ENV_PREFIX}S3_BUCKET", "on")
+        if self.direct == "on" and not self.offers_api:
+            raise wrong("direct", f"off, or {ENV_PREFIX}API=on", "on")
 
     def _check_memory(self) -> None:
         if self.budget < 2 * self.part_size:

@@ -42,7 +42,7 @@ from tusgate.settings.kinds import (
     ServerUrl,
     Text,
 )
-from tusgate.settings.model import S3Profile  # noqa: TC001 - pydantic reads the annotation
+from tusgate.settings.model import S3Profile
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -32,6 +32,8 @@ ALLOW_HEADERS: Final = (
     "X-HTTP-Method-Override",
     "X-Request-ID",
     "X-Requested-With",
+    "Uppy-Auth-Token",
+    "Uppy-Credentials-Params",
     "Upload-Complete",
     "Upload-Incomplete",
     "Upload-Draft-Interop-Version",

@@ -24,6 +24,10 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.InvalidRequest: 400,
     errors.AlreadyComplete: 400,
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
+    errors.NotDirect: 409,
+    errors.OnlyDirect: 409,
+    errors.PartsRefused: 409,
+    errors.PartsFixed: 409,
     errors.Unauthenticated: 401,
     errors.OriginForbidden: 403,
     errors.TenantUnknown: 403,
@@ -47,6 +51,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.MetadataTooLarge: 431,
     errors.ChecksumMismatch: 460,
     errors.SettingsError: 500,
+    errors.DirectOff: 501,
     errors.StoreRefused: 502,
     errors.ObjectLost: 502,
     errors.DeliveryFailed: 502,  # no request meets these two: they are between relays and sinks

@@ -55,11 +55,17 @@ class Gate:
         self._proxies = proxies
         self._now = now
 
-    async def identify(self, request: web.Request) -> Principal:
-        """Return who sends `request`; asked once per request. Raises like `ports.Authority.identify`."""
+    async def identify(self, request: web.Request, token: str | None = None) -> Principal:
+        """Return who sends `request`; asked once per request. Raises like `ports.Authority.identify`.
+
+        Args:
+            request: whose fields present something.
+            token: what stands in the path instead, for clients that cannot send fields.
+        """
         if _PRINCIPAL in request:
             return request[_PRINCIPAL]
-        principal = await self._authority.identify(self._presented(request))
+        presented = self._presented(request) if token is None else Presented(bearer=token)
+        principal = await self._authority.identify(presented)
         check_current(principal, self._now())
         request[_PRINCIPAL] = principal
         return principal
@@ -73,9 +79,9 @@ class Gate:
         """
         return await self.admit_to(request, Route.UPLOADS if tail == "" else Route.UPLOAD, method)
 
-    async def admit_to(self, request: web.Request, route: Route, method: str) -> Principal:
+    async def admit_to(self, request: web.Request, route: Route, method: str, token: str | None = None) -> Principal:
         """Return who sends `request`, if they may use the effective `method` on `route`. Raises like `admit`."""
-        principal = await self.identify(request)
+        principal = await self.identify(request, token)
         check_permission(principal, route, method)
         return principal
 

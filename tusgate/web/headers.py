@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from tusgate.core.access import UNLIMITED, imposed_metadata
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
 from tusgate.core.errors import ChecksumUnsupported, InvalidRequest, MetadataTooLarge, UnsupportedMediaType
+from tusgate.core.fingerprint import METADATA_KEY, Fingerprint, parse_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -123,11 +124,13 @@ class Metadata:
         raw: the value byte for byte, echoed by HEAD; None when absent or empty.
         filename: cleaned of anything that cannot be printed or stored; None when not given.
         content_type: a media type in printable ASCII; None when not given or not one.
+        fingerprint: what the client tells the file by; None when not given or not one.
     """
 
     raw: bytes | None = None
     filename: str | None = None
     content_type: str | None = None
+    fingerprint: Fingerprint | None = None
 
 
 def parse_metadata(text: str | None, limit: int, limits: Limits = UNLIMITED) -> Metadata:
@@ -153,6 +156,7 @@ def parse_metadata(text: str | None, limit: int, limits: Limits = UNLIMITED) -> 
         b",".join([raw, *pairs] if raw else pairs) or None,
         clean_filename(_first(values, _FILENAME_KEYS)),
         clean_content_type(_first(values, _CONTENT_TYPE_KEYS)),
+        _fingerprint(values.get(METADATA_KEY)),
     )
 
 
@@ -167,6 +171,18 @@ def metadata_values(text: str) -> dict[str, bytes]:
             raise InvalidRequest("Upload-Metadata", "each key once")
         values[key] = decode_base64("Upload-Metadata", value)
     return values
+
+
+def metadata_key(key: str) -> str:
+    """Return `key` if it can be one of Upload-Metadata. Raises ValueError."""
+    if _METADATA_KEY.fullmatch(key) is None:
+        raise ValueError("keys of printable ASCII without blanks and commas")
+    return key
+
+
+def encoded_metadata(values: Mapping[str, str]) -> str:
+    """Return the Upload-Metadata header that says `values`."""
+    return ",".join(f"{key} {base64.b64encode(value.encode()).decode()}" for key, value in values.items())
 
 
 def decoded_metadata(raw: bytes | None) -> dict[str, str]:
@@ -185,6 +201,13 @@ def decoded_metadata(raw: bytes | None) -> dict[str, str]:
 
 def _first(values: Mapping[str, bytes], keys: tuple[str, ...]) -> bytes | None:
     return next((values[key] for key in keys if values.get(key)), None)
+
+
+def _fingerprint(value: bytes | None) -> Fingerprint | None:
+    """Return a fingerprint; None for what is none: clients may mean something else by the key."""
+    with suppress(InvalidRequest):
+        return parse_fingerprint((value or b"").decode("ascii", "replace"))
+    return None
 
 
 def clean_filename(value: bytes | None) -> str | None:

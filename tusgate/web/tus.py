@@ -138,6 +138,7 @@ class Tus:
             checksum=checksum,
             role=Role.PARTIAL if is_partial else None,
             group=concat.group_wish(fields.get("Upload-Metadata")) if is_partial else None,
+            fingerprint=None if is_partial else metadata.fingerprint,
         )
         # Found out before anything is created: a malformed Host must not leave an upload that nobody can reach.
         location = self._address.upload_url(request, "")

@@ -13,6 +13,7 @@ import tusgate.core.errors as errors
 import tusgate.core.model as model
 from tests.unit.core.uploads import a_new_upload, an_upload
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
+from tusgate.core.direct import Fault, Wrong
 from tusgate.core.model import UPLOAD_ID, ObjectKey, Part, Piece
 
 ERRORS = [
@@ -73,6 +74,7 @@ def made(error: type[errors.TusgateError]) -> errors.TusgateError:
         "int": 3,
         "float | None": 1.5,
         "tuple[str, ...]": ("GET",),
+        "Sequence[Fault]": [Fault(1, Wrong.MISSING)],
     }
     parameters = list(inspect.signature(error).parameters.values())
     return error(*[values[str(parameter.annotation)] for parameter in parameters])

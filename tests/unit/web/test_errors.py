@@ -26,6 +26,7 @@ ARGUMENTS: dict[type[errors.TusgateError], tuple[object, ...]] = {
     errors.UploadGone: ("expired",),
     errors.OffsetMismatch: (5, 6),
     errors.PermissionMissing: (("append", "read"),),
+    errors.PartsRefused: ((),),
 }
 
 

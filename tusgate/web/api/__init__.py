@@ -1,15 +1,19 @@
-"""The JSON API of files, their downloads, and what happens to them, below `/api/v1`.
+"""The JSON API below `/api/v1`: files, their downloads, direct uploads, and what happens to them.
 
 Delete this package and one line of `app.py` and the gateway takes uploads and hands out nothing.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tusgate.web.api.companion import Companion
+from tusgate.web.api.direct import DirectApi
 from tusgate.web.api.door import Door
 from tusgate.web.api.files import FilesApi
 from tusgate.web.api.openapi import Reference
+from tusgate.web.api.s3_events import S3EventsApi
 from tusgate.web.gate import Gate, OpenToAll
 from tusgate.web.location import TrustedProxies
 
@@ -17,27 +21,44 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from tusgate.ports import Authority
+    from tusgate.service.direct import DirectUploads
+    from tusgate.service.evidence import Evidence
     from tusgate.service.files import Files
+    from tusgate.web.api.door import Operation
     from tusgate.web.api.events import EventsApi
     from tusgate.web.config import WebConfig
 
 
-def add_api(
-    app: web.Application,
-    config: WebConfig,
-    files: Files,
-    authority: Authority | None = None,
-    events: EventsApi | None = None,
-) -> None:
-    """Serve the API in `app`.
+@dataclass(frozen=True, kw_only=True)
+class ApiServices:
+    """What the API is about.
 
-    Args:
-        app: what serves.
-        config: of the web room.
+    Attributes:
         files: what can be done with files.
-        authority: knows who may; None = everybody.
+        direct: uploads whose parts clients send to the store themselves.
+        evidence: takes events of the store, from those who know the secret; None = from nobody.
         events: what can be listened to; None = nothing.
     """
-    operations = (*FilesApi(config, files).operations(), *(events.operations() if events else ()))
+
+    files: Files
+    direct: DirectUploads
+    evidence: tuple[Evidence, str] | None = None
+    events: EventsApi | None = None
+
+
+def add_api(app: web.Application, config: WebConfig, services: ApiServices, authority: Authority | None = None) -> None:
+    """Serve the API in `app`, to those whom `authority` knows; None = to everybody."""
+    operations = _operations(config, services)
     gate = Gate(authority or OpenToAll(), TrustedProxies(config.trusted_proxies))
     Door(config, gate, (*operations, *Reference(operations).operations())).add_routes(app)
+
+
+def _operations(config: WebConfig, services: ApiServices) -> tuple[Operation, ...]:
+    files = FilesApi(config, services.files)
+    return (
+        *files.operations(),
+        *DirectApi(config, services.direct, files.show).operations(),
+        *Companion(config, services.direct).operations(),
+        *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),
+        *(services.events.operations() if services.events else ()),
+    )

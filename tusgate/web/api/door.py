@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tusgate.core import errors
 from tusgate.core.access import Principal
 from tusgate.core.model import UPLOAD_ID, Scope, UploadId
+from tusgate.web.api.models import WrongPart
 from tusgate.web.body import BodyWatch, RequestBody, leave_expect_to_the_body
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.cors import Cors, is_preflight
@@ -28,9 +29,10 @@ from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import problem_json
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from tusgate.core.access import Route
+    from tusgate.core.model import Scope
     from tusgate.web.config import WebConfig
     from tusgate.web.gate import Gate
 
@@ -38,9 +40,26 @@ ROOT: Final = "/api/v1"
 LARGEST_BODY: Final = 64 * 1024
 """Bytes of a JSON body that are read."""
 _JSON_TYPES: Final = frozenset({"application/json", "application/merge-patch+json"})
-_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Refuse(Protocol):
+    """Renders an error."""
+
+    def __call__(self, error: errors.TusgateError, *, with_body: bool) -> web.Response:
+        """Return the answer to a request that met `error`."""
+
+
+def problem_answer(error: errors.TusgateError, *, with_body: bool) -> web.Response:
+    """Return the answer to a request that met `error`, naming the field, or all the parts, that are wrong."""
+    more: dict[str, object] = {}
+    if isinstance(error, errors.InvalidRequest):
+        more = {"field": error.field}
+    elif isinstance(error, errors.PartsRefused):
+        more = {"parts": [WrongPart.of(fault).model_dump() for fault in error.faults]}
+    return problem_json(problem_of(error), with_body=with_body, more=more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +67,23 @@ class ApiCall:
     """A request that was let in.
 
     Attributes:
+        principal: who sends it.
         file_id: from the path; empty where the path has none.
+        path: what else stands in the path, by the names in that of the operation.
         query, body: of the models that the operation names.
-        until: seconds since 1970 at which the credentials end.
     """
 
     request: web.Request
-    scope: Scope
+    principal: Principal
     file_id: UploadId
+    path: Mapping[str, str]
     query: Any = None
     body: Any = None
-    until: float | None = None
+
+    @property
+    def scope(self) -> Scope:
+        """Whose files and uploads these are."""
+        return self.principal.scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +92,7 @@ class Operation:
 
     Attributes:
         name: unique; clients that are generated call it so.
-        path: below `ROOT`, with `{id}` for that of a file.
+        path: below `ROOT`, with `{id}` for that of a file, and other names for whatever stands there.
         summary: one line.
         description: more of it, in Markdown.
         query, body, result: models of what comes and goes; None: nothing.
@@ -75,6 +100,12 @@ class Operation:
         status: of a success.
         problems: statuses of failures beside those that every operation may have.
         route: what `core.access` calls the path; None: anybody may ask.
+        largest_body: bytes of a body that are read.
+        body_types: media types that a body may have.
+        admit: raises TusgateError for who may not ask, where no `route` says it.
+        refuse: renders what went wrong, for clients that expect something else than problem details.
+        is_described: whether the OpenAPI document has it.
+        asked_as: the method by which the table of permissions knows it, where that is another one.
     """
 
     method: str
@@ -90,6 +121,12 @@ class Operation:
     status: int = 200
     problems: tuple[int, ...] = ()
     route: Route | None = None
+    largest_body: int = LARGEST_BODY
+    body_types: frozenset[str] = _JSON_TYPES
+    admit: Callable[[web.Request], None] | None = None
+    refuse: Refuse = problem_answer
+    is_described: bool = True
+    asked_as: str | None = None
 
 
 class Door:
@@ -108,6 +145,7 @@ class Door:
         self._paths: dict[str, dict[str, Operation]] = {}
         for operation in operations:
             self._paths.setdefault(operation.path, {})[operation.method] = operation
+        self._by_names = sorted(self._paths.items(), key=lambda item: item[0].count("{"))  # what is exact comes first
 
     def add_routes(self, app: web.Application) -> None:
         """Register every method on `ROOT` and all below it."""
@@ -123,7 +161,7 @@ class Door:
         """Answer one request; every TusgateError becomes its problem here."""
         try:
             request[REPLY_HEADERS].update(self._cors.headers(request))
-            operations, file_id = self._find(request.match_info.get("tail", ""))
+            operations, values = self._find(request.match_info.get("tail", ""))
             allowed = _allowed(operations)
             if request.method == "OPTIONS":
                 return self._options(request, allowed)
@@ -131,54 +169,80 @@ class Door:
             operation = operations.get("GET" if request.method == "HEAD" else request.method)
             if operation is None:
                 raise errors.UnsupportedMethod(request.method, allowed)
-            who = await self._principal(request, operation)
-            return await operation.answer(await self._call(request, operation, who, file_id))
+            return await self._answer(request, operation, values)
         except errors.TusgateError as error:
             return problem_answer(error, with_body=request.method != "HEAD")
 
-    async def _principal(self, request: web.Request, operation: Operation) -> Principal:
+    async def _answer(
+        self, request: web.Request, operation: Operation, values: Mapping[str, str]
+    ) -> web.StreamResponse:
+        try:
+            principal = await self._principal(request, operation, values.get("token"))
+            return await operation.answer(await self._call(request, operation, principal, values))
+        except errors.TusgateError as error:
+            return operation.refuse(error, with_body=request.method != "HEAD")
+
+    async def _principal(self, request: web.Request, operation: Operation, token: str | None) -> Principal:
+        if operation.admit is not None:
+            operation.admit(request)
         if operation.route is None:
             return Principal()
-        return await self._gate.admit_to(request, operation.route, operation.method)
+        return await self._gate.admit_to(request, operation.route, operation.asked_as or operation.method, token)
 
-    def _find(self, tail: str) -> tuple[dict[str, Operation], UploadId]:
-        """Return the operations on a path, and the id in it. Raises UploadNotFound."""
-        steps = tail.split("/")
+    def _find(self, tail: str) -> tuple[dict[str, Operation], dict[str, str]]:
+        """Return the operations on a path, and what stands in it by name. Raises UploadNotFound."""
         exact = self._paths.get(f"/{tail}")
         if exact is not None and "{" not in tail:
-            return exact, UploadId("")
-        if len(steps) > 1 and UPLOAD_ID.fullmatch(steps[1]):
-            steps[1], file_id = "{id}", steps[1]
-            found = self._paths.get("/" + "/".join(steps))
-            if found is not None:
-                return found, UploadId(file_id)
+            return exact, {}
+        for path, operations in self._by_names:
+            values = _values_in(path, f"/{tail}")
+            if values:
+                return operations, values
         raise errors.UploadNotFound("there is nothing at this address")
 
     def _options(self, request: web.Request, allowed: tuple[str, ...]) -> web.Response:
         headers = self._cors.preflight_headers() if is_preflight(request) else {"Allow": ", ".join(allowed)}
         return web.Response(status=204, headers=headers)
 
-    async def _call(self, request: web.Request, operation: Operation, who: Principal, file_id: UploadId) -> ApiCall:
+    async def _call(
+        self, request: web.Request, operation: Operation, principal: Principal, values: Mapping[str, str]
+    ) -> ApiCall:
         refuse_oversize(request.headers)
         query = None if operation.query is None else _query_of(request, operation.query)
-        body = None if operation.body is None else await self._body_of(request, operation.body)
-        return ApiCall(request, who.scope, file_id, query, body, who.until)
+        body = None if operation.body is None else await self._body_of(request, operation.body, operation)
+        return ApiCall(request, principal, UploadId(values.get("id", "")), values, query, body)
 
-    async def _body_of(self, request: web.Request, model: type[Model]) -> Model:
+    async def _body_of(self, request: web.Request, model: type[Model], operation: Operation) -> Model:
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type not in _JSON_TYPES:
+        if media_type not in operation.body_types:
             raise errors.UnsupportedMediaType("Content-Type: expected application/json")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise errors.UnsupportedMediaType("Content-Encoding: expected none")
-        received = bytearray()
+        received, largest = bytearray(), operation.largest_body
         with RequestBody(request, self._watch) as body:
-            if (body.size or 0) > LARGEST_BODY:
-                raise errors.TooLarge(f"the body has more than {LARGEST_BODY} bytes")
+            if (body.size or 0) > largest:
+                raise errors.TooLarge(f"the body has more than {largest} bytes")
             while chunk := await body.read():
                 received += chunk
-                if len(received) > LARGEST_BODY:
-                    raise errors.TooLarge(f"the body has more than {LARGEST_BODY} bytes")
+                if len(received) > largest:
+                    raise errors.TooLarge(f"the body has more than {largest} bytes")
         return _checked(lambda: model.model_validate_json(bytes(received)), "body")
+
+
+def _values_in(path: str, found: str) -> dict[str, str]:
+    """Return what stands in `found` in the places of the names in `path`; nothing where it is another path."""
+    names, steps = path.split("/"), found.split("/")
+    if len(names) != len(steps):
+        return {}
+    values: dict[str, str] = {}
+    for name, step in zip(names, steps, strict=True):
+        parameter = PARAMETER.fullmatch(name)
+        if parameter is None and name != step:
+            return {}
+        if parameter is not None:
+            values[parameter[1]] = step
+    is_id = UPLOAD_ID.fullmatch(values.get("id", "A" * 22)) is not None
+    return values if is_id and all(values.values()) else {}
 
 
 def _rules(config: WebConfig) -> WebConfig:
@@ -197,12 +261,6 @@ def json_answer(model: BaseModel) -> web.Response:
     return web.Response(
         body=model.model_dump_json().encode(), content_type="application/json", headers={"Cache-Control": "no-store"}
     )
-
-
-def problem_answer(error: errors.TusgateError, *, with_body: bool) -> web.Response:
-    """Return the answer to a request that met `error`, naming the field where there is one."""
-    more = {"field": error.field} if isinstance(error, errors.InvalidRequest) else {}
-    return problem_json(problem_of(error), with_body=with_body, more=more)
 
 
 def _allowed(operations: dict[str, Operation]) -> tuple[str, ...]:

@@ -126,7 +126,9 @@ class EventsApi:
         self, call: ApiCall, watch: Watch, response: web.StreamResponse, batches: AsyncGenerator[list[Event]]
     ) -> None:
         """Send until the client has gone, the stream is long enough, or nothing is left to be told."""
-        seconds = LONGEST_STREAM if call.until is None else min(LONGEST_STREAM, call.until - time.time())
+        seconds = (
+            LONGEST_STREAM if call.principal.until is None else min(LONGEST_STREAM, call.principal.until - time.time())
+        )
         try:
             async with asyncio.timeout(seconds):
                 await _write(call.request, response, b"retry: %d\n\n" % COME_BACK_AFTER)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tusgate.core.access import Route
-from tusgate.core.model import State, UploadId
+from tusgate.core.model import CreatedVia, State, UploadId
 from tusgate.web.api import cursor
 from tusgate.web.api.content import Content
 from tusgate.web.api.door import ROOT, Operation, json_answer
@@ -138,18 +138,18 @@ class FilesApi:
         assert isinstance(query, FileQuery)
         after = None if query.cursor is None else cursor.decode(query.cursor)
         uploads, following = await self._files.page(call.scope, query.filter(), after, query.limit)
-        files = [self._file(call, upload) for upload in uploads]
+        files = [self.show(call, upload) for upload in uploads]
         return json_answer(FilePage(files=files, next_cursor=None if following is None else cursor.encode(following)))
 
     async def get(self, call: ApiCall) -> web.Response:
         """Answer with one file."""
-        return json_answer(self._file(call, await self._files.find(call.scope, call.file_id)))
+        return json_answer(self.show(call, await self._files.find(call.scope, call.file_id)))
 
     async def change(self, call: ApiCall) -> web.Response:
         """Change what a file is called or said to be, and answer with it."""
         assert isinstance(call.body, FileChange)
         upload = await self._files.describe(call.scope, call.file_id, call.body.changes())
-        return json_answer(self._file(call, upload))
+        return json_answer(self.show(call, upload))
 
     async def delete(self, call: ApiCall) -> web.Response:
         """Delete one file."""
@@ -168,11 +168,17 @@ class FilesApi:
         usage, quota = await self._files.usage(call.scope)
         return json_answer(TenantUsage.of(call.scope.tenant, usage, quota))
 
-    def _file(self, call: ApiCall, upload: Upload) -> File:
+    def show(self, call: ApiCall, upload: Upload) -> File:
+        """Return what the API shows of `upload`."""
         content = self._content.url(call.request, upload.id) if upload.state is State.COMPLETE else None
         links = Links(
             self=self._address.url(call.request, f"{ROOT}/files/{upload.id}"),
-            upload=self._address.upload_url(call.request, upload.id),
+            upload=self._upload_url(call, upload),
             content=content,
         )
         return File.of(upload, links)
+
+    def _upload_url(self, call: ApiCall, upload: Upload) -> str:
+        if upload.created_via is CreatedVia.DIRECT:
+            return self._address.url(call.request, f"{ROOT}/uploads/{upload.id}")
+        return self._address.upload_url(call.request, upload.id)

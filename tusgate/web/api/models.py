@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
+from tusgate.core.direct import Wrong
 from tusgate.core.listing import LISTED, PRESENT, FileFilter
 from tusgate.core.model import UPLOAD_ID, CreatedVia, State
 from tusgate.web.headers import clean_content_type, clean_filename, decoded_metadata
 
 if TYPE_CHECKING:
+    from tusgate.core.direct import Fault
     from tusgate.core.model import Upload
     from tusgate.core.quota import Quota, Usage
 
@@ -62,6 +64,8 @@ def _file_id(text: str) -> str:
     return text
 
 
+Name = Annotated[str | None, AfterValidator(_whole_name)]
+Type = Annotated[str | None, AfterValidator(_whole_type)]
 Moment = Annotated[AwareDatetime | None, AfterValidator(_within_reason)]
 ListedState = Literal["uploading", "sealed", "complete", "failed", "expired"]
 
@@ -216,12 +220,8 @@ class FileChange(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    filename: Annotated[str | None, AfterValidator(_whole_name)] = Field(
-        default=None, description="One path segment, up to 255 characters."
-    )
-    content_type: Annotated[str | None, AfterValidator(_whole_type)] = Field(
-        default=None, description="A media type, with or without parameters."
-    )
+    filename: Name = Field(default=None, description="One path segment, up to 255 characters.")
+    content_type: Type = Field(default=None, description="A media type, with or without parameters.")
 
     @model_validator(mode="after")
     def _names_something(self) -> FileChange:
@@ -259,6 +259,25 @@ class DeletionReport(BaseModel):
     results: list[Deleted]
 
 
+class WrongPart(BaseModel):
+    """What is wrong with a part of a direct upload."""
+
+    number: int
+    wrong: Wrong = Field(
+        description=(
+            "`missing`: the store does not have it; `not_named`: the store has it, and the request leaves it out;"
+            " `foreign`: it is no part of this upload; `size`, `etag`, `checksum`: it has other bytes than planned."
+        )
+    )
+    expected: str | None = Field(description="Size, ETag or checksum that it should have.")
+    found: str | None = Field(description="What it has in the store.")
+
+    @classmethod
+    def of(cls, fault: Fault) -> WrongPart:
+        """Return what the API tells of `fault`."""
+        return cls(number=fault.number, wrong=fault.wrong, expected=fault.expected, found=fault.found)
+
+
 class ProblemDetails(BaseModel):
     """What went wrong (RFC 9457)."""
 
@@ -268,3 +287,4 @@ class ProblemDetails(BaseModel):
     detail: str = Field(description="One sentence; begins with the name of the field where there is one.")
     code: str = Field(description="Stable name of the kind of error.")
     field: str | None = Field(default=None, description="The member, parameter or header field that is wrong.")
+    parts: list[WrongPart] | None = Field(default=None, description="All parts of a direct upload that are wrong.")

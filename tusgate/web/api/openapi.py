@@ -17,7 +17,7 @@ from aiohttp import web
 from pydantic.json_schema import models_json_schema
 
 import tusgate
-from tusgate.web.api.door import ROOT, Operation, dump
+from tusgate.web.api.door import PARAMETER, ROOT, Operation, dump
 from tusgate.web.api.models import ProblemDetails
 from tusgate.web.problem_json import MEDIA_TYPE
 
@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 _SCHEMAS: Final = "#/components/schemas/"
 _ALWAYS: Final = (500, 503)
 _NO_CONTENT: Final = 204
+_IN_PATHS: Final = {
+    "id": "Of the file.",
+    "algorithm": "`sha256`, `crc64nvme` or `client`.",
+    "value": "Hexadecimal digits of the digest, or the client's own text.",
+}
 
 
 def document_of(operations: Sequence[Operation]) -> dict[str, Any]:
@@ -77,13 +82,13 @@ def _operation(operation: Operation) -> dict[str, Any]:
 
 
 def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
-    if "{id}" in operation.path:
+    for name in PARAMETER.findall(operation.path):
         yield {
-            "name": "id",
+            "name": name,
             "in": "path",
             "required": True,
             "schema": {"type": "string"},
-            "description": "Of the file.",
+            "description": _IN_PATHS[name],
         }
     if operation.query is not None:
         for name, schema in operation.query.model_json_schema(ref_template=_SCHEMAS + "{model}")["properties"].items():
@@ -114,7 +119,8 @@ def _other(status: int) -> dict[str, Any]:
 class Reference:
     """The document and the page of `operations`."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
+    def __init__(self, all_operations: Sequence[Operation]) -> None:
+        operations = [operation for operation in all_operations if operation.is_described]
         self.document = document_of(operations)
         style = resources.files(__package__).joinpath("reference.css").read_text("utf-8")
         template = Template(resources.files(__package__).joinpath("reference.html").read_text("utf-8"))

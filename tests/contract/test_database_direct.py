@@ -1,0 +1,76 @@
+"""What databases keep of direct uploads: the plan, and parts whose bytes nobody but the store has seen."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.contract.database_rig import a_new_upload
+from tusgate.core.checksum import Checksum
+from tusgate.core.direct import Plan
+from tusgate.core.errors import Fenced
+from tusgate.core.fingerprint import Fingerprint
+from tusgate.core.lifecycle import advance
+from tusgate.core.model import CreatedVia, Part, Role, Scope, State, StoredObject
+
+if TYPE_CHECKING:
+    from tusgate.ports import Database
+
+PLAN = Plan(Checksum("sha256", b"w" * 32), "crc64nvme", (b"1" * 8, b"2" * 8))
+PARTS = (Part(1, 0, 6, "etag-1", -1), Part(2, 6, 4, "etag-2", 0))
+
+
+@pytest.mark.parametrize("plan", [PLAN, Plan(), None])
+async def test_a_plan_is_kept(database: Database, plan: Plan | None) -> None:
+    created = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=plan))
+    assert created.plan == plan
+    assert (await database.get(created.scope, created.id)).plan == plan
+
+
+async def test_uploads_are_found_by_their_fingerprint_the_newest_first(database: Database) -> None:
+    """I13: those of one owner, live or complete, and complete ones by their CRC64NVME too; never a partial."""
+    wanted = Fingerprint("crc64nvme", f"{77:016x}")
+    named = {"fingerprint": str(wanted), "length": 10}
+    first = await database.create(a_new_upload(**named))
+    second = await database.create(a_new_upload(**named))
+    gone = await database.create(a_new_upload(**named))
+    await database.terminate(gone.scope, gone.id)
+    await database.create(a_new_upload(**named, role=Role.PARTIAL))
+    await database.create(a_new_upload(**named, scope=Scope("default", "somebody else")))
+    await database.create(a_new_upload(length=10, fingerprint="client:other"))
+    unnamed = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=None))
+    sealed = await database.commit(unnamed, advance(unnamed, 10, 10, parts=PARTS))
+    await database.complete(sealed, StoredObject(sealed.object_key, 10, "etag", 77))
+    found = await database.find_by_fingerprint(first.scope, wanted, 10)
+    assert {upload.id for upload in found} == {first.id, second.id, unnamed.id}
+    assert [upload.created_at for upload in found] == sorted((upload.created_at for upload in found), reverse=True)
+    assert len(await database.find_by_fingerprint(first.scope, wanted, 2)) == 2
+    assert await database.find_by_fingerprint(first.scope, Fingerprint("client", "unknown"), 10) == []
+
+
+async def test_parts_and_the_seal_come_with_one_commit_and_without_checksums(database: Database) -> None:
+    upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=None))
+    sealed = await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
+    assert (sealed.state, sealed.offset, sealed.length) == (State.SEALED, 10, 10)
+    assert tuple(await database.parts(sealed)) == PARTS
+    complete = await database.complete(sealed, StoredObject(upload.object_key, 10, "etag", -1))
+    assert (complete.state, complete.crc64) == (State.COMPLETE, None)
+
+
+async def test_of_two_seals_one_counts(database: Database) -> None:
+    upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=10))
+    await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
+    with pytest.raises(Fenced):
+        await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
+    with pytest.raises(Fenced):
+        await database.commit(upload, advance(upload, 0, 10, lifetime=60))
+
+
+async def test_an_upload_is_prolonged_without_bytes(database: Database) -> None:
+    upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=10, lifetime=60))
+    later = await database.commit(upload, advance(upload, 0, 10, lifetime=3600))
+    assert upload.expires_at is not None
+    assert later.expires_at is not None
+    assert later.expires_at > upload.expires_at
+    assert (later.state, later.offset, later.epoch) == (State.UPLOADING, 0, upload.epoch)

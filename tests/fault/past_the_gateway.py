@@ -1,0 +1,67 @@
+"""A client that sends its parts to the store, past the gateway, and goes on whatever happens to the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+
+from tests.audit.journal import Accepted, Journal
+from tests.fault.honest import LOST, PAUSE
+from tests.wire.direct import UPLOADS, DirectClient
+
+if TYPE_CHECKING:
+    from tests.fault.rig import Rig
+
+DEADLINE = 60.0
+PASSING = (503,)
+"""Answers after which a client asks again."""
+
+
+async def told(client: DirectClient, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Ask until the gateway answers; return status and body."""
+    while True:
+        with suppress(*LOST, json.JSONDecodeError):
+            status, answer = await client.ask(method, path, body)
+            if status not in PASSING:
+                return status, answer
+        await asyncio.sleep(PAUSE)
+
+
+async def send_past_the_gateway(rig: Rig, data: bytes) -> str:
+    """Upload `data` in parts, as the page of the gateway does; return its path once the object is what it should be."""
+    async with asyncio.timeout(DEADLINE), aiohttp.ClientSession() as http:
+        client = DirectClient(rig.client, http)
+        wanted = {"size": len(data), "urls": 1, "fingerprint": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        status, begun = await told(client, "POST", "", wanted)
+        assert status in (200, 201), begun  # 200: it was made by a request whose answer was lost
+        upload_id = begun["upload"]["id"]
+        status, shown = 409, begun["upload"]
+        while status != 200 or shown["state"] != "complete":
+            if status == 409:
+                await _send_what_is_missing(client, upload_id, data)
+                status, shown = await told(client, "POST", f"/{upload_id}/complete", {})
+            else:
+                assert status in (200, 202), shown
+                await asyncio.sleep(PAUSE)
+                status, shown = await told(client, "GET", f"/{upload_id}")
+        rig.journals.append(Journal(upload_id, accepted=[Accepted(data, 0, len(data))]))
+        path = f"{UPLOADS}/{upload_id}"
+        assert await rig.stored(path) == data
+        return path
+
+
+async def _send_what_is_missing(client: DirectClient, upload_id: str, data: bytes) -> None:
+    """Ask for URLs until there are no more; 409 means that the upload has all its parts already."""
+    while True:
+        status, page = await told(client, "POST", f"/{upload_id}/urls", {})
+        if status == 409 or not page["urls"]:
+            return
+        assert status == 200, page
+        for part in page["urls"]:
+            with suppress(*LOST, aiohttp.ClientError):
+                await client.put(part, data[part["start"] :][: part["size"]])

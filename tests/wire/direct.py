@@ -1,0 +1,83 @@
+"""A client of direct uploads: the API by hand, and the parts to the store by whatever its URLs say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from yarl import URL
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from tests.wire.client import Client
+
+UPLOADS = "/api/v1/uploads"
+FINGERPRINTS = "/api/v1/fingerprints"
+JSON = {"Content-Type": "application/json"}
+
+
+@dataclass
+class DirectClient:
+    """Speaks to the gateway and to the store, in the name of one user."""
+
+    gateway: Client
+    http: aiohttp.ClientSession
+    who: dict[str, str] = field(default_factory=dict)
+
+    async def ask(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        """Return the status and the parsed body of an answer; `path` is below that of uploads, or begins with `/..`."""
+        raw = None if body is None else json.dumps(body).encode()
+        path = path.removeprefix("/..") if path.startswith("/..") else f"/uploads{path}"
+        answer = await self.gateway.request(method, f"/api/v1{path}", {**JSON, **self.who}, raw)
+        return answer.status, json.loads(answer.body) if answer.body else None
+
+    async def begin(self, size: int | None, **more: object) -> tuple[str, list[dict[str, Any]]]:
+        """Return the id of a new upload and the first URLs."""
+        declared = {} if size is None else {"size": size}
+        status, begun = await self.ask("POST", "", {**declared, **more})
+        assert status == 201, begun
+        return begun["upload"]["id"], begun["parts"]["urls"]
+
+    async def urls(self, upload_id: str, **wish: object) -> list[dict[str, Any]]:
+        status, page = await self.ask("POST", f"/{upload_id}/urls", wish)
+        assert status == 200, page
+        urls: list[dict[str, Any]] = page["urls"]
+        return urls
+
+    async def parts(self, upload_id: str) -> list[dict[str, Any]]:
+        status, page = await self.ask("GET", f"/{upload_id}/parts")
+        assert status == 200, page
+        parts: list[dict[str, Any]] = page["parts"]
+        return parts
+
+    async def put(self, part: dict[str, Any], data: bytes) -> tuple[int, str]:
+        """Send one part to the store; return the status and the ETag."""
+        async with self.http.put(
+            URL(part["url"], encoded=True),
+            data=BytesIO(data),
+            headers=part["headers"],
+            skip_auto_headers=["Content-Type"],
+        ) as answer:
+            return answer.status, answer.headers.get("ETag", "")
+
+    async def send(self, urls: list[dict[str, Any]], data: bytes) -> dict[int, str]:
+        """Send these parts of `data`; return their ETags."""
+        etags = {}
+        for part in urls:
+            status, etag = await self.put(part, data[part["start"] :][: part["size"]])
+            assert status == 200
+            etags[part["number"]] = etag
+        return etags
+
+    async def complete(self, upload_id: str, etags: dict[int, str] | None = None) -> tuple[int, Any]:
+        parts = None if etags is None else [{"number": number, "etag": etag} for number, etag in etags.items()]
+        return await self.ask("POST", f"/{upload_id}/complete", {} if parts is None else {"parts": parts})
+
+
+def wrong(refused: dict[str, Any]) -> list[tuple[int, str]]:
+    """Return number and fault of each part in a refusal."""
+    assert refused["code"] == "parts_refused"
+    return [(part["number"], part["wrong"]) for part in refused["parts"]]

@@ -1,0 +1,324 @@
+"""Direct uploads: what a client promises of the parts that it sends to the store itself, and whether it kept its word.
+
+Rule 1: only what the store lists counts. What a client says of its parts is compared with that, and never believed.
+Rule 2: one part that is not as planned, too many or missing refuses all of them; all that is wrong is told at once.
+Rule 3: nothing here changes an upload: a client that was refused sends what is wrong again.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Final
+
+from tusgate.core.checksum import DIGEST_SIZES, Checksum
+from tusgate.core.errors import InvalidRequest, NotDirect, PartsFixed, PartsRefused, TooLarge, UploadGone
+from tusgate.core.lifecycle import GONE
+from tusgate.core.model import CreatedVia, Part, State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from tusgate.core.grid import PartLimits
+    from tusgate.core.model import StoredObject, Upload
+
+PART_ALGORITHMS: Final = ("sha256", "crc64nvme")
+"""Checksums of parts that a store can be made to verify: they stand in the signed URL."""
+MOST_PART_DIGESTS: Final = 1000
+"""Parts whose checksums can be declared; they are kept in the row of the upload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was declared of a direct upload when it was created.
+
+    Attributes:
+        whole: digest of the whole file, of sha256 or crc64nvme; None when not declared.
+        algorithm: of the digests of the parts; None when not declared.
+        digests: one for each part, in order.
+    """
+
+    whole: Checksum | None = None
+    algorithm: str | None = None
+    digests: tuple[bytes, ...] = ()
+
+    def digest(self, number: int) -> bytes | None:
+        """Return the declared digest of part `number`, None when none was declared."""
+        return self.digests[number - 1] if number <= len(self.digests) else None
+
+    def encode(self) -> str:
+        """Return the text stored with the upload."""
+        stored: dict[str, list[str]] = {}
+        if self.whole is not None:
+            stored["whole"] = [self.whole.algorithm, _text(self.whole.digest)]
+        if self.algorithm is not None:
+            stored["parts"] = [self.algorithm, _text(b"".join(self.digests))]
+        return json.dumps(stored)
+
+    @classmethod
+    def decode(cls, text: str) -> Plan:
+        """Return the plan that `encode` wrote."""
+        stored: dict[str, list[str]] = json.loads(text)
+        whole = stored.get("whole")
+        algorithm, joined = stored.get("parts", (None, ""))
+        digests = base64.b64decode(joined or "")
+        size = DIGEST_SIZES.get(algorithm or "", 1)
+        return cls(
+            None if whole is None else Checksum(whole[0], base64.b64decode(whole[1])),
+            algorithm,
+            tuple(digests[at : at + size] for at in range(0, len(digests), size)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One part that a client is to send.
+
+    Attributes:
+        start, size: its bytes; None when only the client knows how it cuts the file.
+        digest: as declared.
+    """
+
+    number: int
+    start: int | None = None
+    size: int | None = None
+    digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPart:
+    """A part as the store lists it.
+
+    Attributes:
+        etag: without quotes.
+        crc64: -1 when the store shows none.
+        sha256: None when the store shows none.
+    """
+
+    number: int
+    size: int
+    etag: str
+    crc64: int = -1
+    sha256: bytes | None = None
+
+    def digest(self, algorithm: str) -> bytes | None:
+        """Return what the store has computed of the part."""
+        if algorithm == "sha256":
+            return self.sha256
+        return None if self.crc64 < 0 else self.crc64.to_bytes(DIGEST_SIZES[algorithm], "big")
+
+
+class Wrong(StrEnum):
+    """What can be wrong with a part."""
+
+    MISSING = "missing"
+    """The store does not have it."""
+    NOT_NAMED = "not_named"
+    """The store has it and it belongs to the upload, but the request leaves it out."""
+    FOREIGN = "foreign"
+    """It is no part of the upload, or the request does not name it: who sent it?"""
+    SIZE = "size"
+    """Too large, or too small."""
+    ETAG = "etag"
+    """The store has other bytes than the client has sent: parts were swapped, or sent again."""
+    CHECKSUM = "checksum"
+    """The store has other bytes than were declared, or does not show that it has these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with one part. `expected` and `found`: sizes, ETags or digests where these differ."""
+
+    number: int
+    wrong: Wrong
+    expected: str | None = None
+    found: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How one part stands.
+
+    Attributes:
+        slot: as planned.
+        found: in the store.
+        faults: why it has to be sent, or sent again.
+    """
+
+    slot: Slot
+    found: ListedPart | None
+    faults: tuple[Fault, ...]
+
+
+def check_takes_parts(upload: Upload) -> None:
+    """Raise unless parts of `upload` may be sent now.
+
+    Raises:
+        NotDirect: it goes through the gateway, by another protocol (DM-12).
+        UploadGone: expired, terminated or failed.
+        PartsFixed: it is being finished, or is complete.
+    """
+    check_is_direct(upload)
+    if upload.state in GONE:
+        raise UploadGone(upload.state.value, upload.reason)
+    if upload.state is not State.UPLOADING:
+        raise PartsFixed
+
+
+def check_is_direct(upload: Upload) -> None:
+    """Raise NotDirect when `upload` goes through the gateway."""
+    if upload.created_via is not CreatedVia.DIRECT:
+        raise NotDirect
+
+
+def part_count(upload: Upload) -> int | None:
+    """Return how many parts `upload` has; None when only the client knows."""
+    return None if upload.length is None else -(-upload.length // part_size(upload))
+
+
+def part_size(upload: Upload) -> int:
+    """Return the size of all parts but the last, where the length is declared. It is one for all of them."""
+    return upload.grid.runs[0][1]
+
+
+def slot(upload: Upload, number: int, limits: PartLimits) -> Slot:
+    """Return part `number` of `upload`.
+
+    Raises:
+        InvalidRequest: it has no such part.
+    """
+    count = part_count(upload)
+    most = limits.max_parts if count is None else count
+    if not 1 <= number <= most:
+        raise InvalidRequest("parts", f"numbers from 1 to {most}")
+    if count is None:
+        return Slot(number)
+    assert upload.length is not None
+    start = (number - 1) * part_size(upload)
+    size = min(part_size(upload), upload.length - start)
+    return Slot(number, start, size, None if upload.plan is None else upload.plan.digest(number))
+
+
+def wrong_numbers(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) -> Iterator[int]:
+    """Yield the numbers of the parts that have still to be sent, or sent again. Of a declared length only."""
+    found = {part.number: part for part in listed}
+    for number in range(1, (part_count(upload) or 0) + 1):
+        if any(_faults_of(slot(upload, number, limits), found.get(number), None, upload.plan)):
+            yield number
+
+
+def standings(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) -> Iterator[Standing]:
+    """Yield how each part of `upload` stands, in order: the planned ones, and those that the store has."""
+    found = {part.number: part for part in listed}
+    planned = range(1, (part_count(upload) or 0) + 1)
+    for number in sorted({*planned, *found}):
+        if part_count(upload) is None:
+            yield Standing(Slot(number), found[number], ())
+        elif number in planned:
+            wanted = slot(upload, number, limits)
+            faults = tuple(_faults_of(wanted, found.get(number), None, upload.plan))
+            yield Standing(wanted, found.get(number), faults)
+        else:
+            yield Standing(Slot(number), found[number], (Fault(number, Wrong.FOREIGN),))
+
+
+def check_parts(
+    upload: Upload, listed: Sequence[ListedPart], named: Mapping[int, str] | None, limits: PartLimits
+) -> tuple[Part, ...]:
+    """Return the parts that `upload` is completed with, in order.
+
+    Args:
+        upload: that takes parts.
+        listed: all that the store has of it.
+        named: ETag by part number, as the client says; None: it says nothing, which it may where all else is declared.
+        limits: of the store.
+
+    Raises:
+        InvalidRequest: nothing says how many parts there are.
+        PartsRefused: with everything that is wrong (DM-02, DM-03).
+    """
+    found = {part.number: part for part in listed}
+    count = part_count(upload)
+    if count is None and not named:
+        raise InvalidRequest("parts", "all parts, as their number and sizes were not declared")
+    wanted = range(1, (max(named or {}, default=0) if count is None else count) + 1)
+    named_or_all = dict.fromkeys(wanted, "") if named is None else named
+    faults = [
+        fault
+        for number in wanted
+        for fault in _faults_of(slot(upload, number, limits), found.get(number), named_or_all.get(number), upload.plan)
+    ]
+    faults += [Fault(n, Wrong.NOT_NAMED) for n in wanted if n in found and n not in named_or_all]
+    faults += [Fault(n, Wrong.FOREIGN) for n in sorted({*found, *named_or_all} - {*wanted})]
+    if count is None:
+        faults += _faults_of_sizes([found[n].size for n in wanted if n in found], limits)
+    if faults:
+        raise PartsRefused(sorted(faults, key=lambda fault: fault.number))
+    return tuple(_placed([found[number] for number in wanted]))
+
+
+def is_the_file(upload: Upload, stored: StoredObject) -> bool:
+    """Return whether an object with our marker, which somebody else has completed, may be the file of `upload`.
+
+    Only where all that was declared can still be looked up: checksums of parts cannot.
+    """
+    has_no_digests = upload.plan is None or upload.plan.algorithm is None
+    return has_no_digests and upload.length == stored.size
+
+
+def check_size(parts: Sequence[Part], max_size: int | None) -> int:
+    """Return the bytes of `parts` together. Raises TooLarge when that is more than is allowed."""
+    size = sum(part.size for part in parts)
+    if max_size is not None and size > max_size:
+        raise TooLarge(f"the parts have {size} bytes, more than the largest upload allowed, {max_size}")
+    return size
+
+
+def _faults_of(wanted: Slot, found: ListedPart | None, named: str | None, plan: Plan | None) -> Iterator[Fault]:
+    if found is None:
+        yield Fault(wanted.number, Wrong.MISSING)
+        return
+    if wanted.size is not None and found.size != wanted.size:
+        yield Fault(wanted.number, Wrong.SIZE, str(wanted.size), str(found.size))
+    if named and not same_etag(named, found.etag):
+        yield Fault(wanted.number, Wrong.ETAG, bare_etag(named), found.etag)
+    if wanted.digest is not None and plan is not None and plan.algorithm is not None:
+        computed = found.digest(plan.algorithm)
+        if computed != wanted.digest:
+            yield Fault(
+                wanted.number, Wrong.CHECKSUM, _text(wanted.digest), None if computed is None else _text(computed)
+            )
+
+
+def _faults_of_sizes(sizes: Sequence[int], limits: PartLimits) -> Iterator[Fault]:
+    """Yield what the store would refuse at the end, of parts that the client has cut as it liked."""
+    for number, size in enumerate(sizes[:-1], 1):
+        if size < limits.min_part_size:
+            yield Fault(number, Wrong.SIZE, f"at least {limits.min_part_size}", str(size))
+        elif limits.equal_parts and size != sizes[0]:
+            yield Fault(number, Wrong.SIZE, str(sizes[0]), str(size))
+    if limits.equal_parts and sizes and sizes[-1] > sizes[0]:
+        yield Fault(len(sizes), Wrong.SIZE, f"at most {sizes[0]}", str(sizes[-1]))
+
+
+def _placed(found: Sequence[ListedPart]) -> Iterator[Part]:
+    start = 0
+    for part in found:
+        yield Part(part.number, start, part.size, part.etag, part.crc64)
+        start += part.size
+
+
+def bare_etag(etag: str) -> str:
+    """Return an ETag without its quotes."""
+    return etag.strip().strip('"')
+
+
+def same_etag(one: str, other: str) -> bool:
+    """Return whether two ETags are the same: servers and clients differ in quotes and case."""
+    return bare_etag(one).lower() == bare_etag(other).lower()
+
+
+def _text(digest: bytes) -> str:
+    return base64.b64encode(digest).decode("ascii")

@@ -63,7 +63,7 @@ clients: $(VENV)/.development tests/clients/node_modules ## real upload clients:
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
 
 fault: $(VENV)/.development ## broken links, killed processes, stores that lie, hostile clients
-	$(PYTEST) --require minio,postgres,nginx tests/fault tests/abuse tests/model
+	$(PYTEST) --require minio,postgres,pgbouncer,nginx tests/fault tests/abuse tests/model
 
 soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (TUSGATE_TEST_SOAK: seconds)
 	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py

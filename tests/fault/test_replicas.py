@@ -25,12 +25,15 @@ if TYPE_CHECKING:
 
     from tests.fault.honest import Upload
     from tests.fault.rig import Replica
+    from tests.servers.pgbouncer import PgBouncer
 
     StartRig = Callable[..., Awaitable[Rig]]
 
 LENGTH = 3 * PART + 100 * KIB + 7
 A = lettered("A", LENGTH)
 B = lettered("B", LENGTH)
+RIVALRIES = int(os.environ.get("TUSGATE_TEST_ROUNDS", "20"))
+"""How often two writers meet at one offset; CC-02 asks for 1,000 now and then."""
 DELETIONS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "40"))
 """How often an upload is deleted at a moment that is drawn; CC-06 asks for 200 now and then."""
 
@@ -169,13 +172,33 @@ async def test_a_writer_that_is_partitioned_is_replaced(pair: Rig, link: str) ->
     await upload.check_object()
 
 
+async def test_replicas_behind_a_pooler_that_gives_each_transaction_another_session(
+    pair: Rig, pgbouncer: PgBouncer
+) -> None:
+    """DF-28: takeovers, finishing and deletion, with nothing that needs a session of its own."""
+    for replica in pair.replicas:
+        settings = replica.gateway.environment
+        settings["TUSGATE_DATABASE_URL"] = pgbouncer.way_to(settings["TUSGATE_DATABASE_URL"])
+        settings["TUSGATE_DATABASE_POOLING"] = "transaction"
+        await asyncio.to_thread(replica.gateway.restart)
+    uploads = [await begin_at(pair, A, *pair.replicas) for _ in range(6)]
+
+    await asyncio.gather(
+        *(upload.run(chunk) for upload, chunk in zip(uploads, (700 * KIB, 3 * MIB, PART) * 2, strict=True))
+    )
+    first, second = pair.replicas
+    assert (await first.client.delete(uploads[0].path)).status == 204
+    uploads[0].journal.deleted = True
+    assert (await second.client.head(uploads[0].path)).status == 410
+
+
 async def test_of_two_writers_at_one_offset_on_two_replicas_one_is_believed(pair: Rig) -> None:
     """CC-01, CC-02: the object is the bytes of one of them, or the prefix of one and the rest of the other.
 
     Or there is none: a part of the loser that landed last has other bytes, and Complete refuses it.
     """
     rounds = random.Random(21)
-    for _ in range(20):
+    for _ in range(RIVALRIES):
         path = await pair.client.create(LENGTH)
         end = rounds.choice([100 * KIB, PART, PART + MIB, LENGTH])
         told = await asyncio.gather(

@@ -6,6 +6,7 @@ Held by every test here: I1 and I3 (`honest.Upload`), I8 (no success meanwhile),
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 LARGE = random.Random(11).randbytes(3 * PART + 100 * KIB + 7)
 READY_SECONDS = 10.0
 """Within which the gateway serves again after a fault has ended: the promise itself, and so a deadline."""
+
+OUTAGE = float(os.environ.get("TUSGATE_TEST_OUTAGE", "0"))
+"""Seconds for which the store is down at least; DF-02 asks for five minutes now and then."""
 
 REFUSALS = {
     "unknown_key": s3_error(403, "InvalidAccessKeyId"),
@@ -66,12 +70,15 @@ async def assert_it_says_no_without_losing_anything(rig: Rig, path: str, offset:
 
 
 async def test_a_store_that_is_down_costs_time_and_nothing_else(rig: Rig) -> None:
-    """DF-02."""
+    """DF-02: however long."""
     upload = await begin(rig, LARGE)
     await upload.send(PART + MIB)
 
     await asyncio.to_thread(rig.minio.kill)
+    back = asyncio.get_running_loop().time() + OUTAGE
     await assert_it_says_no_without_losing_anything(rig, upload.path, upload.acknowledged)
+    while asyncio.get_running_loop().time() < back:
+        await assert_it_says_no_without_losing_anything(rig, upload.path, upload.acknowledged)
     await asyncio.to_thread(rig.minio.start)
 
     await until_ready(rig)
@@ -161,10 +168,10 @@ async def crawling_rig(slow_link: TcpFaultProxy, start_rig: StartRig) -> Rig:
 async def test_a_crawling_store_slows_clients_down_instead_of_filling_memory(
     crawling_rig: Rig, slow_link: TcpFaultProxy
 ) -> None:
-    """DF-10, I15: 16 clients push 16 MiB each, ten times what may be held; all of them finish."""
+    """DF-10, I15: 50 clients push 6 MiB each, ten times what may be held; all of them finish."""
     rig, link = crawling_rig, slow_link
-    data = LARGE + LARGE[:MIB]
-    uploads = [await begin(rig, data) for _ in range(16)]
+    data = LARGE[: 6 * MIB]
+    uploads = [await begin(rig, data) for _ in range(50)]
     link.bandwidth = MIB  # bytes per second, of each connection
     before = psutil.Process(rig.gateway.pid).memory_info().rss
     sending = [asyncio.create_task(upload.send(len(data))) for upload in uploads]
@@ -175,4 +182,4 @@ async def test_a_crawling_store_slows_clients_down_instead_of_filling_memory(
     await asyncio.gather(*sending)
     for upload in uploads:
         await upload.run()
-    assert grown < 24 * MIB + 16 * MIB + 60 * MIB  # budget, a MiB for each connection, and room for the allocator
+    assert grown < 24 * MIB + 50 * MIB + 60 * MIB  # budget, a MiB for each connection, and room for the allocator

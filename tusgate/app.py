@@ -65,11 +65,12 @@ from tusgate.sinks.lines import LinesSink
 from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import ApiServices, add_api
+from tusgate.web.api.door import ROOT
 from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
 from tusgate.web.connections import connections_allowed
 from tusgate.web.last_words import watch_answers
-from tusgate.web.page import add_page
+from tusgate.web.page import DirectDoor, add_page
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
@@ -306,7 +307,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
             add_api(app, config, _api_services(settings, database, stores, uploads, completion, feed), authority)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
-            add_page(app, endpoint=settings.base_path.lstrip("/"))
+            add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores.default))
         if settings.crash is not None:
             _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
             log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
@@ -620,6 +621,13 @@ def _api_services(
         evidence=None if secret is None else (Evidence(database, direct), secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
     )
+
+
+def _direct_door(settings: Settings, store: SurveyedStore) -> DirectDoor | None:
+    """Return what the page needs to know about direct uploads; None where there are none."""
+    if settings.direct != "on" or not settings.offers_api or store.direct_origin is None:
+        return None
+    return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", store=store.direct_origin)
 
 
 def _direct_rules(settings: Settings) -> DirectRules:

@@ -541,6 +541,8 @@ class ObjectStore(Protocol):
     """Whether `copy_part` works at all; else it raises StoreRefused."""
     signs_parts: bool
     """Whether `presign_part` works at all; else it raises DirectOff."""
+    direct_origin: str | None
+    """Scheme and host of the URLs that `presign_part` makes."""
     part_checksums: frozenset[str]
     """Checksums that the store verifies of parts that others send, and shows in `list_parts`."""
 

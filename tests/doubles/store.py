@@ -83,6 +83,7 @@ class MemoryStore:
         self.completes_all_parts = completes_all_parts
         self.copies_parts = copies_parts
         self.signs_parts = False
+        self.direct_origin: str | None = None
         self.part_checksums: frozenset[str] = frozenset()
         self.objects: dict[ObjectKey, _Object] = {}
         self.multiparts: dict[MultipartId, _Multipart] = {}

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.doubles.store import MemoryStore
     from tests.model.truth import Truth
     from tusgate.core.clockwatch import Judge
+    from tusgate.core.direct import Plan
     from tusgate.core.grid import Grid
     from tusgate.core.model import (
         Intent,
@@ -136,9 +137,10 @@ class WitnessedStore:
         crc64: int,
         *,
         with_copies: bool = False,
+        plan: Plan | None = None,
     ) -> None:
         await self._compare(multipart_id, list(parts))
-        await self._store.complete_multipart(key, multipart_id, parts, crc64, with_copies=with_copies)
+        await self._store.complete_multipart(key, multipart_id, parts, crc64, with_copies=with_copies, plan=plan)
 
     async def _compare(self, multipart_id: MultipartId, listed: list[Part]) -> None:
         multipart = self._store.multiparts.get(multipart_id)

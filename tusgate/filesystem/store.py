@@ -93,6 +93,7 @@ class DirectoryStore:
     completes_all_parts = False
     copies_parts = True
     signs_parts = False
+    direct_origin: str | None = None
     part_checksums: frozenset[str] = frozenset()
 
     def __init__(self, root: Path) -> None:

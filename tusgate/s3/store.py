@@ -59,6 +59,7 @@ class S3Store:
         self.signs_parts = config.manner.customer_key is None  # who had a URL would have the key
         checks = config.profile.checksum is ChecksumMode.CRC64NVME
         self.part_checksums = frozenset(PART_ALGORITHMS) if checks else frozenset()
+        self.direct_origin = self._public.origin if self.signs_parts else None
         self._part_signer = Signer(config.part_credentials, config.region)
 
     async def check(self) -> None:

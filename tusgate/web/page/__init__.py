@@ -41,23 +41,39 @@ class PageFile:
     etag: str
 
 
+@dataclass(frozen=True, slots=True)
+class DirectDoor:
+    """How the page sends parts to the store itself.
+
+    Attributes:
+        endpoint: where direct uploads begin, as `endpoint` of `add_page`.
+        store: origin of the store's URLs.
+    """
+
+    endpoint: str
+    store: str
+
+
 class Page:
     """The handlers of the page's routes.
 
     Args:
-        endpoint: as for `add_page`.
+        endpoint, direct: as for `add_page`.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, direct: DirectDoor | None = None) -> None:
         package = resources.files(__name__)
         template = Template(package.joinpath("index.html").read_text("utf-8"))
-        self._index = _page_file("index.html", template.substitute(endpoint=html.escape(endpoint)).encode())
+        page = template.substitute(
+            endpoint=html.escape(endpoint), direct="" if direct is None else html.escape(direct.endpoint)
+        )
+        self._index = _page_file("index.html", page.encode())
         self._assets = {
             asset.name: _page_file(asset.name, asset.read_bytes()) for asset in package.joinpath("assets").iterdir()
         }
         self._headers = {
             "Cache-Control": "no-cache",  # stored, but asked for every time: an update shows at once
-            "Content-Security-Policy": _content_security_policy(endpoint),
+            "Content-Security-Policy": _content_security_policy(endpoint, None if direct is None else direct.store),
             "Cross-Origin-Resource-Policy": "same-origin",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
@@ -85,7 +101,7 @@ class Page:
         return answer
 
 
-def add_page(app: web.Application, *, endpoint: str) -> None:
+def add_page(app: web.Application, *, endpoint: str, direct: DirectDoor | None = None) -> None:
     """Serve the upload page at `/` and its files below `/assets/`.
 
     Args:
@@ -93,8 +109,9 @@ def add_page(app: web.Application, *, endpoint: str) -> None:
         endpoint: where uploads are created, as the browser sees it: an absolute URL, or a reference that is
             resolved against the address of the page (`files` follows a stripped path prefix, `/files` does
             not).
+        direct: where parts may go to the store itself; None: nowhere.
     """
-    page = Page(endpoint)
+    page = Page(endpoint, direct)
     app.router.add_get("/", page.show)
     app.router.add_get("/assets/{name}", page.asset)
 
@@ -103,10 +120,12 @@ def _page_file(name: str, content: bytes) -> PageFile:
     return PageFile(content, CONTENT_TYPES[PurePath(name).suffix], hashlib.sha256(content).hexdigest()[:32])
 
 
-def _content_security_policy(endpoint: str) -> str:
-    """Allow what the page has itself, and talking to `endpoint` when that is another origin."""
+def _content_security_policy(endpoint: str, store: str | None) -> str:
+    """Allow what the page has itself, and talking to `endpoint` when that is another origin, and to the store."""
     address = urlsplit(endpoint)
     elsewhere = f" {address.scheme}://{address.netloc}" if address.netloc else ""
+    if store is not None:
+        elsewhere += f" {store}"
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         f"connect-src 'self'{elsewhere}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

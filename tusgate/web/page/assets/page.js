@@ -1,12 +1,15 @@
 /** Wires the page: files come in by picker or drop, become transfers, and show up as rows. */
 
 import { percent } from "./format.js";
+import { DirectCarrier, fingerprintOf } from "./direct-carrier.js";
 import { Queue } from "./queue.js";
 import { leave, transferRow, unfinishedRow } from "./rows.js";
-import { discard, fingerprint, forget, offsetOf, storedUploads } from "./storage.js";
+import { browserName, discard, fingerprint, forget, offsetOf, storedUploads } from "./storage.js";
 import { State, Transfer } from "./transfer.js";
+import { TusCarrier } from "./tus-carrier.js";
 
 const endpoint = new URL(document.body.dataset.endpoint, document.baseURI).href;
+const direct = document.body.dataset.direct && new URL(document.body.dataset.direct, document.baseURI).href;
 const queue = new Queue();
 const open = new Map(); // fingerprint → transfer that is neither finished nor cancelled
 const unfinished = new Map(); // fingerprint → row of an upload of an earlier visit
@@ -26,6 +29,7 @@ pickAgain.addEventListener("change", async () => {
   else if (file) notify(`“${file.name}” is another file, or it was changed: name, size and date must be the same.`);
   pickAgain.value = "";
 });
+document.getElementById("doors").hidden = !direct;
 addDropTarget();
 window.addEventListener("online", () => queue.retryNow());
 showUnfinished();
@@ -38,7 +42,7 @@ async function addAll(files) {
 async function add(file) {
   const key = await fingerprint(file, endpoint);
   if (open.has(key)) return;
-  const transfer = new Transfer(file, endpoint);
+  const transfer = new Transfer(file, carrier);
   open.set(key, transfer);
   transfer.addEventListener("change", () => changed(key, transfer));
   transfer.addEventListener("progress", showTitle);
@@ -46,6 +50,13 @@ async function add(file) {
   list("uploads").append(transferRow(transfer, () => showLists()));
   showLists();
   queue.add(transfer);
+}
+
+/** Make what moves the bytes of a file through the door that is chosen at present. */
+function carrier(file, events) {
+  const isDirect = direct && document.querySelector("input[name=door]:checked").value === "direct";
+  if (!isDirect) return new TusCarrier(file, events, endpoint);
+  return new DirectCarrier(file, events, direct, fingerprintOf(file, browserName()));
 }
 
 function changed(key, transfer) {

@@ -8,6 +8,15 @@ export function fingerprint(file, endpoint) {
   return tus.defaultOptions.fingerprint(file, { endpoint });
 }
 
+/** A name for this browser: two that send files of one name, size and date must not go on with each other's. */
+export function browserName() {
+  const key = "tusgate::browser";
+  const random = () => Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16)).join("");
+  const name = localStorage.getItem(key) ?? random();
+  localStorage.setItem(key, name);
+  return name;
+}
+
 /** Unfinished uploads to `endpoint`: the fields of tus-js-client and their `fingerprint`. */
 export async function storedUploads(endpoint) {
   const entries = await urlStorage.findAllUploads();

@@ -1,4 +1,4 @@
-/** One file on its way to the gateway: tus-js-client's upload with the states that the page shows. */
+/** One file on its way: the states that the page shows, whichever door its bytes go through. */
 
 import { Speed } from "./speed.js";
 
@@ -17,35 +17,30 @@ export const State = Object.freeze({
   CANCELLED: "cancelled",
 });
 
-// Half an hour without any progress, then it is FAILED. Progress begins the series anew.
-const RETRY_DELAYS = [0, 1000, 3000, 5000, 10000, ...new Array(60).fill(30000)];
-
-const GONE = [404, 410];
-
-/** Sends one file. Fires "change" when the state changed and "progress" when bytes went out. */
+/**
+ * Sends one file. Fires "change" when the state changed and "progress" when bytes went out.
+ *
+ * A carrier moves the bytes: it has `url`, `start()`, which goes on from what is there, `pause()`, and `cancel()`,
+ * which throws an Error for a person; it tells of `sent(bytes)`, `interrupted()`, `finished()` and `failed(problem)`.
+ */
 export class Transfer extends EventTarget {
-  #upload;
+  #carrier;
   #speed = new Speed();
   #state = State.WAITING;
 
-  constructor(file, endpoint) {
+  constructor(file, makeCarrier) {
     super();
     this.name = file.name;
     this.size = file.size;
-    /** Bytes handed to the network; the gateway may have stored a little less. */
+    /** Bytes handed to the network; the other side may have stored a little less. */
     this.sent = 0;
     /** Why it is FAILED, in words for a person. */
     this.problem = "";
-    this.#upload = new tus.Upload(file, {
-      endpoint,
-      metadata: metadataOf(file),
-      retryDelays: RETRY_DELAYS,
-      removeFingerprintOnSuccess: true,
-      onAfterResponse: keepUploadUnlessGone,
-      onShouldRetry: (error) => this.#shouldRetry(error),
-      onProgress: (sent) => this.#progressed(sent),
-      onSuccess: () => this.#become(State.FINISHED),
-      onError: (error) => this.#failed(error),
+    this.#carrier = makeCarrier(file, {
+      sent: (bytes) => this.#progressed(bytes),
+      interrupted: () => this.#interrupted(),
+      finished: () => this.#become(State.FINISHED),
+      failed: (problem) => this.#failed(problem),
     });
   }
 
@@ -53,9 +48,9 @@ export class Transfer extends EventTarget {
     return this.#state;
   }
 
-  /** Where the upload lives; null before the gateway has created it. */
+  /** Where the upload lives; null before it was created. */
   get url() {
-    return this.#upload.url;
+    return this.#carrier.url;
   }
 
   get bytesPerSecond() {
@@ -68,21 +63,17 @@ export class Transfer extends EventTarget {
     return speed ? (this.size - this.sent) / speed : null;
   }
 
-  /** Begin, or go on from what the gateway has, also if that was sent before the browser was closed. */
-  async start() {
+  /** Begin, or go on from what is there, also if that was sent before the browser was closed. */
+  start() {
     this.#speed.reset();
     this.#become(State.RUNNING);
-    if (this.url === null) {
-      const previous = await this.#upload.findPreviousUploads();
-      if (previous.length > 0) this.#upload.resumeFromPreviousUpload(previous[previous.length - 1]);
-    }
-    if (this.#state === State.RUNNING) this.#upload.start();
+    this.#carrier.start();
   }
 
-  /** Stop sending; the gateway keeps what it has. */
+  /** Stop sending; what was sent is kept. */
   pause() {
     this.#become(State.PAUSED);
-    this.#upload.abort();
+    this.#carrier.pause();
   }
 
   /** Wait for the turn to `start` again. */
@@ -93,22 +84,19 @@ export class Transfer extends EventTarget {
   /** Do not wait for the next try: the connection is back. */
   retryNow() {
     if (this.#state !== State.RETRYING) return;
-    this.#upload.abort();
+    this.#carrier.pause();
     this.start();
   }
 
-  /** Stop, and delete what the gateway has. FAILED when it does not confirm that. */
+  /** Stop, and delete what was sent. FAILED when that is not confirmed. */
   async cancel() {
     this.#become(State.CANCELLING);
     try {
-      await this.#upload.abort(true);
+      await this.#carrier.cancel();
+      this.#become(State.CANCELLED);
     } catch (error) {
-      if (!GONE.includes(statusOf(error))) {
-        this.#failed(error);
-        return;
-      }
+      this.#failed(error.message);
     }
-    this.#become(State.CANCELLED);
   }
 
   #become(state) {
@@ -117,52 +105,21 @@ export class Transfer extends EventTarget {
   }
 
   #progressed(sent) {
-    if (sent < this.sent) this.#speed.reset(); // the gateway had less than was handed to the network
+    if (sent < this.sent) this.#speed.reset(); // less had arrived than was handed to the network
     this.sent = sent;
     this.#speed.add(sent, performance.now());
     if (this.#state === State.RETRYING) this.#become(State.RUNNING);
     this.dispatchEvent(new Event("progress"));
   }
 
-  #failed(error) {
-    this.problem = explain(error);
+  #interrupted() {
+    if (this.#state !== State.RUNNING) return;
+    this.#speed.reset();
+    this.#become(State.RETRYING);
+  }
+
+  #failed(problem) {
+    this.problem = problem;
     this.#become(State.FAILED);
   }
-
-  #shouldRetry(error) {
-    const status = statusOf(error);
-    const helps = status < 400 || status >= 500 || [409, 423, 429].includes(status);
-    if (helps && this.#state === State.RUNNING) {
-      this.#speed.reset();
-      this.#become(State.RETRYING);
-    }
-    return helps;
-  }
-}
-
-function metadataOf(file) {
-  // An empty value would end the header with a blank, which Safari refuses to send.
-  return file.type ? { filename: file.name, filetype: file.type } : { filename: file.name };
-}
-
-/**
- * Make a failed HEAD an error that is retried. tus-js-client would begin a new upload on any status but 423,
- * also on the 502 of a proxy whose gateway restarts, and all that was sent would be lost.
- */
-function keepUploadUnlessGone(request, response) {
-  const status = response.getStatus();
-  if (request.getMethod() === "HEAD" && status >= 400 && status !== 423 && !GONE.includes(status)) {
-    throw new Error(`HEAD was answered with ${status}`);
-  }
-}
-
-function statusOf(error) {
-  return error.originalResponse?.getStatus() ?? 0;
-}
-
-function explain(error) {
-  const status = statusOf(error);
-  if (status === 0) return "The server cannot be reached.";
-  const reason = error.originalResponse.getBody().split("\n", 1)[0].slice(0, 200);
-  return `The server refused the file (${status}). ${reason}`;
 }

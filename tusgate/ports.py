@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid, PartLimits
+    from tusgate.core.hooks import Answer, Question
     from tusgate.core.listing import FileFilter, Position
     from tusgate.core.model import (
         Garbage,
@@ -363,6 +364,27 @@ class Events(Protocol):
 
     async def page(self, tenant: str, owner: str | None, after: EventPlace | None, limit: int) -> list[Event]:
         """Return the first `limit` events behind the place `after`, by their places."""
+
+
+class Hook(Protocol):
+    """Whoever is asked before something happens to an upload; also what a plug-in has to be.
+
+    May be called concurrently, also for one upload, and is cancelled when it takes longer than it may.
+    """
+
+    @property
+    def name(self) -> str:
+        """What operators call it."""
+
+    async def ask(self, question: Question) -> Answer:
+        """Return what it says.
+
+        Raises:
+            HookFailed: it says nothing that can be understood. Whatever else is raised counts as that.
+        """
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
 
 
 class Sink(Protocol):

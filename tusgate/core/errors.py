@@ -17,6 +17,7 @@ TusgateError
 │   ├── PermissionMissing     the permission for this kind of request
 │   ├── NotCovered            the upload token is for other files
 │   └── TokenSpent            the upload token has made its upload
+├── HookRefused               a hook does not want it
 ├── TenantUnknown             the identity belongs to a tenant that is not declared
 ├── TooManyRequests           new uploads faster than the tenant may
 ├── TooManyUploads            as many unfinished uploads as the tenant may have
@@ -48,6 +49,7 @@ TusgateError
 │   └── Draining              this process is shutting down
 ├── Unavailable               a dependency cannot be used now; trying again later helps
 │   ├── DatabaseUnavailable
+│   ├── HookUnavailable       a hook that has to be asked does not answer
 │   ├── IdentityUnavailable   the keys of an issuer cannot be fetched, so nobody can be recognised
 │   ├── StoreUnavailable
 │   │   ├── PieceLost         the store no longer has bytes that wait for their part, or has other ones
@@ -59,6 +61,7 @@ TusgateError
 ├── StoreRefused              the object store says no for good (InvalidPart, EntityTooSmall, ...)
 │   └── MultipartLost         the store no longer knows the multipart upload
 ├── DeliveryFailed            the receiver of an event did not take it
+├── HookFailed                a hook has not answered, or nothing that can be understood
 ├── SinkGone                  the receiver of events does not want any more of them
 └── SettingsError             a setting is wrong; start-up stops
 """
@@ -71,6 +74,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tusgate.core.direct import Fault
+    from tusgate.core.hooks import Reply
     from tusgate.core.model import Upload
 
 _FAULTS_TOLD: Final = 5
@@ -189,6 +193,20 @@ class TokenSpent(Forbidden):
     """The upload token has made its upload; another upload needs another token."""
 
     code = "token_spent"
+
+
+class HookRefused(TusgateError):
+    """A hook does not want this.
+
+    Attributes:
+        reply: what the client is to be told; made by `Reply.of_refusal`.
+    """
+
+    code = "refused_by_hook"
+
+    def __init__(self, hook: str, reply: Reply) -> None:
+        super().__init__(f"the hook {hook} refused it")
+        self.reply = reply
 
 
 class TypeNotAllowed(UnsupportedMediaType):
@@ -410,6 +428,12 @@ class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
 
 
+class HookUnavailable(Unavailable):
+    """A hook that has to be asked does not answer."""
+
+    code = "hook_unavailable"
+
+
 class IdentityUnavailable(Unavailable):
     """The keys that prove identities cannot be fetched; try again."""
 
@@ -482,6 +506,12 @@ class DeliveryFailed(TusgateError):
     def __init__(self, message: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class HookFailed(TusgateError):
+    """The hook has not answered."""
+
+    code = "hook_failed"
 
 
 class SinkGone(TusgateError):

@@ -49,7 +49,9 @@ def is_whole(cell: Cell, length: int | None, multipart: bool) -> bool:
     return cell.start == 0 and length == cell.end and not multipart
 
 
-def place_cell(cell: Cell, marks: Marks, length: int | None, *, multipart: bool, inline_max: int) -> Place:
+def place_cell(
+    cell: Cell, marks: Marks, length: int | None, *, multipart: bool, inline_max: int, publishes: bool = True
+) -> Place:
     """Decide where the bytes of `cell` go when it is full, or when the request ends.
 
     Args:
@@ -58,16 +60,26 @@ def place_cell(cell: Cell, marks: Marks, length: int | None, *, multipart: bool,
         length: the declared length, None while deferred.
         multipart: whether a multipart upload exists already.
         inline_max: most bytes that may wait in the database.
+        publishes: whether a request may make the object; else what would be one waits as a piece.
     """
     if marks.filled == cell.end:
-        return Place.WHOLE if is_whole(cell, length, multipart) else Place.PART
+        if not is_whole(cell, length, multipart):
+            return Place.PART
+        if publishes:
+            return Place.WHOLE
     if marks.filled == marks.durable:
         return Place.NOWHERE
     return Place.INLINE if marks.filled - marks.saved <= inline_max else Place.PIECE
 
 
 def foresee(
-    upload: Upload | NewUpload, epoch: int, size: int | None, length: int | None, inline_max: int
+    upload: Upload | NewUpload,
+    epoch: int,
+    size: int | None,
+    length: int | None,
+    inline_max: int,
+    *,
+    publishes: bool = True,
 ) -> list[Intent]:
     """Return the intents that a request with `size` bytes, writing under `epoch`, will surely need.
 
@@ -80,7 +92,7 @@ def foresee(
     multipart = upload.multipart_id is not None or upload.group is not None
     first = upload.grid.cell_at(0, length)
     if is_whole(first, length, multipart):
-        return [whole_intent(upload)] if end == length else _tail_intent(upload, epoch, size, inline_max)
+        return [whole_intent(upload)] if end == length and publishes else _tail_intent(upload, epoch, size, inline_max)
     intents = []
     if not multipart and end >= first.end:
         intents.append(Intent(upload.object_key, multipart=True))

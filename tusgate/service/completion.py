@@ -18,20 +18,24 @@ import structlog
 from tusgate.core.concat import cut
 from tusgate.core.errors import (
     Fenced,
+    HookRefused,
     MultipartLost,
     PieceLost,
     StoreRefused,
     StoreUnavailable,
     TooLarge,
+    TusgateError,
     Unavailable,
     UnsupportedMediaType,
     UploadGone,
 )
+from tusgate.core.hooks import Moment, Question
 from tusgate.core.model import Intent, Part, Role, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
 from tusgate.service.declared import check_arrived
 from tusgate.service.digest import combined_crc64
+from tusgate.service.hooks import Hooks
 from tusgate.service.inspection import Inspection
 from tusgate.service.material import merged, missing_cells, pieces_of
 from tusgate.service.multiparts import begin_multipart
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from tusgate.core.grid import Cell
     from tusgate.core.model import Piece, Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
+    from tusgate.service.hooks import Exchange
     from tusgate.service.stores import Stores
 
 log = structlog.get_logger(__name__)
@@ -80,7 +85,12 @@ class Completion:
     """Finishes sealed uploads, each by one task of this process at most; leases keep replicas apart."""
 
     def __init__(
-        self, database: Database, stores: Stores[ObjectStore], holder: str, tenants: Tenants | None = None
+        self,
+        database: Database,
+        stores: Stores[ObjectStore],
+        holder: str,
+        tenants: Tenants | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self._database = database
         self._stores = stores
@@ -88,28 +98,35 @@ class Completion:
         self._holder = holder
         self._tasks: dict[UploadId, asyncio.Task[None]] = {}
         self._failing: set[UploadId] = set()
+        self._hooks = hooks or Hooks()
+        self._agreed: set[UploadId] = set()
+        """Uploads whose hooks have agreed, while this process finishes them."""
 
-    def start(self, upload: Upload) -> None:
-        """Finish `upload` in the background; does nothing when that is under way already."""
+    def start(self, upload: Upload, exchange: Exchange | None = None) -> None:
+        """Finish `upload` in the background; does nothing when that is under way already.
+
+        `exchange` is the request that has brought the last byte: hooks are told of it, and answer it.
+        """
         if upload.id not in self._tasks:
-            task = asyncio.create_task(self._finish(upload))
+            task = asyncio.create_task(self._finish(upload, exchange))
             self._tasks[upload.id] = task
             task.add_done_callback(lambda _: self._tasks.pop(upload.id, None))
 
-    async def wait(self, upload: Upload, seconds: float) -> Upload:
+    async def wait(self, upload: Upload, seconds: float, exchange: Exchange | None = None) -> Upload:
         """Wait until the sealed `upload` is complete, at most `seconds`; return it as committed then.
 
-        Works for uploads that another replica finishes, too.
+        Works for uploads that another replica finishes, too. For `exchange` see `start`.
         """
-        self.start(upload)
+        self.start(upload, exchange)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 return await self._wait_for_end(upload.scope, upload.id)
         return await self._database.get(upload.scope, upload.id)
 
-    def is_failing(self, upload_id: UploadId) -> bool:
-        """Return whether the last attempt of this process to finish the upload went wrong."""
-        return upload_id in self._failing
+    def is_in_doubt(self, upload: Upload) -> bool:
+        """Return whether nobody can promise success: the last attempt went wrong, or a hook has not agreed yet."""
+        unasked = upload.id not in self._agreed and self._hooks.want_to_know_end(upload)
+        return unasked or upload.id in self._failing
 
     async def resume_abandoned(self, limit: int) -> int:
         """Finish sealed uploads that nobody is working on, up to `limit` at once; return how many were found."""
@@ -138,14 +155,14 @@ class Completion:
             if found.state is not State.SEALED:
                 return found
 
-    async def _finish(self, upload: Upload) -> None:
+    async def _finish(self, upload: Upload, exchange: Exchange | None) -> None:
         """Try until the upload is complete or has failed for good, or somebody else has the lease."""
         delay, lost = FIRST_DELAY, 0
         try:
             while True:
                 try:
                     if await self._database.lease_sealed(upload, self._holder, LEASE):
-                        await self._renewing(upload)
+                        await self._renewing(upload, exchange)
                     return
                 except (MultipartLost, PieceLost) as error:
                     lost += 1
@@ -153,8 +170,8 @@ class Completion:
                         await self._stores.of(upload.route).check()  # a bucket that is away as a whole is no loss
                         await self._fail(upload, loss_reason(error))
                         return
-                except (StoreRefused, TooLarge, UnsupportedMediaType) as error:
-                    await self._fail(upload, str(error))
+                except (HookRefused, StoreRefused, TooLarge, UnsupportedMediaType) as error:
+                    await self._refuse(upload, error, exchange)
                     return
                 except Unavailable as error:
                     lost = 0
@@ -172,10 +189,11 @@ class Completion:
             raise
         finally:
             self._failing.discard(upload.id)
+            self._agreed.discard(upload.id)
 
-    async def _renewing(self, upload: Upload) -> None:
+    async def _renewing(self, upload: Upload, exchange: Exchange | None) -> None:
         """Run one attempt, keeping the lease while it takes long."""
-        attempt = asyncio.create_task(self._attempt(upload))
+        attempt = asyncio.create_task(self._attempt(upload, exchange))
         try:
             while not (await asyncio.wait([attempt], timeout=LEASE / 3))[0]:
                 with suppress(Unavailable):
@@ -188,11 +206,20 @@ class Completion:
         await self._database.fail(upload, reason)
         log.error("upload.failed", upload_id=upload.id, reason=reason)
 
-    async def _attempt(self, upload: Upload) -> None:
+    async def _refuse(self, upload: Upload, error: TusgateError, exchange: Exchange | None) -> None:
+        """Let the upload fail for good; a hook's refusal is told in its own words."""
+        await self._fail(upload, str(error))
+        if exchange is not None and isinstance(error, HookRefused):
+            exchange.refusal = error
+
+    async def _attempt(self, upload: Upload, exchange: Exchange | None) -> None:
         upload = await self._database.get(upload.scope, upload.id)
         if upload.state is not State.SEALED:
             return
         self._check_limits(upload)
+        if self._hooks.want_to_know_end(upload) and upload.id not in self._agreed:
+            await self._ask(upload, exchange)
+            self._agreed.add(upload.id)
         work = await self._work_on(upload)
         if is_whole(upload.grid.cell_at(0, upload.length), upload.length, upload.multipart_id is not None):
             stored = await self._put_whole(upload, [piece for _, pieces in work.cells for piece in pieces])
@@ -203,6 +230,22 @@ class Completion:
             await check_arrived(self._stores.of(upload.route), upload, stored, self._inspection(upload))
         await self._database.complete(upload, stored)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
+
+    async def _ask(self, upload: Upload, exchange: Exchange | None) -> None:
+        """Ask the hooks whether the upload may be published.
+
+        Not where it already was: a process has died between Complete and its commit, and they had agreed before.
+
+        Raises:
+            HookRefused, HookUnavailable: see `Hooks.ask`.
+        """
+        if exchange is None and upload.multipart_id is not None:
+            store = self._stores.of(upload.route)
+            if await store.find(upload.object_key, upload.id) is not None:
+                return
+        partials = await self._database.sources(upload) if upload.role is Role.FINAL else []
+        ids = tuple(partial.id for partial in partials)
+        await self._hooks.ask(Question(moment=Moment.FINISH, upload=upload, partials=ids), exchange)
 
     def _check_limits(self, upload: Upload) -> None:
         """Ask once more whether the tenant may have this file: its limits may have changed since the creation.

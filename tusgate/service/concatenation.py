@@ -13,16 +13,20 @@ from tusgate.core.errors import Fenced, Finishing, InvalidRequest, TooLarge
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present
 from tusgate.core.model import Role, State
+from tusgate.service.hooks import check_refusal
 from tusgate.service.material import pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from tusgate.core.concat import GroupWish
     from tusgate.core.model import NewUpload, Part, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.completion import Completion
+    from tusgate.service.hooks import Exchange
     from tusgate.service.stores import Stores
+
+    Ask = Callable[[NewUpload], Awaitable[NewUpload]]
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +74,14 @@ class Concatenation:
         )
         return await self._database.create_partial(new, group, wish.name, place)
 
-    async def concatenate(self, final: NewUpload, ids: Sequence[UploadId], max_size: int | None) -> Upload:
+    async def concatenate(
+        self,
+        final: NewUpload,
+        ids: Sequence[UploadId],
+        max_size: int | None,
+        ask: Ask | None = None,
+        exchange: Exchange | None = None,
+    ) -> Upload:
         """Make the upload that is the bytes of the uploads `ids`, in this order; wait a while until it is complete.
 
         Asked again with the same list and metadata, the first one is returned. A crash after the commit leaves a
@@ -80,6 +91,8 @@ class Concatenation:
             final: with everything but its length and grid.
             ids: of partials, repeats allowed.
             max_size: bytes that the final may have; None = as many as the store allows.
+            ask: called before a final is made, once, with all but its grid; returns it as it is to be made.
+            exchange: see `Completion.start`.
 
         Raises:
             UploadNotFound, UploadGone: one of `ids` is unknown or has ended.
@@ -93,9 +106,12 @@ class Concatenation:
             _check_size(partials, max_size)
             final = replace(final, route=_common_route(partials))
             made = await self._database.find_final(final, ids[0])
+            if made is None and ask is not None:
+                final, ask = await _asked(ask, final, partials), None
+                made = await self._database.find_final(final, ids[0])  # now with the metadata that hooks have set
             with suppress(Fenced):
                 made = made or await self._make(final, partials)
-                return await self._finished(made)
+                return await self._finished(made, exchange)
         raise Fenced
 
     async def _partials(self, final: NewUpload, ids: Sequence[UploadId]) -> list[Upload]:
@@ -172,13 +188,20 @@ class Concatenation:
                 raise Finishing
             check_alive(home)
 
-    async def _finished(self, final: Upload) -> Upload:
+    async def _finished(self, final: Upload, exchange: Exchange | None) -> Upload:
         if final.state is State.SEALED:
-            final = await self._completion.wait(final, self._finish_wait)
+            final = await self._completion.wait(final, self._finish_wait, exchange)
+        check_refusal(exchange)
         check_present(final)
-        if final.state is State.SEALED and self._completion.is_failing(final.id):
+        if final.state is State.SEALED and self._completion.is_in_doubt(final):
             raise Finishing
         return final
+
+
+async def _asked(ask: Ask, final: NewUpload, partials: Sequence[Upload]) -> NewUpload:
+    """Return the final as hooks want it; its length is theirs to know, and found again when it is made."""
+    asked = await ask(replace(final, length=sum(partial.length or 0 for partial in partials)))
+    return replace(asked, length=None, route=final.route)
 
 
 def _check_size(partials: Sequence[Upload], max_size: int | None) -> None:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.direct import ListedPart, Standing
     from tusgate.core.fingerprint import Fingerprint
+    from tusgate.core.hooks import Exchange
     from tusgate.core.model import Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore, SignedPart
     from tusgate.service.completion import Completion
@@ -128,7 +129,9 @@ class DirectUploads:
         self._completion = completion
         self._rules = rules
 
-    async def begin(self, principal: Principal, creation: Creation) -> tuple[Upload, bool]:
+    async def begin(
+        self, principal: Principal, creation: Creation, exchange: Exchange | None = None
+    ) -> tuple[Upload, bool]:
         """Make an upload whose parts the client sends. One of no bytes is complete when this returns.
 
         Returns:
@@ -137,9 +140,11 @@ class DirectUploads:
         Args:
             principal: whose, and what they may.
             creation: of DIRECT, with a plan. Without a length the client cuts the file as it likes.
+            exchange: the request, for hooks.
 
         Raises:
             DirectOff: there are no direct uploads here.
+            HookRefused, HookUnavailable: nothing was made.
             InvalidRequest: what is declared cannot be verified, or does not fit together.
             NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left.
             Draining, Unavailable: no upload is left.
@@ -153,7 +158,7 @@ class DirectUploads:
         again = await self._uploads.find_again(principal, creation)
         if again is not None:
             return again, False
-        upload = await self._uploads.create(principal, creation)
+        upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return upload, True
         try:
@@ -272,14 +277,15 @@ class DirectUploads:
         check_present(upload)
         return upload
 
-    async def abort(self, scope: Scope, upload_id: UploadId) -> None:
+    async def abort(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
         """End the upload for good. What the store has of it, and what may still come, is cleaned up in the background.
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to end.
+            HookRefused, HookUnavailable: it is as it was.
         """
         check_is_direct(await self._database.get(scope, upload_id))
-        await self._uploads.terminate(scope, upload_id)
+        await self._uploads.terminate(scope, upload_id, exchange)
 
     def _store_of(self, upload: Upload) -> ObjectStore:
         return self._stores.of(upload.route)

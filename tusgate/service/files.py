@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tusgate.core.errors import NotComplete, ObjectLost, TooManyDownloads, UploadGone, UploadNotFound
+from tusgate.core.errors import HookRefused, NotComplete, ObjectLost, TooManyDownloads, UploadGone, UploadNotFound
 from tusgate.core.lifecycle import check_present
 from tusgate.core.listing import Position
 from tusgate.core.model import State
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from tusgate.core.model import Scope, Upload, UploadId
     from tusgate.core.quota import Usage
     from tusgate.ports import Database, ObjectStore, Presentation
+    from tusgate.service.hooks import Exchange
     from tusgate.service.stores import Stores
     from tusgate.service.uploads import Uploads
 
-    Outcome = Literal["deleted", "gone", "not_found"]
+    Outcome = Literal["deleted", "gone", "not_found", "refused"]
 
 log = structlog.get_logger(__name__)
 
@@ -88,15 +89,18 @@ class Files:
             tenant.check_type(changes["content_type"], None)
         return await self._database.describe(scope, file_id, changes)
 
-    async def delete(self, scope: Scope, file_id: UploadId) -> None:
+    async def delete(self, scope: Scope, file_id: UploadId, exchange: Exchange | None = None) -> None:
         """Delete a file, or end an upload: at once for everybody, and in the store as soon as the collector comes.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to delete.
+            HookRefused, HookUnavailable: it is as it was.
         """
-        await self._uploads.terminate(scope, file_id)
+        await self._uploads.terminate(scope, file_id, exchange)
 
-    async def delete_many(self, scope: Scope, file_ids: Sequence[UploadId]) -> dict[UploadId, Outcome]:
+    async def delete_many(
+        self, scope: Scope, file_ids: Sequence[UploadId], exchange: Exchange | None = None
+    ) -> dict[UploadId, Outcome]:
         """Delete files one after the other and return what became of each.
 
         When it is cut short (Unavailable, cancelled) the first ones are deleted; doing it again does the rest.
@@ -105,11 +109,13 @@ class Files:
         outcomes: dict[UploadId, Outcome] = {}
         for file_id in file_ids:
             try:
-                await self._uploads.end(scope, file_id)
+                await self._uploads.end_if_allowed(scope, file_id, exchange)
             except UploadNotFound:
                 outcomes[file_id] = "not_found"
             except UploadGone:
                 outcomes[file_id] = "gone"
+            except HookRefused:
+                outcomes[file_id] = "refused"
             else:
                 outcomes[file_id] = "deleted"
         return outcomes

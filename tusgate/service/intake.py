@@ -56,6 +56,7 @@ class IntakeTools:
         max_size: largest upload in bytes for anybody; None = as large as its grid.
         expiry: when an unfinished upload ends by itself.
         inspection: looks at the first bytes of a file before the store gets to make an object of them; None: nobody.
+        publishes: whether a request may make the object; False where somebody has to be asked first.
     """
 
     database: Database
@@ -67,6 +68,7 @@ class IntakeTools:
     max_size: int | None
     expiry: Expiry
     inspection: Inspection | None = None
+    publishes: bool = True
 
 
 class Intake:
@@ -306,9 +308,11 @@ class Intake:
             cell = self._open_cell()
         place = self._place(cell)
         if place is Place.PIECE:
-            self._save_piece(cell, keep_memory=True)
+            self._save_piece(cell, keep_memory=cell.filled != self._length)
         elif place is Place.INLINE:
             await self._save_inline(cell)
+        elif place is Place.NOWHERE and self._length == 0:
+            await self._ledger.add(Stored(start=0, end=0))
         elif place is not Place.NOWHERE:
             self._cell = None
             self._store_cell(cell)
@@ -320,6 +324,7 @@ class Intake:
             self._length,
             multipart=self._multipart_id is not None or self._claimed.group is not None,
             inline_max=self._tools.piece_inline_max,
+            publishes=self._tools.publishes,
         )
 
     def _hand_over(self, cell: OpenCell) -> int:

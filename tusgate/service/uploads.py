@@ -31,7 +31,16 @@ from tusgate.core.errors import (
 )
 from tusgate.core.fingerprint import to_go_on_with
 from tusgate.core.grid import grid_for
-from tusgate.core.lifecycle import Append, check_append, check_comes_through, check_present, declared_length, overrun
+from tusgate.core.hooks import Moment, Question
+from tusgate.core.lifecycle import (
+    GONE,
+    Append,
+    check_append,
+    check_comes_through,
+    check_present,
+    declared_length,
+    overrun,
+)
 from tusgate.core.model import CreatedVia, NewUpload, Role, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
@@ -39,6 +48,7 @@ from tusgate.core.tenant import least
 from tusgate.service.completion import loss_reason
 from tusgate.service.concatenation import Concatenation
 from tusgate.service.digest import RequestDigest
+from tusgate.service.hooks import Hooks, check_refusal, check_waited_for
 from tusgate.service.inspection import Inspection
 from tusgate.service.intake import Intake
 from tusgate.service.recent import RecentUploads
@@ -58,6 +68,7 @@ if TYPE_CHECKING:
     from tusgate.core.tenant import Tenant
     from tusgate.ports import ByteSource, ObjectStore
     from tusgate.service.completion import Completion
+    from tusgate.service.hooks import Exchange
     from tusgate.service.intake import IntakeTools
     from tusgate.service.ledger import Progress
     from tusgate.service.writers import Writers
@@ -146,12 +157,14 @@ class Uploads:
         reaffirm: Callable[[Principal], Awaitable[None]] | None = None,
         stores: Stores[ObjectStore] | None = None,
         tenants: Tenants | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         """Take `tools` with the default store and limits; those of a tenant take their places where it has its own."""
         self._tools = tools
         self._reaffirm = reaffirm
         self._stores = stores or Stores(tools.store)
         self._tenants = tenants or Tenants()
+        self._hooks = hooks or Hooks()
         self._concatenation = Concatenation(
             tools.database, self._stores, completion, rules.part_size, rules.finish_wait
         )
@@ -173,6 +186,7 @@ class Uploads:
         creation: Creation,
         source: ByteSource | None = None,
         progress: Progress | None = None,
+        exchange: Exchange | None = None,
     ) -> Upload:
         """Make a new upload; with `source`, store its bytes at once (creation-with-upload).
 
@@ -184,6 +198,8 @@ class Uploads:
         is found by its fingerprint, where that is wanted.
 
         Raises:
+            HookRefused, HookUnavailable: nothing was made, or, of an upload that ends with its body: it has failed,
+                or is finished when the hook answers.
             NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload.
             CredentialsExpired: revoked before the last byte had arrived; as `Interrupted`.
             InconsistentLength: the body that ends the upload does not have the declared length.
@@ -195,14 +211,16 @@ class Uploads:
             raise Draining
         tenant = await self._admit_creation(principal, creation)
         length = _checked_length(creation, source, self.size_limit(principal))
-        if self._rules.resumes_by_fingerprint and creation.created_via is CreatedVia.TUS:
-            again = await self.find_again(principal, creation)
-            if again is not None:
-                return again
+        again = await self._wanted_again(principal, creation)
+        if again is not None:
+            return again
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
+        if self._hooks.want(Moment.CREATE, new.scope.tenant):
+            creation = await self._asked(tenant, principal, creation, new, (), exchange)
+            new = self._new_upload(tenant, principal, creation, length, epoch=new.epoch)
         body = source or _Nothing()
-        intents = foresee(new, new.epoch, body.size, length, self._tools.piece_inline_max) if writes else []
+        intents = self._foreseen(new, new.epoch, body.size, length) if writes else []
         try:
             upload = await self._insert(tenant, principal, creation, new, intents)
         except TokenSpent as spent:
@@ -227,10 +245,16 @@ class Uploads:
                 ends=creation.ends,
                 principal=principal,
                 progress=progress,
+                exchange=exchange,
             )
         except (TooLarge, ChecksumMismatch):
             await self._database.terminate(upload.scope, upload.id)
             raise
+
+    async def _wanted_again(self, principal: Principal, creation: Creation) -> Upload | None:
+        if not self._rules.resumes_by_fingerprint or creation.created_via is not CreatedVia.TUS:
+            return None
+        return await self.find_again(principal, creation)
 
     async def find_again(self, principal: Principal, creation: Creation) -> Upload | None:
         """Return the unfinished upload that `creation` would only repeat, as its fingerprint says; None without one.
@@ -255,6 +279,32 @@ class Uploads:
         await self._tenants.prepare(self._database, name)
         return tenant
 
+    async def _asked(
+        self,
+        tenant: Tenant,
+        principal: Principal,
+        creation: Creation,
+        new: NewUpload,
+        partials: Sequence[UploadId],
+        exchange: Exchange | None,
+    ) -> Creation:
+        """Return the creation as hooks want it. A client that has left meanwhile gets no upload.
+
+        Raises HookRefused, HookUnavailable, ClientGone, and NotCovered or TypeNotAllowed for what hooks have changed.
+        """
+        question = Question(moment=Moment.CREATE, upload=new, partials=tuple(partials))
+        changed = await self._hooks.ask(question, exchange)
+        check_waited_for(exchange)
+        if changed is None:
+            return creation
+        check_type(principal.limits, changed.content_type)
+        tenant.check_type(changed.content_type, creation.role)
+        return replace(creation, metadata=changed.raw, filename=changed.filename, content_type=changed.content_type)
+
+    def _foreseen(self, upload: Upload | NewUpload, epoch: int, size: int | None, length: int | None) -> list[Intent]:
+        publishes = not self._hooks.want_to_know_end(upload)
+        return foresee(upload, epoch, size, length, self._tools.piece_inline_max, publishes=publishes)
+
     async def _insert(
         self, tenant: Tenant, principal: Principal, creation: Creation, new: NewUpload, intents: Sequence[Intent]
     ) -> Upload:
@@ -267,7 +317,12 @@ class Uploads:
         return await self._database.create(new, intents)
 
     async def concatenate(
-        self, principal: Principal, creation: Creation, concat: str, partials: Sequence[UploadId]
+        self,
+        principal: Principal,
+        creation: Creation,
+        concat: str,
+        partials: Sequence[UploadId],
+        exchange: Exchange | None = None,
     ) -> Upload:
         """Make the upload that is the bytes of `partials`, in this order.
 
@@ -276,17 +331,28 @@ class Uploads:
             creation: what the client says of the new upload.
             concat: the header that names the partials, kept as received.
             partials: their ids, repeats allowed.
+            exchange: the request, for hooks.
 
         Raises:
             Draining: this process is about to end.
+            HookRefused, HookUnavailable: as for `create`.
             NotCovered, TokenSpent: the principal's token does not allow it.
             UploadNotFound, UploadGone, InvalidRequest, TooLarge, Finishing, Fenced: see `Concatenation`.
         """
         if self._writers.draining:
             raise Draining
         tenant = await self._admit_creation(principal, creation)
-        final = replace(self._new_upload(tenant, principal, creation, None, epoch=0), role=Role.FINAL, concat=concat)
-        return await self._concatenation.concatenate(final, partials, self.size_limit(principal))
+
+        def new_final(creation: Creation) -> NewUpload:
+            new = self._new_upload(tenant, principal, creation, None, epoch=0)
+            return replace(new, role=Role.FINAL, concat=concat)
+
+        async def ask(final: NewUpload) -> NewUpload:
+            return new_final(await self._asked(tenant, principal, creation, final, partials, exchange))
+
+        asking = ask if self._hooks.want(Moment.CREATE, principal.scope.tenant) else None
+        limit = self.size_limit(principal)
+        return await self._concatenation.concatenate(new_final(creation), partials, limit, asking, exchange)
 
     async def head(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload as committed; waits while it is being finished, never for a writer.
@@ -349,6 +415,7 @@ class Uploads:
         source: ByteSource,
         checksum: Checksum | None = None,
         progress: Progress | None = None,
+        exchange: Exchange | None = None,
     ) -> Upload:
         """Add the bytes of `source` at `append.offset`; all checks are made before the first byte is read.
 
@@ -361,12 +428,13 @@ class Uploads:
             ChecksumMismatch: nothing was kept.
             CredentialsExpired: revoked before the last byte had arrived. Somebody of the same scope can go on.
             Fenced: another request took over.
+            HookRefused: all bytes are in, and a hook did not want them: the upload has failed.
             Finishing: all bytes are in, but finishing has met an obstacle; it goes on in the background.
             Interrupted, Unavailable: ended early, resume at `error.upload.offset`.
         """
         self.admit(principal.scope)
         try:
-            return await self._append(principal, upload_id, append, source, checksum, progress)
+            return await self._append(principal, upload_id, append, source, checksum, progress, exchange)
         except Overrun as error:
             if error.upload is not None:
                 await self._invalidate(error.upload)
@@ -380,6 +448,7 @@ class Uploads:
         source: ByteSource,
         checksum: Checksum | None,
         progress: Progress | None,
+        exchange: Exchange | None,
     ) -> Upload:
         upload, length = await self._check(principal, upload_id, append)
         for _ in range(CLAIM_TRIES):
@@ -388,7 +457,7 @@ class Uploads:
             if append.size == 0 and length == upload.length and checksum is None and not append.ends:
                 return upload
             end = None if upload.ends_by_request and not append.ends else length
-            intents = foresee(upload, upload.epoch + 1, append.size, end, self._tools.piece_inline_max)
+            intents = self._foreseen(upload, upload.epoch + 1, append.size, end)
             try:
                 upload, pieces = await self._database.claim(upload, self._rules.holder, intents)
             except Fenced:
@@ -406,6 +475,7 @@ class Uploads:
                 ends=append.ends,
                 principal=principal,
                 progress=progress,
+                exchange=exchange,
             )
         raise Fenced
 
@@ -413,17 +483,26 @@ class Uploads:
         """Count a request about uploads that exist, and return whose they are. Raises TenantUnknown, Throttled."""
         return self._tenants.admit(scope.tenant)
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> None:
+    async def terminate(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
         """End the upload for good: writers are cut off, what it stored is cleaned up in the background.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to end.
+            HookRefused, HookUnavailable: it is as it was.
         """
         self.admit(scope)
+        await self.end_if_allowed(scope, upload_id, exchange)
+
+    async def end_if_allowed(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
+        """Terminate one of the uploads of a request that is admitted already. Raises like `terminate`."""
+        if self._hooks.want(Moment.TERMINATE, scope.tenant):
+            upload = await self._database.get(scope, upload_id)
+            if upload.state not in GONE and upload.role is not Role.GROUP:
+                await self._hooks.ask(Question(moment=Moment.TERMINATE, upload=upload), exchange)
         await self.end(scope, upload_id)
 
     async def end(self, scope: Scope, upload_id: UploadId) -> None:
-        """Terminate one of the uploads of a request that is admitted already. Raises like `terminate`."""
+        """Terminate an upload, whatever hooks would say. Raises UploadNotFound, UploadGone."""
         upload = await self._database.terminate(scope, upload_id)
         self._writers.taken_over(upload_id, upload.epoch + 1)
 
@@ -499,11 +578,13 @@ class Uploads:
         ends: bool,
         principal: Principal,
         progress: Progress | None,
+        exchange: Exchange | None,
     ) -> Upload:
         tools = replace(
             self._tools,
             store=self._stores.of(upload.route),
             inspection=Inspection.of(self._tenants.of(upload.scope.tenant), upload),
+            publishes=not self._hooks.want_to_know_end(upload),
         )
         intake = Intake(
             tools,
@@ -525,7 +606,7 @@ class Uploads:
             finally:
                 self._writers.leave(intake)
                 if intake.upload.state is State.SEALED:
-                    self._completion.start(intake.upload)
+                    self._completion.start(intake.upload, exchange)
         except (MultipartLost, PieceLost) as error:
             await self._give_up(intake.upload, error)
         except Fenced as error:
@@ -540,7 +621,7 @@ class Uploads:
         except TusgateError as error:
             error.upload = intake.upload
             raise
-        return await self._finished(upload)
+        return await self._finished(upload, exchange)
 
     async def _give_up(self, upload: Upload, error: MultipartLost | PieceLost) -> NoReturn:
         """The store threw parts away (MinIO: 24 h after the multipart upload began), or bytes: the upload has failed.
@@ -571,14 +652,15 @@ class Uploads:
             self._writers.taken_over(failed.id, failed.epoch + 1)
             log.warning("upload.failed", upload_id=upload.id, reason=reason)
 
-    async def _finished(self, upload: Upload) -> Upload:
+    async def _finished(self, upload: Upload, exchange: Exchange | None) -> Upload:
         """Wait for a sealed upload; one that merely takes long is finished in the background and acknowledged."""
         if upload.state is not State.SEALED:
             self._recent.remember(upload)
             return upload
-        upload = await self._completion.wait(upload, self._rules.finish_wait)
+        upload = await self._completion.wait(upload, self._rules.finish_wait, exchange)
+        check_refusal(exchange)
         check_present(upload)
-        if upload.state is State.SEALED and self._completion.is_failing(upload.id):
+        if upload.state is State.SEALED and self._completion.is_in_doubt(upload):
             raise Finishing
         return upload
 

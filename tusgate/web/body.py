@@ -69,12 +69,7 @@ class RequestBody:
     @property
     def is_abandoned(self) -> bool:
         """See `ports.ByteSource.is_abandoned`. The kernel is asked: nobody reads from a paused socket."""
-        transport = self._request.transport
-        if transport is None or transport.is_closing():
-            return True
-        poll = select.poll()
-        poll.register(transport.get_extra_info("socket"), _HUNG_UP)
-        return bool(poll.poll(0))
+        return is_abandoned(self._request)
 
     async def read(self, paid: int = 0) -> bytes:
         """Return what has arrived, `b""` at the end; see `ports.ByteSource.read`."""
@@ -246,3 +241,13 @@ class BodyWatch:
 
 if TYPE_CHECKING:
     _: type[ByteSource] = RequestBody
+
+
+def is_abandoned(request: web.Request) -> bool:
+    """Return whether the client of `request` has left."""
+    transport = request.transport
+    if transport is None or transport.is_closing():
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket"), _HUNG_UP)
+    return bool(poll.poll(0))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 from tusgate.core.concat import GroupWish
 from tusgate.core.errors import InvalidRequest
-from tusgate.web.headers import metadata_values, parse_number
+from tusgate.core.metadata import metadata_values
+from tusgate.web.headers import parse_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,8 @@ from urllib.parse import unquote
 
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
 from tusgate.core.errors import InvalidRequest, UnsupportedMediaType
-from tusgate.web.headers import clean_content_coding, clean_content_type, clean_filename
+from tusgate.core.metadata import clean_content_type, clean_filename
+from tusgate.web.headers import clean_content_coding
 from tusgate.web.structured import byte_sequences
 
 if TYPE_CHECKING:

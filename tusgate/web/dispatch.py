@@ -16,6 +16,7 @@ from tusgate.core.errors import InvalidRequest
 from tusgate.web.body import leave_expect_to_the_body
 from tusgate.web.cors import is_preflight
 from tusgate.web.errors import REPLY_HEADERS
+from tusgate.web.hooks import add_replies
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,7 +87,9 @@ class UploadDispatch:
         method = effective_method(request)
         if method == "OPTIONS":
             return self._options(request)
-        return await protocol.answer(Call(request, method, request.match_info.get("tail", "")))
+        response = await protocol.answer(Call(request, method, request.match_info.get("tail", "")))
+        add_replies(request, response)
+        return response
 
     async def _owner(self, request: web.Request) -> UploadProtocol:
         for protocol in self._protocols:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.InvalidRequest: 400,
     errors.AlreadyComplete: 400,
+    errors.HookRefused: 400,  # unless the hook says another one
     errors.WrongProtocol: 400,  # not 409: tus-js-client would try that again for ever
     errors.NotDirect: 409,
     errors.OnlyDirect: 409,
@@ -56,6 +57,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.ObjectLost: 502,
     errors.DeliveryFailed: 502,  # no request meets these two: they are between relays and sinks
     errors.SinkGone: 502,
+    errors.HookFailed: 502,  # nor this one: it becomes HookUnavailable, or nothing
     errors.Interrupted: 503,
     errors.Unavailable: 503,
 }
@@ -105,6 +107,7 @@ class Problem:
         message: one line, naming the field where there is one.
         headers: that go with the status.
         close: whether the connection ends with this answer.
+        body: instead of the form in which the protocol tells problems.
     """
 
     status: int
@@ -112,6 +115,7 @@ class Problem:
     message: str
     headers: dict[str, str] = field(default_factory=dict)
     close: bool = False
+    body: str | None = None
 
 
 def status_of(error: errors.TusgateError, statuses: Mapping[type[errors.TusgateError], int] = STATUSES) -> int:
@@ -121,6 +125,8 @@ def status_of(error: errors.TusgateError, statuses: Mapping[type[errors.TusgateE
 
 def problem_of(error: errors.TusgateError, statuses: Mapping[type[errors.TusgateError], int] = STATUSES) -> Problem:
     """Return what `error` means in HTTP, before a protocol adds its own headers."""
+    if isinstance(error, errors.HookRefused):
+        return _refusal_by_hook(error)
     headers: dict[str, str] = {}
     if isinstance(error, errors.UnsupportedMethod):
         headers["Allow"] = ", ".join(error.allowed)
@@ -131,6 +137,13 @@ def problem_of(error: errors.TusgateError, statuses: Mapping[type[errors.Tusgate
         headers["Retry-After"] = str(seconds)
     close = isinstance(error, errors.Interrupted | errors.Fenced | errors.Overloaded)
     return Problem(status_of(error, statuses), error.code, str(error), headers, close)
+
+
+def _refusal_by_hook(error: errors.HookRefused) -> Problem:
+    """Return what the hook wants to be told; without a body of its own, the error in the form of the protocol."""
+    reply = error.reply
+    headers = {name: value for name, value in reply.headers.items() if reply.body or name.lower() != "content-type"}
+    return Problem(reply.status or 400, error.code, str(error), headers, body=reply.body or None)
 
 
 def _challenge(error: errors.Unauthenticated | errors.PermissionMissing) -> str:
@@ -144,6 +157,8 @@ def _challenge(error: errors.Unauthenticated | errors.PermissionMissing) -> str:
 
 def plain_text(problem: Problem, *, with_body: bool) -> web.Response:
     """Return `code: message` as one line of text; no body where the answer is to a HEAD (keep-alive would desync)."""
+    if problem.body is not None:
+        return body_of_hook(problem, with_body=with_body)
     line = " ".join(f"{problem.code}: {problem.message}".split())
     response = web.Response(
         status=problem.status,
@@ -154,6 +169,21 @@ def plain_text(problem: Problem, *, with_body: bool) -> web.Response:
     if problem.close:
         response.force_close()
     return response
+
+
+def body_of_hook(problem: Problem, *, with_body: bool) -> web.Response:
+    """Return a problem in the words of a hook."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"} | _titled(problem.headers)
+    return web.Response(
+        status=problem.status,
+        body=(problem.body or "").encode("utf-8", "replace") if with_body else None,
+        headers=headers,
+    )
+
+
+def _titled(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return `headers` by names written as usual, so that one that is there in another case is replaced."""
+    return {"-".join(word.capitalize() for word in name.split("-")): value for name, value in headers.items()}
 
 
 def malformed_request() -> web.Response:

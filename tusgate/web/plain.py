@@ -18,10 +18,12 @@ from tusgate.web.body import RequestBody, announced_size
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.content import announced_digest, describe
 from tusgate.web.errors import plain_text, problem_of
+from tusgate.web.hooks import exchange_of
 
 if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.model import Upload
+    from tusgate.service.hooks import Exchange
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
     from tusgate.web.config import WebConfig
@@ -95,11 +97,11 @@ class Plain:
         )
         location = self._address.upload_url(request, "")
         with RequestBody(request, self._watch) as body:
-            upload = await self._create(principal, creation, body)
+            upload = await self._create(principal, creation, body, exchange_of(request))
         url = location + upload.id
         return web.Response(status=201, text=url + "\n", headers={"Location": url})
 
-    async def _create(self, principal: Principal, creation: Creation, body: RequestBody) -> Upload:
+    async def _create(self, principal: Principal, creation: Creation, body: RequestBody, exchange: Exchange) -> Upload:
         """Store the body, or nothing: nobody can go on with the rest. What a crash leaves expires."""
         begun: Upload | None = None
 
@@ -108,9 +110,9 @@ class Plain:
             begun = upload
 
         try:
-            return await self._uploads.create(principal, creation, body, note)
+            return await self._uploads.create(principal, creation, body, note, exchange)
         except errors.TusgateError:
             if begun is not None:
                 with suppress(errors.TusgateError):
-                    await self._uploads.terminate(begun.scope, begun.id)
+                    await self._uploads.end(begun.scope, begun.id)
             raise

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from tusgate.web.errors import body_of_hook
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -35,9 +37,13 @@ def problem_json(
         more: members beside those of all problems.
         headers: beside those of `problem`.
     """
+    if problem.body is not None:
+        response = body_of_hook(problem, with_body=with_body)
+        response.headers.update(headers or {})
+        return response
     details: dict[str, object] = {
         "type": type_uri,
-        "title": HTTPStatus(problem.status).phrase,
+        "title": _phrase(problem.status),
         "status": problem.status,
         "detail": problem.message,
         "code": problem.code,
@@ -52,3 +58,11 @@ def problem_json(
     if problem.close:
         response.force_close()
     return response
+
+
+def _phrase(status: int) -> str:
+    """Return the usual words for a status; a hook may answer with one that has none."""
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Refused"

@@ -21,6 +21,7 @@ from tusgate.web.body import RequestBody
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.content import announced_digest, describe
 from tusgate.web.errors import REPLY_HEADERS
+from tusgate.web.hooks import exchange_of
 from tusgate.web.interim import MOST, awaits_continue, send_interim, takes_interim
 from tusgate.web.rufh_dialects import COMPLETE, FINAL, INCOMPLETE, VERSION, dialect_of
 from tusgate.web.rufh_problems import problem_answer
@@ -150,7 +151,7 @@ class Rufh:
         with RequestBody(request, self._watch) as body:
             source = body if ends or body.size != 0 or checksum is not None else None
             interim = _Interim(self, request, dialect, 0, body.size, location)
-            upload = await self._uploads.create(principal, creation, source, interim.tell)
+            upload = await self._uploads.create(principal, creation, source, interim.tell, exchange_of(request))
         return self._stored(dialect, upload, location + upload.id, 201)
 
     async def _append(
@@ -175,7 +176,9 @@ class Rufh:
             )
             interim = _Interim(self, request, dialect, offset, body.size, None)
             try:
-                upload = await self._uploads.append(principal, upload_id, append, body, checksum, interim.tell)
+                upload = await self._uploads.append(
+                    principal, upload_id, append, body, checksum, interim.tell, exchange_of(request)
+                )
             except errors.AlreadyComplete as error:
                 if error.upload is None or not dialect.replays_end:
                     raise
@@ -210,7 +213,7 @@ class Rufh:
 
     async def _cancel(self, request: web.Request, scope: Scope, upload_id: UploadId, dialect: Dialect) -> web.Response:
         _refuse_positions(request.headers, dialect)
-        await self._uploads.terminate(scope, upload_id)
+        await self._uploads.terminate(scope, upload_id, exchange_of(request))
         return web.Response(status=204)
 
     def limits(self, dialect: Dialect, upload: Upload) -> dict[str, str]:

@@ -7,6 +7,7 @@ syntax 400/415; the service goes on with look-up 404/410, state 409/400/413, and
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -19,13 +20,15 @@ from tusgate.service.uploads import Creation
 from tusgate.web import concat, headers
 from tusgate.web.body import RequestBody, announced_size
 from tusgate.web.connections import refuse_surplus
-from tusgate.web.errors import LOCKED, Problem, plain_text, problem_of
+from tusgate.web.errors import LOCKED, plain_text, problem_of
+from tusgate.web.hooks import exchange_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tusgate.core.access import Principal
     from tusgate.core.checksum import Checksum
+    from tusgate.core.metadata import Metadata
     from tusgate.core.model import Scope, Upload
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
@@ -144,14 +147,14 @@ class Tus:
         location = self._address.upload_url(request, "")
         with RequestBody(request, self._watch) as body:
             source = body if brings_bytes or checksum is not None else None
-            upload = await self._uploads.create(principal, creation, source)
+            upload = await self._uploads.create(principal, creation, source, exchange=exchange_of(request))
         answer = {"Location": location + upload.id} | expiry(upload)
         if source is not None:
             answer["Upload-Offset"] = str(upload.offset)
         return web.Response(status=201, headers=answer)
 
     async def _post_final(
-        self, request: web.Request, principal: Principal, metadata: headers.Metadata, urls: list[str]
+        self, request: web.Request, principal: Principal, metadata: Metadata, urls: list[str]
     ) -> web.Response:
         if announced_size(request) != 0:
             raise errors.FinalIsFixed
@@ -163,7 +166,8 @@ class Tus:
             filename=metadata.filename,
             content_type=metadata.content_type,
         )
-        upload = await self._uploads.concatenate(principal, creation, request.headers[concat.FIELD], partials)
+        field, exchange = request.headers[concat.FIELD], exchange_of(request)
+        upload = await self._uploads.concatenate(principal, creation, field, partials, exchange)
         return web.Response(status=201, headers={"Location": self._address.upload_url(request, upload.id)})
 
     async def _head(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
@@ -198,12 +202,13 @@ class Tus:
             check_append(await self._uploads.head(principal.scope, upload_id), append, self._uploads.max_size)
             raise
         with RequestBody(request, self._watch) as body:
-            upload = await self._uploads.append(principal, upload_id, append, body, checksum)
+            exchange = exchange_of(request)
+            upload = await self._uploads.append(principal, upload_id, append, body, checksum, exchange=exchange)
         return web.Response(status=204, headers={"Upload-Offset": str(upload.offset)} | expiry(upload))
 
     async def _delete(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
         check_syntax(request)
-        await self._uploads.terminate(scope, upload_id)
+        await self._uploads.terminate(scope, upload_id, exchange_of(request))
         return web.Response(status=204)
 
     def _render_error(self, call: Call, error: errors.TusgateError) -> web.Response:
@@ -222,7 +227,7 @@ class Tus:
             if isinstance(error, _EXPIRY_TELLING):
                 answer |= expiry(error.upload)
         with_body = "HEAD" not in (call.method, call.request.method)
-        return plain_text(Problem(status, problem.code, problem.message, answer, problem.close), with_body=with_body)
+        return plain_text(replace(problem, status=status, headers=answer), with_body=with_body)
 
 
 def check_version(request: web.Request) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 import tusgate.web
 from tusgate.core import errors
+from tusgate.core.hooks import Reply
 from tusgate.web.errors import Problem, plain_text, problem_of, status_of
 
 WEB = Path(tusgate.web.__file__).parent
@@ -25,6 +26,7 @@ ARGUMENTS: dict[type[errors.TusgateError], tuple[object, ...]] = {
     errors.UnsupportedMethod: ("GET", ("POST",)),
     errors.UploadGone: ("expired",),
     errors.OffsetMismatch: (5, 6),
+    errors.HookRefused: ("app", Reply(403)),
     errors.PermissionMissing: (("append", "read"),),
     errors.PartsRefused: ((),),
 }

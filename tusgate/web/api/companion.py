@@ -16,12 +16,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tusgate.core.access import Route
 from tusgate.core.direct import Plan
 from tusgate.core.errors import InvalidRequest
+from tusgate.core.metadata import clean_content_type, clean_filename, encoded_metadata, metadata_key
 from tusgate.core.model import CreatedVia
 from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import MOST_PARTS, MOST_URLS
 from tusgate.web.api.door import ROOT, Operation, dump
 from tusgate.web.errors import problem_of
-from tusgate.web.headers import clean_content_type, clean_filename, encoded_metadata, metadata_key, parse_metadata
+from tusgate.web.headers import parse_metadata
+from tusgate.web.hooks import exchange_of
 from tusgate.web.location import PublicAddress
 
 if TYPE_CHECKING:
@@ -118,7 +120,8 @@ class Companion:
     async def create(self, call: ApiCall) -> web.Response:
         """Make an upload; Uppy says nothing of its size, and cuts the file as it likes."""
         assert isinstance(call.body, _Wanted)
-        upload, _ = await self._direct.begin(call.principal, self._creation(call.principal, call.body))
+        creation = self._creation(call.principal, call.body)
+        upload, _ = await self._direct.begin(call.principal, creation, exchange_of(call.request))
         return _answer({"key": upload.object_key, "uploadId": upload.id, "bucket": BUCKET})
 
     async def sign(self, call: ApiCall) -> web.Response:
@@ -150,7 +153,7 @@ class Companion:
 
     async def abort(self, call: ApiCall) -> web.Response:
         """End one upload."""
-        await self._direct.abort(call.scope, call.file_id)
+        await self._direct.abort(call.scope, call.file_id, exchange_of(call.request))
         return _answer({})
 
     def _creation(self, principal: Principal, wanted: _Wanted) -> Creation:

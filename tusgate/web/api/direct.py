@@ -12,6 +12,7 @@ from aiohttp import web
 
 from tusgate.core.access import Route
 from tusgate.core.fingerprint import Fingerprint, fingerprint, fingerprint_of, parse_fingerprint
+from tusgate.core.metadata import encoded_metadata
 from tusgate.core.model import CreatedVia, State
 from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import (
@@ -28,7 +29,8 @@ from tusgate.web.api.direct_models import (
     UrlWish,
 )
 from tusgate.web.api.door import ROOT, Operation, json_answer
-from tusgate.web.headers import encoded_metadata, parse_metadata
+from tusgate.web.headers import parse_metadata
+from tusgate.web.hooks import exchange_of
 from tusgate.web.location import PublicAddress
 
 if TYPE_CHECKING:
@@ -166,7 +168,8 @@ class DirectApi:
         """Make an upload, and the URLs of its first parts."""
         wanted = call.body
         assert isinstance(wanted, NewDirectUpload)
-        upload, is_new = await self._direct.begin(call.principal, self._creation(call.principal, wanted))
+        creation = self._creation(call.principal, wanted)
+        upload, is_new = await self._direct.begin(call.principal, creation, exchange_of(call.request))
         links = self._links(call, upload)
         urls = await self._first_urls(call, upload, wanted.urls)
         answer = json_answer(BegunDirectUpload(upload=DirectUpload.of(upload, links), parts=urls))
@@ -219,7 +222,7 @@ class DirectApi:
 
     async def abort(self, call: ApiCall) -> web.Response:
         """End one upload."""
-        await self._direct.abort(call.scope, call.file_id)
+        await self._direct.abort(call.scope, call.file_id, exchange_of(call.request))
         return web.Response(status=204)
 
     def _creation(self, principal: Principal, wanted: NewDirectUpload) -> Creation:

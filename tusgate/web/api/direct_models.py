@@ -13,9 +13,10 @@ from tusgate.core.checksum import DIGEST_SIZES, Checksum
 from tusgate.core.direct import MOST_PART_DIGESTS, Plan, part_count, part_size
 from tusgate.core.errors import InvalidRequest
 from tusgate.core.fingerprint import parse_fingerprint
+from tusgate.core.metadata import metadata_key
 from tusgate.core.model import State
 from tusgate.web.api.models import File, Name, Type, WrongPart
-from tusgate.web.headers import MAX_NUMBER, metadata_key
+from tusgate.web.headers import MAX_NUMBER
 
 if TYPE_CHECKING:
     from tusgate.core.direct import Standing

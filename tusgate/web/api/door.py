@@ -24,6 +24,7 @@ from tusgate.web.connections import refuse_surplus
 from tusgate.web.cors import Cors, is_preflight
 from tusgate.web.errors import REPLY_HEADERS, problem_of
 from tusgate.web.headers import refuse_oversize
+from tusgate.web.hooks import add_replies
 from tusgate.web.location import PublicAddress
 from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import problem_json
@@ -169,9 +170,11 @@ class Door:
             operation = operations.get("GET" if request.method == "HEAD" else request.method)
             if operation is None:
                 raise errors.UnsupportedMethod(request.method, allowed)
-            return await self._answer(request, operation, values)
+            response = await self._answer(request, operation, values)
         except errors.TusgateError as error:
-            return problem_answer(error, with_body=request.method != "HEAD")
+            response = problem_answer(error, with_body=request.method != "HEAD")
+        add_replies(request, response)
+        return response
 
     async def _answer(
         self, request: web.Request, operation: Operation, values: Mapping[str, str]

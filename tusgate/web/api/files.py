@@ -23,6 +23,7 @@ from tusgate.web.api.models import (
     Links,
     TenantUsage,
 )
+from tusgate.web.hooks import exchange_of
 from tusgate.web.location import PublicAddress
 
 if TYPE_CHECKING:
@@ -153,13 +154,14 @@ class FilesApi:
 
     async def delete(self, call: ApiCall) -> web.Response:
         """Delete one file."""
-        await self._files.delete(call.scope, call.file_id)
+        await self._files.delete(call.scope, call.file_id, exchange_of(call.request))
         return web.Response(status=204)
 
     async def delete_many(self, call: ApiCall) -> web.Response:
         """Delete files and answer with what became of each."""
         assert isinstance(call.body, Deletion)
-        outcomes = await self._files.delete_many(call.scope, [UploadId(each) for each in dict.fromkeys(call.body.ids)])
+        ids = [UploadId(each) for each in dict.fromkeys(call.body.ids)]
+        outcomes = await self._files.delete_many(call.scope, ids, exchange_of(call.request))
         results = [Deleted(id=file_id, outcome=outcome) for file_id, outcome in outcomes.items()]
         return json_answer(DeletionReport(results=results))
 

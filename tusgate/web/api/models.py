@@ -11,8 +11,8 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 
 from tusgate.core.direct import Wrong
 from tusgate.core.listing import LISTED, PRESENT, FileFilter
+from tusgate.core.metadata import clean_content_type, clean_filename, decoded_metadata
 from tusgate.core.model import UPLOAD_ID, CreatedVia, State
-from tusgate.web.headers import clean_content_type, clean_filename, decoded_metadata
 
 if TYPE_CHECKING:
     from tusgate.core.direct import Fault
@@ -248,8 +248,9 @@ class Deleted(BaseModel):
     """What became of one file that was to be deleted."""
 
     id: str
-    outcome: Literal["deleted", "gone", "not_found"] = Field(
-        description="`gone`: it was deleted, or had expired, before; `not_found`: there never was one, or not of yours."
+    outcome: Literal["deleted", "gone", "not_found", "refused"] = Field(
+        description="`gone`: it was deleted, or had expired, before; `not_found`: there never was one, or not of yours;"
+        " `refused`: a hook wants it to stay."
     )
 
 

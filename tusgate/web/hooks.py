@@ -1,0 +1,59 @@
+"""What hooks get to know of a request, and what becomes of what they want to have answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from tusgate.core.hooks import RequestSeen
+from tusgate.service.hooks import Exchange
+from tusgate.web.body import is_abandoned
+from tusgate.web.errors import REPLY_HEADERS
+
+if TYPE_CHECKING:
+    from tusgate.core.hooks import Reply
+
+_EXCHANGE: Final = web.RequestKey("exchange", Exchange)
+_FIRST_ERROR: Final = web.HTTPBadRequest.status_code
+_EXPOSED: Final = "Access-Control-Expose-Headers"
+
+
+def exchange_of(request: web.Request) -> Exchange:
+    """Return `request` as hooks see it; the same each time."""
+    if _EXCHANGE not in request:
+        request[_EXCHANGE] = Exchange(lambda: _seen(request), lambda: is_abandoned(request))
+    return request[_EXCHANGE]
+
+
+def add_replies(request: web.Request, response: web.StreamResponse) -> None:
+    """Give a success what hooks want to be told with it, and let pages see their headers, those of refusals too."""
+    exchange = request.get(_EXCHANGE)
+    if exchange is None or response.prepared or not isinstance(response, web.Response):
+        return
+    is_success = response.status < _FIRST_ERROR
+    if is_success and exchange.reply is not None:
+        _add(exchange.reply, response)
+    if exchange.reply is not None or not is_success:
+        _expose(request, [name for name in response.headers if name.lower().startswith("x-")])
+
+
+def _add(reply: Reply, response: web.Response) -> None:
+    if reply.status is not None:
+        response.set_status(reply.status)
+    if reply.body and response.status != web.HTTPNoContent.status_code:
+        response.text = reply.body
+    response.headers.update(reply.headers)
+
+
+def _expose(request: web.Request, names: list[str]) -> None:
+    """Name headers among those that browsers show to pages of other origins."""
+    exposed = request[REPLY_HEADERS].get(_EXPOSED)
+    if exposed is not None and names:
+        request[REPLY_HEADERS][_EXPOSED] = ", ".join([exposed, *names])
+
+
+def _seen(request: web.Request) -> RequestSeen:
+    name = None if request.transport is None else request.transport.get_extra_info("peername")
+    peer = ":".join(map(str, name[:2])) if isinstance(name, tuple) else ""
+    return RequestSeen(request.method, request.raw_path, peer, tuple(request.headers.items()))

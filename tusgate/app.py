@@ -12,7 +12,7 @@ import secrets
 import signal
 import socket
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 import uvloop
 
-from tusgate.core.errors import SettingsError, Unavailable
+from tusgate.core.errors import DeliveryFailed, Fenced, SettingsError, Unavailable, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
-from tusgate.core.model import Scope
+from tusgate.core.model import Scope, State
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
@@ -47,6 +47,7 @@ from tusgate.service.evidence import Evidence
 from tusgate.service.expirer import OwnClocks
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
+from tusgate.service.hooks import Asked, Hooks
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
@@ -57,11 +58,16 @@ from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
+from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
-from tusgate.settings.sinks import FileDeclared, WebhookDeclared
+from tusgate.settings.sinks import FileDeclared, TusdDeclared, WebhookDeclared
 from tusgate.settings.tenants import load_tenancy
 from tusgate.sinks.document import document_of
+from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
 from tusgate.sinks.lines import LinesSink
+from tusgate.sinks.plugin_hook import load_plugin
+from tusgate.sinks.posting import Receiver
+from tusgate.sinks.tusd_sink import TusdConfig, TusdSink
 from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import ApiServices, add_api
@@ -81,12 +87,14 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Verdict
+    from tusgate.core.model import Upload
     from tusgate.core.quota import Usage
     from tusgate.identity.authority import Verifier
     from tusgate.ports import (
         Authority,
         Database,
         Deliveries,
+        Hook,
         Sink,
         SurveyedDatabase,
         SurveyedStore,
@@ -95,9 +103,12 @@ if TYPE_CHECKING:
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
+    from tusgate.settings.hooks import AnyHook
     from tusgate.settings.issuers import JwtIssuer
-    from tusgate.settings.sinks import AnySink
+    from tusgate.settings.sinks import AnySink, Reached
     from tusgate.settings.tenants import Route, RouteKeys, Tenancy
+
+    Stop = Callable[[Upload, str], Awaitable[None]]
 
 log = structlog.get_logger(__name__)
 
@@ -290,15 +301,18 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         stack.push_async_callback(stores.close)
         holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         writers = Writers()
-        completion = Completion(database, stores, holder, tenants)
-        relay = Relay(database.deliveries, _lines(settings), holder, _relay_rules(settings))
+        hooks = _hooks(settings)
+        stack.push_async_callback(hooks.close)
+        completion = Completion(database, stores, holder, tenants, hooks)
+        lines = _lines(settings, tenancy, partial(_stop, database, writers))
+        relay = Relay(database.deliveries, lines, holder, _relay_rules(settings))
         stack.push_async_callback(relay.stop)
         feed = Feed(database, database.events, FeedRules(most=settings.max_listeners), time.monotonic)
         wakes += [relay.wake, feed.wake]
         stack.push_async_callback(completion.stop)
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
-        uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority)
+        uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority, hooks)
         jobs = Jobs(database, stores, completion, JobRules(), _own_clocks())
         stack.push_async_callback(jobs.stop)
         config = _web_config(settings)
@@ -393,14 +407,16 @@ def _outbox(settings: Settings, wakes: Sequence[Callable[[], None]]) -> Outbox:
     return Outbox(wanted, wake, settings.progress_interval, frozenset(streamed[settings.event_stream]))
 
 
-def _lines(settings: Settings) -> list[Line]:
+def _lines(settings: Settings, tenancy: Tenancy, stop: Stop) -> list[Line]:
     return [
-        Line(_sink(settings, sink), RetryPlan(retries=sink.retries, first=sink.retry_delay), sink.longest)
+        Line(
+            _sink(settings, sink, tenancy, stop), RetryPlan(retries=sink.retries, first=sink.retry_delay), sink.longest
+        )
         for sink in settings.sinks
     ]
 
 
-def _sink(settings: Settings, declared: AnySink) -> Sink:
+def _sink(settings: Settings, declared: AnySink, tenancy: Tenancy, stop: Stop) -> Sink:
     source = settings.event_source
     match declared:
         case WebhookDeclared():
@@ -413,10 +429,66 @@ def _sink(settings: Settings, declared: AnySink) -> Sink:
                 allowed=frozenset(settings.sink_allow),
             )
             return WebhookSink(config)
+        case TusdDeclared():
+            tusd = TusdConfig(name=declared.name, receiver=_receiver(settings, declared), timeout=declared.timeout)
+            return TusdSink(tusd, partial(_place, settings, dict(tenancy.routes)), stop)
         case FileDeclared():
             return LinesSink(declared.name, declared.path, source)
         case _:
             return LinesSink(declared.name, None, source)
+
+
+def _receiver(settings: Settings, declared: Reached) -> Receiver:
+    return Receiver(url=declared.url, secrets=declared.secrets(), allowed=frozenset(settings.sink_allow))
+
+
+def _place(settings: Settings, routes: dict[str, Route], upload: Upload) -> dict[str, str]:
+    """Return where the object of an upload is, in the words of tusd's stores."""
+    if upload.route is None and settings.store_dir is not None:
+        return {"Type": "filestore", "Path": str((settings.store_dir / "objects" / upload.object_key).absolute())}
+    route = None if upload.route is None else routes.get(upload.route)
+    bucket, prefix = (settings.s3_bucket, settings.s3_prefix) if route is None else (route.bucket, route.prefix)
+    return {"Type": "s3store", "Bucket": bucket or "", "Key": f"{prefix}{upload.object_key}"}
+
+
+async def _stop(database: Database, writers: Writers, upload: Upload, reason: str) -> None:
+    """Let an upload fail that still takes bytes, and end its writer. Raises DeliveryFailed: it is told again."""
+    try:
+        with suppress(Fenced, UploadNotFound):
+            current = await database.get(upload.scope, upload.id)
+            if current.state is State.UPLOADING:
+                failed = await database.fail(current, reason)
+                writers.taken_over(failed.id, failed.epoch + 1)
+                log.warning(LogEvent.UPLOAD_FAILED, upload_id=upload.id, reason=reason)
+    except Unavailable as error:
+        raise DeliveryFailed(str(error)) from error
+
+
+def _hooks(settings: Settings) -> Hooks:
+    """Return who is asked. Raises SettingsError for a plug-in that is not there, or does not start."""
+    return Hooks([_asked(settings, hook) for hook in settings.hooks], settings.max_metadata)
+
+
+def _asked(settings: Settings, declared: AnyHook) -> Asked:
+    hook: Hook
+    if isinstance(declared, HttpHookDeclared):
+        config = HttpHookConfig(
+            name=declared.name,
+            receiver=_receiver(settings, declared),
+            forwarded=declared.forward_headers,
+            retries=declared.retries,
+            backoff=declared.backoff,
+        )
+        hook = HttpHook(config)
+    else:
+        hook = load_plugin(declared.name, declared.plugin, declared.options)
+    return Asked(
+        hook=hook,
+        moments=frozenset(declared.moments),
+        tenants=frozenset(declared.tenants),
+        timeout=declared.timeout,
+        is_open=declared.failure == "open",
+    )
 
 
 def _relay_rules(settings: Settings) -> RelayRules:
@@ -580,6 +652,7 @@ def _uploads(
     completion: Completion,
     holder: str,
     authority: Authority,
+    hooks: Hooks,
 ) -> Uploads:
     budget = Budget(settings.budget)
     tools = IntakeTools(
@@ -601,7 +674,7 @@ def _uploads(
     )
     # Only static tokens can be revoked while a request runs.
     reaffirm = authority.reaffirm if "token" in settings.auth else None
-    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm, stores, tenants)
+    return Uploads(tools, writers, completion, rules, lambda: datetime.now(UTC), reaffirm, stores, tenants, hooks)
 
 
 def _api_services(

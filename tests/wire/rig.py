@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tusgate.ports import Authority, SurveyedDatabase, SurveyedStore
+    from tusgate.service.hooks import Hooks
     from tusgate.service.tenants import Tenants
 
 MIB = 1 << 20
@@ -135,6 +136,7 @@ async def running(
     finish_wait: float = 25.0,
     listening: FeedRules | None = None,
     resumes_by_fingerprint: bool = False,
+    hooks: Hooks | None = None,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -150,6 +152,7 @@ async def running(
         finish_wait: seconds that requests wait for an upload to be finished.
         listening: how events may be followed; without it there are none.
         resumes_by_fingerprint: see `UploadRules`.
+        hooks: who is asked.
     """
     clock = Clock()
     feeds: list[Feed] = []
@@ -169,7 +172,7 @@ async def running(
     warm = WarmCells(budget, 0.0)
     writers = Writers()
     stores = Stores[ObjectStore](store, others)
-    completion = Completion(database, stores, "test", tenants)
+    completion = Completion(database, stores, "test", tenants, hooks)
     tools = IntakeTools(
         database=database,
         store=store,
@@ -191,7 +194,15 @@ async def running(
     authority = None if identity is None else identity(database)
     reaffirm = None if authority is None else authority.reaffirm
     uploads = Uploads(
-        tools, writers, completion, rules, lambda: datetime.fromtimestamp(clock.now, UTC), reaffirm, stores, tenants
+        tools,
+        writers,
+        completion,
+        rules,
+        lambda: datetime.fromtimestamp(clock.now, UTC),
+        reaffirm,
+        stores,
+        tenants,
+        hooks,
     )
     app = make_app(config, uploads, authority)
     files = Files(database, stores, uploads, most_downloads)

@@ -56,10 +56,10 @@ if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.direct import ListedPart, Standing
     from tusgate.core.fingerprint import Fingerprint
-    from tusgate.core.hooks import Exchange
     from tusgate.core.model import Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore, SignedPart
     from tusgate.service.completion import Completion
+    from tusgate.service.hooks import Exchange
     from tusgate.service.ledger import Expiry
     from tusgate.service.stores import Stores
     from tusgate.service.uploads import Creation, Uploads

@@ -19,6 +19,7 @@ from tusgate.core.access import USER
 from tusgate.core.addresses import USUAL_PORTS, is_address, is_public
 from tusgate.core.errors import SettingsError
 from tusgate.core.grid import MIB
+from tusgate.settings.hooks import HookList  # noqa: TC001 - pydantic evaluates the annotations
 from tusgate.settings.issuers import JwtIssuers  # noqa: TC001 - pydantic evaluates the annotations
 from tusgate.settings.kinds import (
     AuthModes,
@@ -52,7 +53,7 @@ from tusgate.settings.kinds import (
     show_duration,
     show_size,
 )
-from tusgate.settings.sinks import HostsAndPorts, Sinks, WebhookDeclared
+from tusgate.settings.sinks import HostsAndPorts, Reached, Sinks
 
 ENV_PREFIX: Final = "TUSGATE_"
 API_PATH: Final = "/api/v1"
@@ -297,7 +298,12 @@ class Settings(BaseSettings):
         (), "Who is told what happens to uploads: a list, best as [[sinks]] in TOML; see docs/events.md."
     )
     sink_allow: HostsAndPorts = _event(
-        (), "Receivers of webhooks that may have private addresses or unusual ports, exactly as in their URLs."
+        (), "Receivers of webhooks, and hooks, with private addresses or unusual ports, exactly as in their URLs."
+    )
+    hooks: HookList = _event(
+        (),
+        "Who is asked before uploads are made, published or deleted: a list, best as [[hooks]] in TOML;"
+        " see docs/hooks.md.",
     )
     event_retention: Duration = _event(
         7 * 86_400.0, "Events are kept for this long after their delivery, to be replayed.", gt=0
@@ -421,18 +427,22 @@ class Settings(BaseSettings):
                 )
 
     def _check_sinks(self) -> None:
-        """Refuse receivers that no webhook could ever be sent to."""
-        for sink in self.sinks:
-            if isinstance(sink, WebhookDeclared):
-                sink.secrets()
-                host, port = sink.host_and_port
-                if (host, port) not in self.sink_allow and (
-                    port not in USUAL_PORTS or (is_address(host) and not is_public(host))
-                ):
-                    raise wrong(
-                        "sinks",
-                        f"of {sink.name} a public host on port 80 or 443, or {host}:{port} in {ENV_PREFIX}SINK_ALLOW",
-                    )
+        """Refuse receivers that no request could ever be sent to."""
+        for setting, items in (("sinks", self.sinks), ("hooks", self.hooks)):
+            for item in items:
+                if isinstance(item, Reached):
+                    self._check_receiver(setting, item)
+
+    def _check_receiver(self, setting: str, receiver: Reached) -> None:
+        receiver.secrets()
+        host, port = receiver.host_and_port
+        if (host, port) not in self.sink_allow and (
+            port not in USUAL_PORTS or (is_address(host) and not is_public(host))
+        ):
+            raise wrong(
+                setting,
+                f"of {receiver.name} a public host on port 80 or 443, or {host}:{port} in {ENV_PREFIX}SINK_ALLOW",
+            )
 
     @property
     def event_source(self) -> str:

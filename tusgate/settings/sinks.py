@@ -9,7 +9,7 @@ import base64
 import binascii
 import ipaddress
 import json
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -20,7 +20,7 @@ from tusgate.core.events import USUAL_TYPES, EventType
 from tusgate.settings.kinds import Count, Duration, File, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
 SECRET_PREFIX: Final = "whsec_"  # noqa: S105 - what every secret begins with, and none itself
@@ -38,12 +38,17 @@ def _address(value: str) -> str:
     return value
 
 
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+"""Of a sink or a hook."""
+TusdEvent = Literal[EventType.CREATED, EventType.PROGRESS, EventType.COMPLETED, EventType.TERMINATED, EventType.DELETED]
+
+
 class _Declared(BaseModel):
     """What all kinds of sinks have. See docs/events.md."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Name
     events: tuple[EventType, ...] = USUAL_TYPES
     tenants: tuple[str, ...] = ()
     retries: Count = Field(3, ge=0, le=1000)
@@ -55,24 +60,21 @@ class _Declared(BaseModel):
         return 20.0
 
 
-class WebhookDeclared(_Declared):
-    """A receiver of HTTP requests."""
+class Reached(BaseModel):
+    """A receiver of signed HTTP requests."""
 
-    type: Literal["webhook"]
+    setting: ClassVar[str] = "TUSGATE_SINKS"
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    name: Name
     url: Annotated[str, AfterValidator(_address)]
-    secret_files: Annotated[tuple[File, ...], Field(min_length=1)]
-    timeout: Duration = Field(15.0, gt=0, le=30.0)
+    secret_files: tuple[File, ...] = ()
 
     @property
     def host_and_port(self) -> tuple[str, int]:
         """Return what the allowlist would name."""
         parts = urlsplit(self.url)
         return parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
-
-    @property
-    def longest(self) -> float:
-        """Return somewhat more than its own time-out."""
-        return self.timeout + 5.0
 
     def secrets(self) -> tuple[str, ...]:
         """Return the secrets in its files. Raises SettingsError."""
@@ -84,7 +86,7 @@ class WebhookDeclared(_Declared):
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "not a text"
             raise SettingsError(
-                f"TUSGATE_SINKS: {self.name}: secret_files: expected readable files, got {path} ({reason})"
+                f"{self.setting}: {self.name}: secret_files: expected readable files, got {path} ({reason})"
             ) from None
         try:
             size = len(base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True))
@@ -92,10 +94,40 @@ class WebhookDeclared(_Declared):
             size = 0
         if not text.startswith(SECRET_PREFIX) or size not in SECRET_SIZES:
             raise SettingsError(
-                f"TUSGATE_SINKS: {self.name}: secret_files: expected {SECRET_PREFIX} and the base64 of 24 to 64 bytes"
+                f"{self.setting}: {self.name}: secret_files: expected {SECRET_PREFIX} and the base64 of 24 to 64 bytes"
                 f" in {path}"
             )
         return text
+
+
+class _Posted(_Declared, Reached):
+    """A sink that is told by HTTP."""
+
+    timeout: Duration = Field(15.0, gt=0, le=30.0)
+
+    @property
+    def longest(self) -> float:
+        """Return somewhat more than its own time-out."""
+        return self.timeout + 5.0
+
+
+class WebhookDeclared(_Posted):
+    """A receiver of CloudEvents."""
+
+    type: Literal["webhook"]
+    secret_files: Annotated[tuple[File, ...], Field(min_length=1)]
+
+
+class TusdDeclared(_Posted):
+    """A server for the post-hooks of tusd."""
+
+    type: Literal["tusd"]
+    events: tuple[TusdEvent, ...] = (
+        EventType.CREATED,
+        EventType.COMPLETED,
+        EventType.TERMINATED,
+        EventType.DELETED,
+    )
 
 
 class FileDeclared(_Declared):
@@ -111,38 +143,59 @@ class StdoutDeclared(_Declared):
     type: Literal["stdout"]
 
 
-AnySink = WebhookDeclared | FileDeclared | StdoutDeclared
+class Named(Protocol):
+    """What every item of such a list has."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its list."""
+
+    @property
+    def type(self) -> str:
+        """Which kind of item it is."""
+
+
+Item = TypeVar("Item", bound=Named)
+AnySink = WebhookDeclared | TusdDeclared | FileDeclared | StdoutDeclared
 _LIST: Final[TypeAdapter[tuple[AnySink, ...]]] = TypeAdapter(
     tuple[Annotated[AnySink, Field(discriminator="type")], ...]
 )
 
 
-def _declared(value: object) -> tuple[AnySink, ...]:
-    """Return the sinks that a setting declares. Raises SettingsError, or ValueError for something else than a list."""
+def declared(value: object, form: TypeAdapter[tuple[Item, ...]], setting: str) -> tuple[Item, ...]:
+    """Return the items that a setting declares, each with a name and of a type.
+
+    Raises SettingsError, or ValueError for something else than a list.
+    """
     items = json.loads(value) if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise ValueError  # noqa: TRY004 - what pydantic turns into a validation error
     try:
-        sinks = _LIST.validate_python(items)
+        found = form.validate_python(items)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise SettingsError(f"TUSGATE_SINKS: {_place(items, first['loc'])}: {first['msg']}") from None
-    names = [sink.name for sink in sinks]
+        raise SettingsError(f"{setting}: {_place(items, first['loc'])}: {first['msg']}") from None
+    names = [item.name for item in found]
     if len(names) != len(set(names)):
-        raise SettingsError("TUSGATE_SINKS: expected each name once")
-    return sinks
+        raise SettingsError(f"{setting}: expected each name once")
+    return found
+
+
+def _declared(value: object) -> tuple[AnySink, ...]:
+    return declared(value, _LIST, "TUSGATE_SINKS")
 
 
 def _place(items: Sequence[Any], location: tuple[str | int, ...]) -> str:
     number = int(location[0]) if location else 0
     item = items[number] if number < len(items) else None
-    name = item.get("name") if isinstance(item, dict) else None
-    keys = [str(key) for key in location[1:] if key not in {"webhook", "file", "stdout"}]
+    name, kind = (item.get("name"), item.get("type")) if isinstance(item, dict) else (None, None)
+    keys = [str(key) for key in location[1:] if key != kind]
     return ": ".join([str(name or f"number {number + 1}"), *keys])
 
 
-def _show(sinks: tuple[AnySink, ...]) -> str:
-    return ", ".join(f"{sink.name} ({sink.type})" for sink in sinks) or "none"
+def show(items: Iterable[Named]) -> str:
+    """Return items as operators see them."""
+    return ", ".join(f"{item.name} ({item.type})" for item in items) or "none"
 
 
 def host_and_port(value: str) -> tuple[str, int]:
@@ -173,7 +226,7 @@ Sinks = Annotated[
     tuple[AnySink, ...],
     NoDecode,
     BeforeValidator(_declared),
-    Kind("JSON", "a list of sinks, each with a name and a type, see docs/events.md", _show),
+    Kind("JSON", "a list of sinks, each with a name and a type, see docs/events.md", show),
 ]
 HostsAndPorts = Annotated[
     tuple[tuple[str, int], ...],

@@ -8,32 +8,25 @@ Rule 3: what a receiver answers cannot hurt: of the body at most 64 KiB are read
 from __future__ import annotations
 
 import asyncio
-import math
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
-from standardwebhooks import Webhook
-from yarl import URL
-
-import tusgate
 from tusgate.core.errors import DeliveryFailed, SinkGone
-from tusgate.sinks.addresses import AddressGuard
 from tusgate.sinks.document import CONTENT_TYPE, document_of
+from tusgate.sinks.posting import NO_ANSWER, Posting, Receiver, now_in_utc, read_rest, said
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
+
+    import aiohttp
 
     from tusgate.core.events import Event
     from tusgate.ports import Sink
 
-MOST_ANSWER: Final = 64 * 1024
-"""Bytes of an answer that are read so that its connection can be used again."""
 GONE: Final = 410
-CONNECTIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,20 +50,14 @@ class WebhookConfig:
     allowed: frozenset[tuple[str, int]] = frozenset()
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class WebhookSink:
-    """The port `Sink` on an HTTP client. Connects with the first event."""
+    """The port `Sink` on an HTTP client."""
 
-    def __init__(self, config: WebhookConfig, now: Callable[[], datetime] = _now) -> None:
+    def __init__(self, config: WebhookConfig, now: Callable[[], datetime] = now_in_utc) -> None:
         self._config = config
-        self._url = URL(config.url)
-        self._signers = [Webhook(secret) for secret in config.secrets]
-        self._guard = AddressGuard(config.allowed)
+        receiver = Receiver(url=config.url, secrets=config.secrets, allowed=config.allowed)
+        self._posting = Posting(receiver, now)
         self._now = now
-        self._session: aiohttp.ClientSession | None = None
 
     @property
     def name(self) -> str:
@@ -81,30 +68,16 @@ class WebhookSink:
         """See `ports.Sink.deliver`."""
         body = document_of(event, self._config.source)
         try:
-            self._guard.check_literal(self._url.raw_host or "", self._url.port or 0)
             async with (
                 asyncio.timeout(self._config.timeout),
-                self._opened().post(
-                    self._url, data=body, headers=self._headers(str(event.id), body), allow_redirects=False
-                ) as answer,
+                self._posting.posted(str(event.id), CONTENT_TYPE, body) as answer,
             ):
                 self._judge(answer)
-                await _read_rest(answer)
+                await read_rest(answer)
         except TimeoutError:
             raise DeliveryFailed(f"no answer within {self._config.timeout:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise DeliveryFailed(_said(error)) from error
-
-    def _headers(self, event_id: str, body: bytes) -> dict[str, str]:
-        now = self._now()
-        signatures = [signer.sign(event_id, now, body.decode()) for signer in self._signers]
-        return {
-            "Content-Type": CONTENT_TYPE,
-            "User-Agent": f"tusgate/{tusgate.__version__}",
-            "webhook-id": event_id,
-            "webhook-timestamp": str(math.floor(now.timestamp())),
-            "webhook-signature": " ".join(signatures),
-        }
+        except NO_ANSWER as error:
+            raise DeliveryFailed(said(error)) from error
 
     def _judge(self, answer: aiohttp.ClientResponse) -> None:
         if 200 <= answer.status < 300:
@@ -116,33 +89,9 @@ class WebhookSink:
             f"the receiver answered {answer.status}", seconds_in(answer.headers.get("Retry-After"), self._now())
         )
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(resolver=self._guard, use_dns_cache=False, limit=CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=None),
-                read_bufsize=MOST_ANSWER,
-            )
-        return self._session
-
     async def close(self) -> None:
         """See `ports.Sink.close`."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-        await self._guard.close()
-
-
-async def _read_rest(answer: aiohttp.ClientResponse) -> None:
-    """Read a short answer, so that the connection can be used again; else give that up. The event was taken."""
-    if answer.content_length is None or answer.content_length > MOST_ANSWER:
-        answer.close()
-        return
-    with suppress(aiohttp.ClientError, TimeoutError):
-        await asyncio.wait_for(answer.read(), 1.0)
+        await self._posting.close()
 
 
 def seconds_in(retry_after: str | None, now: datetime) -> float | None:
@@ -157,13 +106,6 @@ def seconds_in(retry_after: str | None, now: datetime) -> float | None:
     except ValueError:
         return None
     return max((moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds(), 0.0)
-
-
-def _said(error: Exception) -> str:
-    """Return what went wrong, without the URL: its query may be a secret."""
-    cause = error.__cause__ or error
-    text = str(cause) if isinstance(cause, OSError) and not isinstance(cause, aiohttp.ClientError) else ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 if TYPE_CHECKING:

@@ -173,7 +173,7 @@ def plain_text(problem: Problem, *, with_body: bool) -> web.Response:
 
 def body_of_hook(problem: Problem, *, with_body: bool) -> web.Response:
     """Return a problem in the words of a hook."""
-    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"} | _titled(problem.headers)
+    headers = {"Content-Type": "text/plain; charset=utf-8", **_titled(problem.headers), "Cache-Control": "no-store"}
     return web.Response(
         status=problem.status,
         body=(problem.body or "").encode("utf-8", "replace") if with_body else None,

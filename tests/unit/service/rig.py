@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tusgate.core.grid import PartLimits
     from tusgate.core.model import UploadId
     from tusgate.ports import Database, ObjectStore
+    from tusgate.service.hooks import Hooks
     from tusgate.service.ledger import Progress
     from tusgate.service.tenants import Tenants
 
@@ -242,6 +243,7 @@ class Process:
         finish_wait: float = 25.0,
         holder: str = "process",
         tenants: Tenants | None = None,
+        hooks: Hooks | None = None,
     ) -> None:
         self.world = world
         self.faults = faults
@@ -259,7 +261,7 @@ class Process:
         )
         self.writers = Writers()
         self.stores = Stores(store, {name: faults.store(other) for name, other in world.others.items()})
-        self.completion = Completion(database, self.stores, holder, tenants)
+        self.completion = Completion(database, self.stores, holder, tenants, hooks)
         rules = UploadRules(
             part_size=world.part_size, key_template="{id}/{filename}", finish_wait=finish_wait, holder=holder
         )
@@ -271,6 +273,7 @@ class Process:
             lambda: datetime(2026, 1, 2, tzinfo=UTC),
             stores=self.stores,
             tenants=tenants,
+            hooks=hooks,
         )
         clocks = OwnClocks(steady=asyncio.get_running_loop().time)
         self.jobs = Jobs(database, self.stores, self.completion, JobRules(intent_grace=GRACE, resume_pause=0.0), clocks)

@@ -15,7 +15,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from tests.receiver import OK, Receiver, receiving, status
 from tests.unit.sinks.facts import NOON, a_fact
 from tusgate.core.errors import DeliveryFailed, SinkGone
-from tusgate.sinks.webhook import MOST_ANSWER, WebhookConfig, WebhookSink, seconds_in
+from tusgate.sinks.posting import MOST_ANSWER
+from tusgate.sinks.webhook import WebhookConfig, WebhookSink, seconds_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -32,7 +32,7 @@ def histories(number: int) -> settings:
 
 def test_no_history_contradicts_the_model() -> None:
     """I1 to I7, I9 to I11, I15, I20."""
-    run_state_machine_as_test(Uploading, settings=histories(60))
+    run_state_machine_as_test(Uploading, settings=histories(40))
 
 
 @pytest.mark.slow

@@ -93,6 +93,14 @@ class Rig:
         by_state = await self.database.count_by_state()
         return sum(count for state, count in by_state.items() if state != "terminated")
 
+    async def until_nobody_is_connected(self) -> None:
+        """Wait until what a refused client still sends is read: the server's end would wait longer for that."""
+
+        async def is_empty() -> bool:
+            return self.server._room._open == 0
+
+        await until(is_empty)
+
     async def until_taken_in(self, size: int) -> None:
         """Wait until requests hold `size` bytes that have arrived."""
 

@@ -138,6 +138,7 @@ async def test_a_body_that_passes_the_length_makes_the_upload_invalid(rig, rufh,
     assert "more bytes" in row.reason
     assert (await rufh.head(path)).status == 404
     assert (await rufh.append(path, 0, b"x")).status == 404
+    await rig.until_nobody_is_connected()
 
 
 @pytest.mark.spec("R-CRE-06", "R-LIM-01")

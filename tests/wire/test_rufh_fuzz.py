@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.wire.rufh import RufhClient
 
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 NAMES = (
     "Upload-Draft-Interop-Version",

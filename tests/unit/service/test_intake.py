@@ -28,7 +28,7 @@ from tusgate.core.model import State, Upload
 
 pytestmark = pytest.mark.usefixtures("small_scale")
 
-PATIENT = settings(max_examples=200, deadline=None)
+PATIENT = settings(max_examples=100, deadline=None)
 
 
 @dataclass(frozen=True)

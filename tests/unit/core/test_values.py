@@ -14,6 +14,7 @@ import tusgate.core.model as model
 from tests.unit.core.uploads import a_new_upload, an_upload
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
 from tusgate.core.direct import Fault, Wrong
+from tusgate.core.hooks import Reply
 from tusgate.core.model import UPLOAD_ID, ObjectKey, Part, Piece
 
 ERRORS = [
@@ -75,6 +76,7 @@ def made(error: type[errors.TusgateError]) -> errors.TusgateError:
         "float | None": 1.5,
         "tuple[str, ...]": ("GET",),
         "Sequence[Fault]": [Fault(1, Wrong.MISSING)],
+        "Reply": Reply(403),
     }
     parameters = list(inspect.signature(error).parameters.values())
     return error(*[values[str(parameter.annotation)] for parameter in parameters])

@@ -176,11 +176,17 @@ class Concatenation:
         """See to it that the bytes of all `partials` are in finished objects.
 
         Partials of an open group whose order or choice is not that of the final become one object first.
+
+        Raises Fenced when one of them has ended meanwhile: look again.
         """
         for home_id in {partial.group for partial in partials if partial.group is not None}:
             home = await self._database.get(partials[0].scope, home_id)
             if home.state is State.UPLOADING:
                 members = await self._finished_members(home)
+                if not {partial.id for partial in partials if partial.group == home_id} <= {
+                    each.id for each in members
+                }:
+                    raise Fenced
                 home = await self._database.gather(home, members, chained(await self._parts(members)))
             if home.state is State.SEALED:
                 home = await self._completion.wait(home, self._finish_wait)

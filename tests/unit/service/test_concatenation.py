@@ -484,6 +484,25 @@ def test_a_partial_that_is_deleted_while_its_group_is_gathered_is_missed_in_the_
     run(work())
 
 
+def test_a_group_all_of_whose_partials_have_ended_meanwhile_is_not_made_into_anything() -> None:
+    """I1: an object of nothing could only fail, in the name of all of them."""
+
+    async def work() -> None:
+        faults = Faults(pauses={"find_final": 5.0})
+        case = Case()
+        a, b = await case.partials(A, B, group=GROUP)
+        asking = asyncio.create_task(case.world.process(faults).concatenate(b, a))
+        await asyncio.sleep(1)
+        for partial in (a, b):
+            await case.process.uploads.terminate(SCOPE, partial.id)
+        with pytest.raises(UploadGone):
+            await asking
+        assert a.group is not None
+        assert (await case.world.database.get(SCOPE, a.group)).state is not State.FAILED
+
+    run(work())
+
+
 def test_a_group_whose_multipart_upload_is_lost_fails_with_all_its_partials() -> None:
     """I4: bytes that are gone are not shown as there."""
 

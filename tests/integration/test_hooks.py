@@ -244,6 +244,16 @@ async def test_post_receive_may_stop_an_upload(start_gateway: Start, server: Hoo
 
 
 @pytest.mark.slow
+async def test_post_finish_says_where_the_file_is(start_gateway: Start, server: HookServer) -> None:
+    gateway = start_gateway(settings_for(server.receiver.port, "terminate", after=True))
+    assert (await send("PUT", f"{gateway.endpoint}/a.txt", {}, b"hello"))[0] == 201
+    await until(lambda: "post-finish" in server.asked)
+    storage = server.event("post-finish")["Upload"]["Storage"]
+    assert storage["Type"] == "filestore"
+    assert await asyncio.to_thread(Path(storage["Path"]).read_bytes) == b"hello"
+
+
+@pytest.mark.slow
 async def test_the_plugin_in_the_document_works_as_it_stands(start_gateway: Start, tmp_path: Path) -> None:
     home = tmp_path / "plugin"
     info = home / "my_hooks-1.0.dist-info"

@@ -323,6 +323,27 @@ def test_whoever_takes_over_while_a_hook_is_asked_about_a_deletion_finds_it_dele
     run(scenario())
 
 
-def test_without_hooks_nobody_is_prepared_for_any() -> None:
-    nobody = Hooks()
-    assert not any(nobody.want(moment, "default") for moment in Moment)
+@pytest.mark.parametrize("asked", [[], [Moment.TERMINATE]], ids=["no hook", "a hook for something else"])
+def test_moments_at_which_nobody_is_asked_cost_nothing(asked: list[Moment]) -> None:
+    """No look at the request, and no call that would not be made without hooks."""
+
+    def seen() -> RequestSeen:
+        raise AssertionError
+
+    async def calls_of(given: Hooks | None) -> list[str]:
+        world, faults = World(), Faults()
+        process = world.process(faults, hooks=given)
+        talk = Exchange(seen, lambda: False)
+        small = await process.uploads.create(PRINCIPAL, creation_of(5), Sender(some_bytes(5)), exchange=talk)
+        large = await process.uploads.create(PRINCIPAL, creation_of(25), exchange=talk)
+        large = await process.append(large, Sender(some_bytes(25)))
+        assert (small.state, large.state) == (State.COMPLETE, State.COMPLETE)
+        return faults.calls
+
+    async def scenario() -> None:
+        judge = Judge()
+        given = hooks(judge, moments=frozenset(asked)) if asked else Hooks()
+        assert await calls_of(given) == await calls_of(None)
+        assert judge.asked == []
+
+    run(scenario())

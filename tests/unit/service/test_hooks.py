@@ -12,7 +12,16 @@ from tests.doubles.faults import Crashed, Faults
 from tests.unit.core.uploads import a_new_upload
 from tests.unit.service.rig import PRINCIPAL, SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
-from tusgate.core.errors import ClientGone, Finishing, HookFailed, HookRefused, HookUnavailable, StoreUnavailable
+from tusgate.core.concat import GroupWish
+from tusgate.core.errors import (
+    ClientGone,
+    Finishing,
+    HookFailed,
+    HookRefused,
+    HookUnavailable,
+    StoreUnavailable,
+    UploadGone,
+)
 from tusgate.core.hooks import Answer, Moment, Question, Reply, RequestSeen
 from tusgate.core.model import CreatedVia, Role, State
 from tusgate.service.completion import LEASE
@@ -123,6 +132,22 @@ def test_partials_are_no_files_and_nobody_is_asked_to_publish_them() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("wish", [None, GroupWish("a file")], ids=["copied", "in place"])
+def test_a_final_that_is_refused_leaves_nothing_behind(wish: GroupWish | None) -> None:
+    async def scenario() -> None:
+        world = World()
+        process = world.process(hooks=hooks(Judge(say=refuse)))
+        partials = [await process.partial(some_bytes(20, seed), wish) for seed in range(2)]
+        with pytest.raises((HookRefused, UploadGone)):
+            await process.concatenate(*partials)
+        states = {row.upload.role: row.upload.state for row in world.database._rows.values()}
+        assert states[Role.FINAL] is State.FAILED
+        await world.settle()
+        assert await world.leaks() == []
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("size", [3, 10, 25])
 def test_a_process_that_dies_while_a_hook_thinks_loses_no_byte_and_the_next_one_asks_again(size: int) -> None:
     """I5: with at least one question, and one object."""
@@ -216,6 +241,27 @@ async def inherit(world: World, asked: Hooks) -> None:
     await heir.jobs.finish_abandoned()
     await asyncio.sleep(60)
     await heir.completion.stop()
+
+
+def test_one_replica_asks_however_long_it_takes_and_however_many_are_waiting_for_it() -> None:
+    """The lease is kept while a hook thinks for longer than that lasts."""
+
+    async def scenario() -> None:
+        world, judge = World(), Judge(delay=LEASE + 15)
+        first, second = [
+            world.process(hooks=hooks(judge, timeout=60.0), holder=holder) for holder in ("first", "second")
+        ]
+        upload = await first.create(25)
+        sending = asyncio.create_task(first.append(upload, Sender(some_bytes(25))))
+        await asyncio.sleep(1)
+        looks = [asyncio.create_task(process.uploads.head(SCOPE, upload.id)) for process in (first, second)]
+        assert [type(each) for each in await asyncio.gather(sending, *looks, return_exceptions=True)] == [Finishing] * 3
+        await second.jobs.finish_abandoned()
+        done = await second.uploads.head(SCOPE, upload.id)
+        assert (done.state, len(judge.asked)) == (State.COMPLETE, 1)
+        assert world.body_of(done) == some_bytes(25)
+
+    run(scenario())
 
 
 def test_an_upload_goes_on_as_soon_as_a_closed_hook_answers_again() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from tests.servers.pgbouncer import PgBouncer
     from tests.servers.postgres import Postgres
     from tests.servers.s3 import S3Server
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.load_profile("untimed")
 
 SERVERS = ("minio", "mc", "postgres", "pgbouncer", "versity", "nginx", "caddy", "node", "chromium")
 SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versity_server", "nginx", "caddy"}

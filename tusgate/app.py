@@ -22,7 +22,7 @@ import uvloop
 
 from tusgate.core.errors import DeliveryFailed, Fenced, SettingsError, Unavailable, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
-from tusgate.core.model import Scope, State
+from tusgate.core.model import Keeping, Scope, State
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
@@ -38,6 +38,7 @@ from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.sign import Credentials
 from tusgate.s3.store import S3Store
+from tusgate.service.audit import Audit
 from tusgate.service.budget import Budget
 from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
@@ -51,8 +52,10 @@ from tusgate.service.hooks import Asked, Hooks
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules, Jobs
 from tusgate.service.ledger import Expiry
+from tusgate.service.passwords import Passwords
 from tusgate.service.reconcile import Reconciler
 from tusgate.service.relay import Line, Relay, RelayRules
+from tusgate.service.sharing import Sharing
 from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import UploadRules, Uploads
@@ -303,7 +306,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         writers = Writers()
         hooks = _hooks(settings)
         stack.push_async_callback(hooks.close)
-        completion = Completion(database, stores, holder, tenants, hooks)
+        completion = Completion(database, stores, holder, tenants, hooks, _keeping(settings))
         lines = _lines(settings, tenancy, partial(_stop, database, writers))
         relay = Relay(database.deliveries, lines, holder, _relay_rules(settings))
         stack.push_async_callback(relay.stop)
@@ -313,38 +316,49 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
         uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority, hooks)
-        jobs = Jobs(database, stores, completion, JobRules(), _own_clocks())
+        jobs = Jobs(database, stores, completion, _job_rules(settings), _own_clocks(), database)
         stack.push_async_callback(jobs.stop)
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
-            add_api(app, config, _api_services(settings, database, stores, uploads, completion, feed), authority)
+            audit = Audit(database, is_kept=settings.access_retention is not None, tenants=tenants)
+            stack.push_async_callback(audit.close)
+            services = _api_services(settings, database, stores, uploads, completion, feed, audit)
+            add_api(app, config, services, authority)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores.default))
         if settings.crash is not None:
             _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
             log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
-        server = WebServer(
-            app,
-            listen(settings.host, settings.port, shared=reuse_port),
-            max_connections=connections_allowed(settings.max_connections, settings.max_downloads),
-            keepalive=settings.keepalive_timeout,
-            answer_patience=settings.idle_timeout,
-        )
+        server = _server(settings, app, reuse_port)
         stack.push_async_callback(server.close)
         await database.listen(writers.taken_over)
         jobs.start()
         relay.start()
         await server.start()
-        url = settings.model_copy(update={"port": server.port}).endpoint_url
-        page = url.removesuffix(settings.base_path) + "/" if has_page else None
-        log.info(LogEvent.SERVER_STARTED, url=url, page=page, auth=",".join(settings.auth))
+        _announce(settings.model_copy(update={"port": server.port}), has_page=has_page)
         await _until_told_to_stop()
         log.info(LogEvent.SERVER_DRAINING)
         await feed.close()
         await _drain(server, writers, settings.drain_timeout)
     log.info(LogEvent.SERVER_STOPPED)
+
+
+def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer:
+    return WebServer(
+        app,
+        listen(settings.host, settings.port, shared=reuse_port),
+        max_connections=connections_allowed(settings.max_connections, settings.max_downloads),
+        keepalive=settings.keepalive_timeout,
+        answer_patience=settings.idle_timeout,
+    )
+
+
+def _announce(settings: Settings, *, has_page: bool) -> None:
+    url = settings.endpoint_url
+    page = url.removesuffix(settings.base_path) + "/" if has_page else None
+    log.info(LogEvent.SERVER_STARTED, url=url, page=page, auth=",".join(settings.auth))
 
 
 def _crash_at_an_answer(app: Application, base_path: str, crash: Crash) -> None:
@@ -663,7 +677,7 @@ def _uploads(
         parts_in_flight=settings.parts_in_flight,
         piece_inline_max=settings.piece_inline_max,
         max_size=settings.max_size,
-        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit),
+        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=_keeping(settings)),
     )
     rules = UploadRules(
         part_size=settings.part_size,
@@ -684,13 +698,17 @@ def _api_services(
     uploads: Uploads,
     completion: Completion,
     feed: Feed,
+    audit: Audit,
 ) -> ApiServices:
+    files = Files(database, stores, uploads, settings.max_downloads)
     direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings))
     secret = settings.s3_events_secret
     events = EventsApi(feed, partial(document_of, source=settings.event_source))
     return ApiServices(
-        files=Files(database, stores, uploads, settings.max_downloads),
+        files=files,
         direct=direct,
+        audit=audit,
+        sharing=Sharing(database, files, Passwords()) if settings.offers_shares else None,
         evidence=None if secret is None else (Evidence(database, direct), secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
     )
@@ -713,10 +731,19 @@ def _direct_rules(settings: Settings) -> DirectRules:
     )
 
 
+def _keeping(settings: Settings) -> Keeping:
+    return Keeping(lifetime=settings.file_expiry, digests=settings.file_digest == "sha256")
+
+
+def _job_rules(settings: Settings) -> JobRules:
+    return JobRules(access_memory=settings.access_retention, digests=settings.file_digest == "sha256")
+
+
 def _web_config(settings: Settings) -> WebConfig:
     return WebConfig(
         base_path=settings.base_path,
         is_open="open" in settings.auth,
+        guards_names="open" in settings.auth and settings.is_loopback,
         public_url=settings.public_url,
         public_aliases=settings.public_aliases,
         cors_origins=settings.page_origins,
@@ -731,4 +758,6 @@ def _web_config(settings: Settings) -> WebConfig:
         downloads=settings.downloads,
         download_url=settings.download_url,
         download_cache_control=settings.download_cache_control,
+        share_keys=tuple(key.get_secret_value() for key in settings.share_keys),
+        share_session=settings.share_session,
     )

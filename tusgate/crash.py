@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import structlog
 
-from tusgate.ports import Database, ObjectStore
+from tusgate.ports import AccessLog, Database, ObjectStore, ShareStore, SurveyedDatabase
 from tusgate.telemetry import LogEvent
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _ANSWER: Final = "answer"
 BEFORE_ANSWER: Final = f"before-{_ANSWER}"
 AFTER_ANSWER: Final = f"after-{_ANSWER}"
 _NO_STEPS: Final = frozenset({"check", "close", "presign", "presign_part"})
-"""Methods of both ports that no upload depends on, or that ask nobody."""
+"""Methods of ports that no upload depends on, or that ask nobody."""
 _WRITTEN: Final = re.compile(r"(?P<place>[a-z-]+)(?::(?P<nth>[1-9][0-9]{0,8}))?", re.ASCII)
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,10 @@ def _around(step: str) -> tuple[str, str]:
     return f"before-{name}", f"after-{name}"
 
 
-STEPS: Final = tuple(name.replace("_", "-") for name in (*_steps_of(Database), *_steps_of(ObjectStore), _ANSWER))
+PORTS: Final = (Database, ShareStore, AccessLog, ObjectStore)
+STEPS: Final = tuple(
+    name.replace("_", "-") for name in (*(step for port in PORTS for step in _steps_of(port)), _ANSWER)
+)
 """What there are places around, in the order of the ports."""
 PLACES: Final = tuple(place for step in STEPS for place in _around(step))
 """All names."""
@@ -91,7 +94,7 @@ class Crash:
 
     def in_database(self, database: AnyDatabase) -> AnyDatabase:
         """Return `database` with the place in it, if it has that place."""
-        return cast("AnyDatabase", _Wrapped(database, Database, self))
+        return cast("AnyDatabase", _Wrapped(database, SurveyedDatabase, self))
 
     def in_store(self, store: AnyStore) -> AnyStore:
         """Return `store` with the place in it, if it has that place."""

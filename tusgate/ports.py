@@ -11,23 +11,25 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from tusgate.core.clockwatch import go_on
-from tusgate.core.model import Role
+from tusgate.core.model import FOREVER, Role
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
+    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
     from tusgate.core.clockwatch import Judge
     from tusgate.core.direct import ListedPart, Plan, Slot
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.hooks import Answer, Question
-    from tusgate.core.listing import FileFilter, Position
+    from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
+        Keeping,
         ListedObject,
         Misplaced,
         MultipartId,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
         UploadId,
     )
     from tusgate.core.quota import Quota, Usage
+    from tusgate.core.sharing import NewShare, Share, ShareId
 
     Buffer = bytes | bytearray | memoryview
 
@@ -140,12 +143,23 @@ class Database(Protocol):
         Those that were created with this fingerprint; and complete ones of this CRC64NVME, if it is one.
         """
 
-    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
-        """Set `filename` and `content_type` to what `changes` has for them; neither the bytes nor `metadata` change.
+    async def describe(
+        self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False
+    ) -> Upload:
+        """Set what `changes` names, all of it or nothing; neither the bytes nor `metadata` change.
+
+        Args:
+            scope: whose.
+            upload_id: which.
+            changes: new values; the times are of COMPLETE files only.
+            may_shorten: a `retain_until` that is not over may become an earlier one, or none.
 
         Raises:
             UploadNotFound: unknown.
             UploadGone: it has failed, expired or been terminated.
+            NotComplete: it has no times yet.
+            InvalidRequest: a time is over.
+            Retained: it must be kept for longer.
         """
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
@@ -195,7 +209,7 @@ class Database(Protocol):
             Fenced: the upload is no longer SEALED, or has one of these parts already.
         """
 
-    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+    async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         """Move a SEALED upload to COMPLETE with its verified object; idempotent when it is COMPLETE already.
 
         Raises:
@@ -210,14 +224,17 @@ class Database(Protocol):
         Raises Fenced when the upload is in another state.
         """
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
         """Move any upload that is not terminated or expired to TERMINATED; everything it stored becomes garbage.
+
+        The row stays, and has `by` in `ended_by`.
 
         A final in whose object partials lie becomes their group (again), and expires after the last of them.
 
         Raises:
             UploadNotFound: unknown.
             StillNeeded: an unfinished final is made of it.
+            Retained: it must be kept.
             UploadGone: terminated or expired before.
         """
 
@@ -234,14 +251,28 @@ class Database(Protocol):
         """Give the finishing lease back; others may take it after `retry_in` seconds."""
 
     async def expire(self, limit: int, judge: Judge = go_on) -> list[Upload]:
-        """Move up to `limit` UPLOADING uploads past their expiry to EXPIRED; what they stored becomes garbage.
+        """Move up to `limit` UPLOADING or COMPLETE uploads past their expiry to EXPIRED; what they stored is garbage.
 
-        COMPLETE partials, too, unless an unfinished final is made of them; groups only once all partials have ended.
+        No partials that an unfinished final is made of; groups and finals only once all partials that lie in them have
+        ended; no files that must be kept.
 
         First `judge` sees the clock, within the step: unless it says to go on, its verdict is kept for all processes
         and nothing is expired. The object at an upload's own key is not made garbage: unless an intent names it, no
         writer can have put it there, and then it is the work of a future that this database has forgotten (it was
         restored from a backup).
+        """
+
+    async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
+        """Take up to `limit` COMPLETE files of any tenant whose SHA-256 is to be computed, for `lease` seconds."""
+
+    async def postpone_digest(self, upload: Upload, seconds: float) -> None:
+        """Let others take the file after `seconds`; nothing happens when it is digested, or gone."""
+
+    async def record_digest(self, upload: Upload, sha256: bytes) -> Upload:
+        """Record the SHA-256 of the object that `upload` shows; idempotent.
+
+        Raises:
+            Fenced: the file is no longer COMPLETE, or is another object.
         """
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
@@ -425,7 +456,75 @@ class TokenStore(Protocol):
         """Record that the token was used now. Unknown ids do nothing."""
 
 
-class SurveyedDatabase(Database, TokenStore, Protocol):
+class ShareStore(Protocol):
+    """Share links. Raises DatabaseUnavailable as `Database` does; times are the database's.
+
+    A link that has been revoked or whose time is over is good for nothing from that moment on.
+    """
+
+    async def create_share(self, new: NewShare) -> Share:
+        """Insert a link to a COMPLETE file of the scope.
+
+        Raises:
+            UploadNotFound, NotComplete, UploadGone: there is no such file.
+            InvalidRequest: `expires_at` is over.
+        """
+
+    async def list_shares(self, scope: Scope, file_id: UploadId) -> list[Share]:
+        """Return the links of a file, the newest first, ended ones too; none for what is unknown."""
+
+    async def revoke_share(self, scope: Scope, file_id: UploadId, share_id: ShareId) -> Share:
+        """End a link and return it; one that was revoked keeps its time. Raises UploadNotFound."""
+
+    async def find_share(self, share_id: ShareId) -> Share | None:
+        """Return a link that is good, of any tenant; None else. Whether it is used up does not count."""
+
+    async def begin_try(self, share: Share, most: int, window: float) -> bool:
+        """Count one try at the password; False, and nothing counted, when `most` were within `window` seconds.
+
+        A window begins with its first try.
+        """
+
+    async def take_try_back(self, share: Share) -> None:
+        """Count one try less."""
+
+    async def count_download(self, share: Share) -> bool:
+        """Count one download; False, and nothing counted, when the link is used up, or no longer good."""
+
+    async def forget_shares(self, seconds: float, limit: int) -> int:
+        """Delete up to `limit` links that ended, or lost their file, `seconds` ago or earlier; return how many."""
+
+
+class AccessLog(Protocol):
+    """Who read what. Raises DatabaseUnavailable as `Database` does; times are the database's."""
+
+    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
+        """Insert `new`, and count a download by the share link `counts`, in one commit.
+
+        Returns:
+            False, and nothing has changed, when `counts` is used up, or no longer good.
+        """
+
+    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
+        """Note how an access ended, and that it was now. One that has ended stays as it is."""
+
+    async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
+        """Return up to `limit` accesses to a file, the latest first, from the place `after` (beginning and id) on."""
+
+    async def list_all_accesses(
+        self, tenant: str, wanted: AccessFilter, after: Position | None, limit: int
+    ) -> list[Access]:
+        """Return the same of all files of `tenant`, whoever owns them, as `wanted` describes."""
+
+    async def forget_accesses(self, seconds: float, limit: int) -> int:
+        """Delete up to `limit` accesses that began `seconds` ago or earlier, the oldest first; return how many."""
+
+
+class ReadingDatabase(Database, ShareStore, AccessLog, Protocol):
+    """A database with what reading files needs."""
+
+
+class SurveyedDatabase(ReadingDatabase, TokenStore, Protocol):
     """A database with what operators need beside the service: looks at everything, of all tenants."""
 
     @property

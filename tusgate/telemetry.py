@@ -34,6 +34,7 @@ _SECRET_KEY: Final = re.compile(
 _SIGNING_HEADER: Final = re.compile(r"x-amz-(?!request-id|id-2|bucket-region|checksum-)", re.IGNORECASE)
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^\s\"']*@")
 _SIGNED_QUERY: Final = re.compile(r"((?:[?&]|\b)(?:X-Amz-[A-Za-z-]+|password|token)=)[^&\s\"']+", re.IGNORECASE)
+_SHARE_LINK: Final = re.compile(r"(/s/)[A-Za-z0-9_%-]{40,}")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{8,64}", re.ASCII)
 
 
@@ -69,6 +70,10 @@ class LogEvent(StrEnum):
     DOWNLOAD_BROKEN = "download.broken"
     DOWNLOAD_STALLED = "download.stalled"
     DOWNLOAD_OBJECT_LOST = "download.object_lost"
+    DIGEST_COMPUTED = "digest.computed"
+    DIGEST_POSTPONED = "digest.postponed"
+    DIGEST_OBJECT_LOST = "digest.object_lost"
+    ACCESS_UNFINISHED = "access.unfinished"
     DATABASE_UNAVAILABLE = "database.unavailable"
     DATABASE_UNSAFE = "database.unsafe"
     DATABASE_LISTENER_LOST = "database.listener_lost"
@@ -177,8 +182,9 @@ def _without_secrets(key: object, value: object) -> object:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` without passwords in URLs and without the signatures of presigned ones."""
-    return _SIGNED_QUERY.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+    """Return `text` without passwords in URLs, without the signatures of presigned ones, and without share links."""
+    text = _SIGNED_QUERY.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+    return _SHARE_LINK.sub(rf"\1{MASK}", text)
 
 
 def request_id_from(header: str | None) -> str:

@@ -19,7 +19,7 @@ from tests.clients.readme import API, PRINTED, README, ROOT, blocks
 from tests.gateway import Gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from tests.servers.node import Node
@@ -67,6 +67,13 @@ def test_the_commands_of_the_api_page_do_what_they_say(gateway: Gateway) -> None
     assert ended.stdout.endswith("410\n")
     assert "}world\n{" in ended.stdout
     assert ended.stdout.count('"filename":"greeting.txt"') == 2
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_commands_about_share_links_do_what_they_say(start_gateway: Callable[..., Gateway]) -> None:
+    ended = run(blocks("sh shares", API), start_gateway({"TUSGATE_SHARE_KEYS": "k" * 32}))
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.endswith("404\n")
 
 
 def run(scripts: list[str], gateway: Gateway) -> subprocess.CompletedProcess[str]:

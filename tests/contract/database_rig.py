@@ -183,19 +183,16 @@ class PostgresRig(SqlRig):
         (
             "uploads",
             (
-                "created_at",
-                "updated_at",
-                "held_since",
-                "completed_at",
-                "expires_at",
-                "finisher_until",
-                "progress_told_at",
+                *("created_at", "updated_at", "held_since", "completed_at", "expires_at", "finisher_until"),
+                *("progress_told_at", "retain_until", "digest_due_at"),
             ),
         ),
         ("garbage", ("created_at", "due_at", "removed_at")),
         ("expiry_brake", ("last_run", "waits_until")),
         ("events", ("occurred_at",)),
         ("deliveries", ("due_at", "settled_at")),
+        ("shares", ("created_at", "expires_at", "revoked_at", "tries_since")),
+        ("accesses", ("began_at", "ended_at")),
     )
 
     def __init__(self, dsn: str, pooler: PgBouncer | None = None) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -26,9 +27,9 @@ from tests.contract.database_rig import (
     a_writer,
     an_object,
 )
-from tusgate.core.errors import QuotaExceeded, StillNeeded, TooManyUploads, UploadGone, UploadNotFound
+from tusgate.core.errors import QuotaExceeded, Retained, StillNeeded, TooManyUploads, UploadGone, UploadNotFound
 from tusgate.core.grid import MIB, Grid
-from tusgate.core.model import Role, Scope, State
+from tusgate.core.model import Keeping, Role, Scope, State
 from tusgate.core.quota import Measure, Quota, Usage, usage_of
 
 TENANT = ALICE.tenant
@@ -95,6 +96,30 @@ class TestUsage:
         await database.create(a_new_upload(lifetime=-1.0))
         await database.expire(100)
         assert await database.usage(TENANT) == Usage()
+
+    @pytest.mark.parametrize("by_setting", [True, False], ids=["by setting", "by its owner"])
+    async def test_a_file_whose_time_is_over_gives_its_room_back_and_a_tombstone_takes_none(
+        self, rig, database, by_setting
+    ):
+        sealed = await a_sealed_upload(database)
+        file = await database.complete(sealed, an_object(sealed), Keeping(lifetime=60.0 if by_setting else None))
+        if not by_setting:
+            ends = file.completed_at + timedelta(seconds=60)
+            await database.describe(file.scope, file.id, {"expires_at": ends})
+        assert await database.usage(TENANT) == Usage(20 * MIB, 1, 0)
+        await rig.pass_time(61.0)
+        assert [expired.id for expired in await database.expire(100)] == [file.id]
+        assert await database.usage(TENANT) == Usage()
+        assert (await database.get(file.scope, file.id)).state is State.EXPIRED
+
+    async def test_a_file_that_must_be_kept_keeps_its_room(self, database):
+        file = await a_complete_upload(database)
+        assert file.completed_at is not None
+        until = file.completed_at + timedelta(days=1)
+        await database.describe(file.scope, file.id, {"retain_until": until})
+        with pytest.raises(Retained):
+            await database.terminate(file.scope, file.id)
+        assert await database.usage(TENANT) == Usage(20 * MIB, 1, 0)
 
     async def test_other_tenants_do_not_count(self, database):
         await database.create(a_new_upload(scope=Scope("other", "alice")))

@@ -28,7 +28,7 @@ from tests.contract.database_rig import (
     foreign,
 )
 from tusgate.core.clockwatch import go_on
-from tusgate.core.errors import Fenced, QuotaExceeded, TokenSpent, TusgateError
+from tusgate.core.errors import Fenced, QuotaExceeded, Retained, TokenSpent, TusgateError
 from tusgate.core.events import (
     USUAL_TYPES,
     Delivery,
@@ -43,7 +43,7 @@ from tusgate.core.events import (
 )
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.lifecycle import LEFT_OUT
-from tusgate.core.model import Role, Scope, State, Step, UploadId
+from tusgate.core.model import Keeping, Role, Scope, State, Step, UploadId
 from tusgate.core.quota import Quota
 
 if TYPE_CHECKING:
@@ -382,6 +382,34 @@ class TestConcatenation:
 
 
 class TestFiles:
+    @pytest.mark.parametrize("digests", [False, True])
+    async def test_a_finished_file_whose_time_is_over_has_expired_which_is_no_deletion(
+        self, telling: SurveyedDatabase, rig: Rig, digests: bool
+    ) -> None:
+        """Who deletes a file is somebody; the event of an end by the clock has another name, in the same commit."""
+        sealed = await a_sealed_upload(telling)
+        file = await telling.complete(sealed, an_object(sealed), Keeping(lifetime=60.0, digests=digests))
+        await rig.pass_time(61.0)
+        await telling.expire(100)
+        assert await types_of(telling, file) == [CREATED, COMPLETED, EXPIRED]
+        last = (await told(telling, file))[-1].event.upload
+        assert (last.state, last.completed_at is None) == (State.EXPIRED, False)
+
+    async def test_what_is_kept_of_a_file_is_told_with_its_deletion(self, telling: SurveyedDatabase, rig: Rig) -> None:
+        file = await a_complete_upload(telling)
+        assert file.completed_at is not None
+        until = file.completed_at + timedelta(seconds=60)
+        await telling.record_digest(await telling.describe(file.scope, file.id, {"retain_until": until}), b"d" * 32)
+        with pytest.raises(Retained):
+            await telling.terminate(file.scope, file.id)
+        assert await types_of(telling, file) == [CREATED, COMPLETED]
+        await rig.pass_time(61.0)
+        await telling.terminate(file.scope, file.id, "token:t")
+        assert await types_of(telling, file) == [CREATED, COMPLETED, DELETED]
+        before = (await told(telling, file))[-1].event.upload
+        assert (before.retain_until is None, before.sha256, before.ended_by) == (False, b"d" * 32, None)
+        assert (await telling.get(file.scope, file.id)).ended_by == "token:t"
+
     async def test_a_file_that_gets_another_name_is_no_news_and_later_events_show_the_name(
         self, telling: SurveyedDatabase
     ) -> None:

@@ -9,12 +9,15 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tusgate.core.access import ApiToken
+from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
     InvalidRequest,
+    NotComplete,
+    Retained,
     StillNeeded,
     TokenSpent,
     UploadGone,
@@ -33,20 +36,23 @@ from tusgate.core.events import (
 )
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
-from tusgate.core.model import Garbage, Misplaced, Role, State, StoreName, Upload
+from tusgate.core.model import FOREVER, Garbage, Misplaced, Role, State, StoreName, Upload
 from tusgate.core.quota import Quota, Usage, passed_by, refusal_of, usage_of
+from tusgate.core.sharing import Share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
+    from tusgate.core.audit import AccessFilter, AccessId, NewAccess
     from tusgate.core.clockwatch import Judge
     from tusgate.core.events import Outbox, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid
-    from tusgate.core.listing import FileFilter, Position
+    from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
         Intent,
+        Keeping,
         MultipartId,
         NewUpload,
         ObjectKey,
@@ -57,6 +63,7 @@ if TYPE_CHECKING:
         StoredObject,
         UploadId,
     )
+    from tusgate.core.sharing import NewShare, ShareId
     from tusgate.ports import SurveyedDatabase
 
 GARBAGE_PAUSE = 60.0
@@ -118,12 +125,22 @@ class _Row:
     group_name: str | None = None
     event_number: int = 0
     progress_told_at: float = -math.inf
+    digest_due: float | None = None
+
+
+@dataclass
+class _Shared:
+    share: Share
+    tries: int = 0
+    tries_since: float = -math.inf
 
 
 @dataclass
 class _Tables:
     rows: dict[UploadId, _Row] = field(default_factory=dict)
     api_tokens: dict[str, ApiToken] = field(default_factory=dict)
+    shares: dict[ShareId, _Shared] = field(default_factory=dict)
+    accesses: dict[AccessId, Access] = field(default_factory=dict)
     spent: dict[tuple[Scope, str], UploadId] = field(default_factory=dict)
     deliveries: dict[tuple[EventId, str], _Sent] = field(default_factory=dict)
     disabled_sinks: dict[str, str] = field(default_factory=dict)
@@ -319,10 +336,42 @@ class MemoryDatabase:
         found = [upload for upload in found if _has_fingerprint(upload, wanted)]
         return sorted(found, key=_place, reverse=True)[:limit]
 
-    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+    async def describe(
+        self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False
+    ) -> Upload:
         row = self._find(scope, upload_id)
         check_present(row.upload)
+        times = {name: moment for name, moment in changes.items() if name in ("expires_at", "retain_until")}
+        if times and (row.upload.state is not State.COMPLETE or row.upload.role is Role.PARTIAL):
+            raise NotComplete
+        held, wanted = row.upload.retain_until, changes.get("retain_until")
+        is_held = held is not None and held > self._now() and not may_shorten
+        if held is not None and is_held and "retain_until" in changes and (wanted is None or wanted < held):
+            raise Retained(held)
+        for name, moment in times.items():
+            if isinstance(moment, datetime) and moment <= self._now():
+                raise InvalidRequest(name, "a time that is not over")
         self._change(row, **changes)
+        return row.upload
+
+    async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
+        now = self._clock()
+        due = [row for row in self._rows.values() if row.digest_due is not None and row.digest_due <= now]
+        due = sorted(due, key=lambda row: row.digest_due or 0.0)[:limit]
+        for row in due:
+            row.digest_due = now + lease
+        return [row.upload for row in due]
+
+    async def postpone_digest(self, upload: Upload, seconds: float) -> None:
+        row = self._rows[upload.id]
+        if row.upload.scope == upload.scope and row.digest_due is not None:
+            row.digest_due = self._clock() + seconds
+
+    async def record_digest(self, upload: Upload, sha256: bytes) -> Upload:
+        row = self._find(upload.scope, upload.id)
+        if row.upload.state is not State.COMPLETE or row.upload.etag != upload.etag:
+            raise _fenced_by(row.upload)
+        row.upload, row.digest_due = replace(row.upload, sha256=sha256), None
         return row.upload
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
@@ -382,7 +431,7 @@ class MemoryDatabase:
         self._change(row, offset=step.end, length=step.length, multipart_id=None)
         if before.multipart_id is not None:
             self._discard_multipart(row, before.multipart_id)
-        return self._finish(row, stored, step)
+        return self._finish(row, stored, step.keeping, step)
 
     async def parts(self, upload: Upload) -> list[Part]:
         return [part for _, part in sorted(self._find(upload.scope, upload.id).parts.items())]
@@ -400,12 +449,12 @@ class MemoryDatabase:
         self._change(row)
         return row.upload
 
-    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+    async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         found = self._find(upload.scope, upload.id).upload
         if found.state is State.COMPLETE:
             return found
         check_alive(found)
-        return self._finish(self._expected(upload, State.SEALED, at_offset=True), stored)
+        return self._finish(self._expected(upload, State.SEALED, at_offset=True), stored, keeping)
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         row = self._find(upload.scope, upload.id)
@@ -417,7 +466,7 @@ class MemoryDatabase:
         self._end_members(row, EventType.FAILED, reason=reason)
         return row.upload
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
         row = self._find(scope, upload_id)
         if row.upload.state not in sources_of(State.TERMINATED):
             raise UploadGone(row.upload.state, row.upload.reason)
@@ -425,13 +474,19 @@ class MemoryDatabase:
             raise UploadGone(State.TERMINATED)
         if self._is_needed(row):
             raise StillNeeded
+        if self._is_retained(row):
+            assert row.upload.retain_until is not None
+            raise Retained(row.upload.retain_until)
+        row.digest_due = None
         self._tell(deletion_of(row.upload), row)
         if row.upload.role is Role.FINAL and self._members(row.upload):
-            self._change(row, role=Role.GROUP, concat=None, metadata=None, filename=None, expires_at=self._now())
+            self._change(
+                row, role=Role.GROUP, concat=None, metadata=None, filename=None, expires_at=self._now(), ended_by=by
+            )
             return row.upload
         has_object = row.upload.state is not State.FAILED and row.upload.group is None
         self._discard_contents(row, with_object=has_object)
-        self._change(row, state=State.TERMINATED, expires_at=None)
+        self._change(row, state=State.TERMINATED, expires_at=None, ended_by=by)
         self._end_members(row, EventType.TERMINATED)
         return row.upload
 
@@ -447,8 +502,13 @@ class MemoryDatabase:
             row.upload.id in final.sources for final in self._rows.values() if final.upload.state is State.SEALED
         )
 
+    def _is_retained(self, row: _Row) -> bool:
+        return row.upload.retain_until is not None and row.upload.retain_until > self._now()
+
     def _may_expire(self, row: _Row) -> bool:
-        if row.upload.role is Role.GROUP:
+        if self._is_retained(row):
+            return False
+        if row.upload.role in {Role.GROUP, Role.FINAL}:
             return not self._members(row.upload)
         return row.upload.role is not Role.PARTIAL or not self._is_needed(row)
 
@@ -493,6 +553,7 @@ class MemoryDatabase:
             self._discard_contents(row, with_object=row.upload.state is State.COMPLETE)
             self._change(row, state=State.EXPIRED)
             self._tell(EventType.EXPIRED, row)
+            row.digest_due = None
         return [row.upload for row in expired]
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
@@ -612,6 +673,130 @@ class MemoryDatabase:
         known.update({each.name: each.configured for each in found if each.configured and not each.is_used})
         return found
 
+    async def create_share(self, new: NewShare) -> Share:
+        file = self._find(new.scope, new.file_id).upload
+        check_present(file)
+        if file.state is not State.COMPLETE:
+            raise NotComplete
+        if new.expires_at is not None and new.expires_at <= self._now():
+            raise InvalidRequest("expires_at", "a time that is not over")
+        share = Share(
+            id=new.id,
+            scope=new.scope,
+            file_id=new.file_id,
+            created_by=new.created_by,
+            password=new.password,
+            max_downloads=new.max_downloads,
+            downloads=0,
+            created_at=self._now(),
+            expires_at=new.expires_at,
+            revoked_at=None,
+        )
+        self._shares[new.id] = _Shared(share)
+        return share
+
+    async def list_shares(self, scope: Scope, file_id: UploadId) -> list[Share]:
+        all_shares = (row.share for row in self._shares.values())
+        found = [share for share in all_shares if (share.scope, share.file_id) == (scope, file_id)]
+        return sorted(found, key=lambda share: (share.created_at, share.id), reverse=True)
+
+    async def revoke_share(self, scope: Scope, file_id: UploadId, share_id: ShareId) -> Share:
+        row = self._shares.get(share_id)
+        if row is None or (row.share.scope, row.share.file_id) != (scope, file_id):
+            raise UploadNotFound
+        row.share = replace(row.share, revoked_at=row.share.revoked_at or self._now())
+        return row.share
+
+    async def find_share(self, share_id: ShareId) -> Share | None:
+        row = self._shares.get(share_id)
+        return row.share if row is not None and self._is_good(row.share) else None
+
+    async def begin_try(self, share: Share, most: int, window: float) -> bool:
+        row = self._shares[share.id]
+        if row.tries_since <= self._clock() - window:
+            row.tries, row.tries_since = 0, self._clock()
+        if row.tries >= most:
+            return False
+        row.tries += 1
+        return True
+
+    async def take_try_back(self, share: Share) -> None:
+        row = self._shares[share.id]
+        row.tries = max(row.tries - 1, 0)
+
+    async def count_download(self, share: Share) -> bool:
+        row = self._shares.get(share.id)
+        if row is None or row.share.scope != share.scope or not self._is_good(row.share) or row.share.is_used_up:
+            return False
+        row.share = replace(row.share, downloads=row.share.downloads + 1)
+        return True
+
+    async def forget_shares(self, seconds: float, limit: int) -> int:
+        before = self._now() - timedelta(seconds=seconds)
+        over = [share_id for share_id, row in self._shares.items() if self._ended(row.share) <= before][:limit]
+        for share_id in over:
+            del self._shares[share_id]
+        return len(over)
+
+    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
+        if counts is not None and not await self.count_download(counts):
+            return False
+        self._accesses[new.id] = Access(
+            id=new.id,
+            scope=new.scope,
+            file_id=new.file_id,
+            reader=new.reader,
+            proof=new.proof,
+            how=new.how,
+            client=new.client,
+            first_byte=new.first_byte,
+            wanted=new.wanted,
+            sent=None,
+            ending=new.ending,
+            began_at=self._now(),
+            ended_at=None if new.ending is Ending.STARTED else self._now(),
+        )
+        return True
+
+    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
+        row = self._accesses.get(begun.id)
+        if row is not None and row.scope == begun.scope and row.ended_at is None:
+            self._accesses[begun.id] = replace(row, sent=sent, ending=ending, ended_at=self._now())
+
+    async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
+        found = [row for row in self._accesses.values() if (row.scope, row.file_id) == (scope, file_id)]
+        return _latest(found, after)[:limit]
+
+    async def list_all_accesses(
+        self, tenant: str, wanted: AccessFilter, after: Position | None, limit: int
+    ) -> list[Access]:
+        found = [
+            row
+            for row in self._accesses.values()
+            if row.scope.tenant == tenant
+            and wanted.file_id in (None, row.file_id)
+            and wanted.reader in (None, row.reader)
+            and (wanted.began_from is None or row.began_at >= wanted.began_from)
+            and (wanted.began_before is None or row.began_at < wanted.began_before)
+        ]
+        return _latest(found, after)[:limit]
+
+    async def forget_accesses(self, seconds: float, limit: int) -> int:
+        before = self._now() - timedelta(seconds=seconds)
+        over = sorted((row.began_at, row.id) for row in self._accesses.values() if row.began_at <= before)[:limit]
+        for _, access_id in over:
+            del self._accesses[access_id]
+        return len(over)
+
+    def _is_good(self, share: Share) -> bool:
+        return share.revoked_at is None and (share.expires_at is None or share.expires_at > self._now())
+
+    def _ended(self, share: Share) -> datetime:
+        file = self._rows[share.file_id].upload
+        never = datetime.max.replace(tzinfo=UTC)
+        gone = never if file.state is State.COMPLETE else file.updated_at
+        return min(share.revoked_at or share.expires_at or never, gone)
+
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         return
 
@@ -634,6 +819,18 @@ class MemoryDatabase:
         if self._closed:
             raise DatabaseUnavailable("closed")
         return self._tables.api_tokens
+
+    @property
+    def _shares(self) -> dict[ShareId, _Shared]:
+        if self._closed:
+            raise DatabaseUnavailable("closed")
+        return self._tables.shares
+
+    @property
+    def _accesses(self) -> dict[AccessId, Access]:
+        if self._closed:
+            raise DatabaseUnavailable("closed")
+        return self._tables.accesses
 
     def _spend(self, new: NewUpload) -> None:
         if new.token_id is None:
@@ -702,7 +899,7 @@ class MemoryDatabase:
         if attempt is not None:
             row.upload = replace(row.upload, put_attempts=attempt)
 
-    def _finish(self, row: _Row, stored: StoredObject, step: Step | None = None) -> Upload:
+    def _finish(self, row: _Row, stored: StoredObject, keeping: Keeping, step: Step | None = None) -> Upload:
         row.finisher, row.finish_until = None, 0.0
         keeps_expiring = row.upload.role in {Role.PARTIAL, Role.GROUP}
         anew = None if step is None else self._next_expiry(row, step)
@@ -713,8 +910,11 @@ class MemoryDatabase:
             etag=stored.etag,
             crc64=stored.crc64 if stored.crc64 >= 0 else None,
             completed_at=self._now(),
-            expires_at=(anew or row.upload.expires_at) if keeps_expiring else None,
+            expires_at=(anew or row.upload.expires_at)
+            if keeps_expiring
+            else self._expiry(self._now(), keeping.lifetime, None),
         )
+        row.digest_due = self._clock() if keeping.digests and not keeps_expiring else None
         row.waste = {
             waste_id: waste
             for waste_id, waste in row.waste.items()
@@ -779,6 +979,16 @@ def _has_fingerprint(upload: Upload, wanted: Fingerprint) -> bool:
     is_named = is_live and upload.fingerprint == str(wanted)
     is_complete = upload.state is State.COMPLETE and wanted.crc64 is not None and upload.crc64 == wanted.crc64
     return (is_named or is_complete) and upload.role in (None, Role.FINAL)
+
+
+def _latest(found: list[Access], after: Position | None) -> list[Access]:
+    """Return `found` with the latest first, from the place `after` on."""
+    found.sort(key=_moment_of, reverse=True)
+    return found if after is None else [row for row in found if _moment_of(row) < (after.created_at, after.id)]
+
+
+def _moment_of(row: Access) -> tuple[datetime, str]:
+    return row.began_at, row.id
 
 
 def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:

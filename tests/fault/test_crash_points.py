@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import random
 from base64 import b64encode
 from contextlib import suppress
@@ -169,6 +170,48 @@ async def a_file_past_the_gateway(rig: Rig) -> None:
     await send_past_the_gateway(rig, LARGE)
 
 
+async def a_file_that_is_shared(rig: Rig) -> None:
+    """A download that died is counted, as it may have begun, and none is ever given away beyond the limit."""
+    path = await begun(rig, len(SMALL))
+    await Upload(rig, path, SMALL).run()
+    shares = f"/api/v1/files/{id_of(path)}/shares"
+    wanted = json.dumps({"password": "sesame", "max_downloads": 3}).encode()
+    made = await heard(lambda: rig.client.request("POST", shares, {"Content-Type": "application/json"}, wanted))
+    assert made.status == 201, made
+    shown = json.loads(made.body)
+    link = "/" + shown["url"].split("/", 3)[3]
+    assert (await heard(lambda: rig.client.request("GET", link, password("wrong")))).status == 401
+    answer = await heard(lambda: rig.client.request("GET", link, password("sesame")))
+    assert (answer.status, answer.body) == (200, SMALL)
+    session = {"Cookie": answer.headers["Set-Cookie"].partition(";")[0]}
+    answer = await heard(lambda: rig.client.request("GET", link, session))
+    assert (answer.status, answer.body) == (200, SMALL)
+    counted = rig.rows("SELECT downloads FROM shares WHERE id = ?", shown["id"])[0]["downloads"]
+    assert 1 <= counted <= 3
+    answer = await heard(lambda: rig.client.request("DELETE", f"{shares}/{shown['id']}"))
+    assert answer.status == 204, answer
+    assert (await heard(lambda: rig.client.request("GET", link, session))).status == 404
+
+
+async def a_file_that_is_digested(rig: Rig) -> None:
+    """The store does not give the file as long as the gateway is to die over that."""
+    path = await begun(rig, len(SMALL))
+    refusal = rig.proxy.on("GetObject", s3_error(503, "SlowDown"), key=id_of(path))
+    await Upload(rig, path, SMALL).run()
+
+    def digested() -> bool:
+        if "postpone" not in rig.gateway.environment.get("TUSGATE_CRASH", ""):
+            refusal.times = 0
+        rig.books.change("UPDATE uploads SET digest_due_at = 0 WHERE digest_due_at IS NOT NULL")
+        return bool(rig.row(path)["sha256"] == hashlib.sha256(SMALL).digest())
+
+    await rig.until(digested)
+
+
+def password(text: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(f":{text}".encode()).decode()}
+
+
 async def begun_half(rig: Rig) -> str:
     """Upload a part and a piece. There is a second multipart upload, of which the gateway never got to know (CR-05)."""
     path = await begun(rig, len(LARGE))
@@ -205,18 +248,39 @@ CLEANING_UP = (
     "abort-multipart",
     "list-multiparts",
 )
+DIGESTING = ("claim-undigested", "postpone-digest", "record-digest")
+SHARING = (
+    "create-share",
+    "list-shares",
+    "find-share",
+    "begin-try",
+    "take-try-back",
+    "count-download",
+    "revoke-share",
+    "begin-access",
+    "end-access",
+)
 SLOW_STORIES: dict[str, Story] = {
     **dict.fromkeys(CLEANING_UP, a_terminated_file_is_removed),
     "expire": an_abandoned_file_is_removed,
+    **dict.fromkeys(SHARING, a_file_that_is_shared),
+    **dict.fromkeys(DIGESTING, a_file_that_is_digested),
 }
-"""Told only where they are needed: the gateway cleans up every 5 s, and looks every 20 s for what has expired."""
+"""Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes
+its time over passwords."""
 AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
-NEVER = ("list-files", "describe", "limit-usage", "usage", "get-any")
+NEVER = (
+    *("list-files", "describe", "limit-usage", "usage", "get-any"),
+    *("forget-shares", "list-accesses", "list-all-accesses", "forget-accesses"),
+)
 """The API of finished files reads, or changes a description in one statement; usage is counted by triggers.
-What the store reports is no more than a reason to look."""
+What the store reports is no more than a reason to look; and nobody waits for what is forgotten."""
+WITH_KEY = {"TUSGATE_SHARE_KEYS": "k" * 32, "TUSGATE_PUBLIC_ALIASES": "http://gateway.test"}
 EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
-WITH_SETTINGS = {"read": EQUAL_PARTS}
+WITH_SETTINGS = {"read": EQUAL_PARTS, **dict.fromkeys(SHARING, WITH_KEY)}
+WITH_SETTINGS |= {step: {"TUSGATE_FILE_DIGEST": "sha256"} for step in DIGESTING}
+WITH_SETTINGS["count-download"] = WITH_KEY | {"TUSGATE_ACCESS_RETENTION": "none"}
 """Only where all parts have one size are finals cut within parts of their partials, whose checksums must be read then.
 All else that is read back is read inside of other steps of the store."""
 IN_SERVICE = [step for step in STEPS if step not in (*AT_START, *AT_THE_END, *NEVER)]

@@ -11,8 +11,8 @@ from tests.doubles.store import MemoryStore
 from tests.wire.client import Client
 from tusgate.core.errors import SettingsError, StoreUnavailable
 from tusgate.core.model import ObjectKey, UploadId
-from tusgate.crash import EXIT_CODE, PLACES, STEPS, Crash, parse
-from tusgate.ports import Attributes, Body, Database, ObjectStore
+from tusgate.crash import EXIT_CODE, PLACES, PORTS, STEPS, Crash, parse
+from tusgate.ports import Attributes, Body
 from tusgate.service.digest import crc64_of
 from tusgate.settings import Settings, load_settings
 
@@ -38,7 +38,7 @@ def body(data: bytes) -> Body:
 
 
 def test_there_is_a_place_before_and_after_every_method_of_the_ports() -> None:
-    names = [name for port in (Database, ObjectStore) for name, _ in inspect.getmembers(port, inspect.isfunction)]
+    names = [name for port in PORTS for name, _ in inspect.getmembers(port, inspect.isfunction)]
     steps = {name.replace("_", "-") for name in names if not name.startswith("_")}
     assert {*STEPS} == steps - {"check", "close", "presign", "presign-part"} | {"answer"}
     assert {*PLACES} == {f"{moment}-{step}" for moment in ("before", "after") for step in STEPS}

@@ -358,3 +358,24 @@ def test_a_duration_survives_being_shown(milliseconds: int) -> None:
 )
 def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize("given", ["s3_read_access_key", "s3_read_secret_key"])
+def test_a_key_for_reading_is_an_id_and_a_secret(given: str) -> None:
+    other = ({"s3_read_access_key", "s3_read_secret_key"} - {given}).pop()
+    with pytest.raises(SettingsError, match=f"TUSGATE_{other.upper()}"):
+        load_settings({given: "x"})
+
+
+@pytest.mark.parametrize("path", ["/s", "/s/files"])
+def test_uploads_do_not_lie_where_share_links_lead(path: str) -> None:
+    with pytest.raises(SettingsError, match="TUSGATE_BASE_PATH"):
+        load_settings({"base_path": path})
+
+
+def test_there_are_share_links_with_a_key_and_where_files_are_handed_out() -> None:
+    assert not load_settings({}).settings.offers_shares
+    assert load_settings({"share_keys": "k" * 32}).settings.offers_shares
+    assert not load_settings({"share_keys": "k" * 32, "downloads": "off"}).settings.offers_shares
+    with pytest.raises(SettingsError, match="TUSGATE_SHARE_KEYS"):
+        load_settings({"share_keys": "short"})

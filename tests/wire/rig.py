@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from tests.wire.client import Client
 from tusgate.core.events import EventType, Outbox
-from tusgate.core.model import Scope, Upload, UploadId
+from tusgate.core.model import FOREVER, Keeping, Scope, Upload, UploadId
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
 from tusgate.ports import ObjectStore
+from tusgate.service.audit import Audit
 from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
 from tusgate.service.direct import DirectRules, DirectUploads
@@ -24,6 +25,8 @@ from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
 from tusgate.service.ledger import Expiry
+from tusgate.service.passwords import Passwords
+from tusgate.service.sharing import Sharing
 from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
@@ -74,6 +77,7 @@ class Rig:
     files: Files
     feed: Feed
     direct: DirectUploads
+    audit: Audit
 
     async def row(self, path: str, scope: Scope = Scope()) -> Upload:  # noqa: B008 # a frozen value
         """Return the committed upload behind an upload path."""
@@ -145,6 +149,8 @@ async def running(
     listening: FeedRules | None = None,
     resumes_by_fingerprint: bool = False,
     hooks: Hooks | None = None,
+    keeps_log: bool = True,
+    keeping: Keeping = FOREVER,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -157,6 +163,8 @@ async def running(
         others: stores beside the first one, by the names of their routes.
         store: instead of a directory.
         most_downloads: at once.
+        keeps_log: of who reads what.
+        keeping: of finished files.
         finish_wait: seconds that requests wait for an upload to be finished.
         listening: how events may be followed; without it there are none.
         resumes_by_fingerprint: see `UploadRules`.
@@ -180,7 +188,7 @@ async def running(
     warm = WarmCells(budget, 0.0)
     writers = Writers()
     stores = Stores[ObjectStore](store, others)
-    completion = Completion(database, stores, "test", tenants, hooks)
+    completion = Completion(database, stores, "test", tenants, hooks, keeping)
     tools = IntakeTools(
         database=database,
         store=store,
@@ -189,7 +197,7 @@ async def running(
         parts_in_flight=4,
         piece_inline_max=64 * 1024,
         max_size=max_size,
-        expiry=Expiry(lifetime=LIFETIME, max_age=None),
+        expiry=Expiry(lifetime=LIFETIME, max_age=None, keeping=keeping),
     )
     rules = UploadRules(
         part_size=PART_SIZE,
@@ -219,9 +227,12 @@ async def running(
         offered=True, url_ttl=URL_TTL, part_size=PART_SIZE, finish_wait=finish_wait, expiry=expiry
     )
     direct = DirectUploads(database, stores, uploads, completion, direct_rules)
+    audit = Audit(database, is_kept=keeps_log, tenants=tenants)
     services = ApiServices(
         files=files,
         direct=direct,
+        audit=audit,
+        sharing=Sharing(database, files, Passwords()) if config.share_keys else None,
         evidence=(Evidence(database, direct), EVENTS_SECRET),
         events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,
     )
@@ -229,12 +240,13 @@ async def running(
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:
-        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed, direct)
+        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed, direct, audit)
     finally:
         await feed.close()
         await server.stop_accepting()
         await writers.drain()
         await server.close()
+        await audit.close()
         await completion.stop()
         if authority is not None:
             await authority.close()

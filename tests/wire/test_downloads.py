@@ -17,11 +17,16 @@ from yarl import URL
 from tests.contract.test_object_store import s3_store
 from tests.doubles.s3.behaviour import BEHAVIOURS
 from tests.doubles.s3.server import S3Double
+from tests.doubles.s3.signature import Key
 from tests.wire.rig import MIB, PART_SIZE, running, until
 from tests.wire.test_files_api import FILES, in_api, uploaded
 from tusgate.core.errors import StoreUnavailable
 from tusgate.core.model import Scope, UploadId
 from tusgate.ports import Attributes, Body
+from tusgate.s3.config import S3Config
+from tusgate.s3.profiles import PROFILES
+from tusgate.s3.sign import Credentials
+from tusgate.s3.store import S3Store
 from tusgate.service.digest import crc64_of
 from tusgate.web.api.content import LONGEST_LINK
 from tusgate.web.config import WebConfig
@@ -396,3 +401,33 @@ async def test_several_downloads_follow_each_other_on_one_connection(client, lar
             assert (await connection.answer()).body == LARGE[1:10]
         connection.send_head("GET", FILES, {})
         assert (await connection.answer()).status == 200
+
+
+async def test_urls_that_are_handed_out_are_signed_by_a_key_of_their_own(tmp_path):
+    """DL-03: whoever sees one learns the id of a key that may only read; all else is done with ours."""
+    async with S3Double(BEHAVIOURS["minio"]) as double:
+        double.make_bucket("bucket")
+        double.gate.keys["reader"] = Key("only for reading")
+        server = double.as_server()
+        config = S3Config(
+            endpoint=server.endpoint,
+            region=server.region,
+            bucket="bucket",
+            prefix="",
+            access_key=server.access_key,
+            secret_key=server.secret_key,
+            profile=PROFILES["minio"],
+            presign_key=Credentials("reader", "only for reading"),
+        )
+        async with running(tmp_path, WebConfig(downloads="redirect"), store=S3Store(config)) as rig:
+            path = await uploaded(rig.client, LARGE)
+            link = (await download(rig.client, path)).headers["Location"]
+            assert parse_qs(urlsplit(link).query)["X-Amz-Credential"][0].split("/")[0] == "reader"
+            assert server.access_key not in link
+            async with aiohttp.ClientSession() as session, session.get(URL(link, encoded=True)) as answer:
+                assert await answer.read() == LARGE
+            del double.gate.keys["reader"]
+            async with aiohttp.ClientSession() as session, session.get(URL(link, encoded=True)) as answer:
+                assert answer.status == 403
+            assert (await rig.client.request("GET", path)).status == 200
+            await uploaded(rig.client, b"uploads go on")

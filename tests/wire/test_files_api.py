@@ -133,12 +133,13 @@ async def test_a_listing_shows_what_its_filters_want(rig, client):
     assert {*await listed(client, "?created_before=2027-01-15T09:00:05%2B01:00")} == {html, unfinished}
 
 
-async def test_expired_files_are_listed_when_asked_for_and_deleted_ones_never(rig, client):
+async def test_expired_and_deleted_files_are_listed_when_asked_for(rig, client):
     expired, deleted = in_api(await client.create(9)), await uploaded(client)
     await rig.expire()
     assert (await ask(client, "DELETE", deleted))[0] == 204
     assert await listed(client) == []
     assert await listed(client, "?state=expired") == [expired.rsplit("/", 1)[1]]
+    assert await listed(client, "?state=terminated") == [deleted.rsplit("/", 1)[1]]
     assert (await ask(client, "GET", expired))[1]["state"] == "expired"
 
 
@@ -150,7 +151,7 @@ async def test_expired_files_are_listed_when_asked_for_and_deleted_ones_never(ri
         ("?limit=x", "limit"),
         ("?limit=1&limit=2", "limit"),
         ("?stat=complete", "stat"),
-        ("?state=terminated", "state.0"),
+        ("?state=deleted", "state.0"),
         ("?state=", "state.0"),
         ("?cursor=x", "cursor"),
         ("?cursor=%F0%9F%98%80", "cursor"),
@@ -424,13 +425,19 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         ("/api/v1/uploads/{id}/parts", "get"),
         ("/api/v1/uploads/{id}/urls", "post"),
         ("/api/v1/uploads/{id}/complete", "post"),
+        ("/api/v1/files/{id}/shares", "get"),
+        ("/api/v1/files/{id}/shares", "post"),
+        ("/api/v1/files/{id}/shares/{share}", "delete"),
+        ("/api/v1/files/{id}/accesses", "get"),
+        ("/api/v1/accesses", "get"),
     }
     for path, method in described:
         operation = document["paths"][path][method]
         assert operation["summary"]
         assert {"500", "503"} <= {*operation["responses"]}
         assert ("{" in path) == any(each["in"] == "path" for each in operation.get("parameters", ()))
-        answer = await client.request("OPTIONS", path.replace("{id}", UNKNOWN.rsplit("/", 1)[1]))
+        some_id = UNKNOWN.rsplit("/", 1)[1]
+        answer = await client.request("OPTIONS", path.replace("{id}", some_id).replace("{share}", some_id))
         assert method.upper() in answer.headers["Allow"].split(", ")
     assert {*File.model_fields} == {*schemas["File"]["properties"]}
 
@@ -458,9 +465,9 @@ def test_the_settings_know_where_the_api_is():
     assert API_PATH == ROOT
 
 
-def test_every_state_but_deleted_can_be_asked_for():
+def test_every_state_can_be_asked_for():
     """The model of the query and the states cannot drift apart."""
     from tusgate.web.api.models import FileQuery
 
-    names = {each.value for each in State} - {"terminated"}
+    names = {each.value for each in State}
     assert FileQuery.model_validate({"state": sorted(names)}).filter().states == {State(name) for name in names}

@@ -11,8 +11,10 @@ from tests.wire.identity import ALICE, BOB, EVE, bearer, guarded, upload_token
 from tests.wire.rufh import Draft
 from tusgate.core.access import REQUIRED, Permission, Route
 from tusgate.core.errors import InvalidCredentials
+from tusgate.web.api.accesses import AccessesApi
 from tusgate.web.api.files import FilesApi
 from tusgate.web.api.openapi import Reference
+from tusgate.web.api.shares import SharesApi
 from tusgate.web.config import WebConfig
 from tusgate.web.cors import ALLOW_METHODS
 
@@ -32,13 +34,16 @@ ALLOWED = {
         *((Route.FILE, "GET"), (Route.CONTENT, "GET"), (Route.DIRECT_UPLOAD, "GET"), (Route.PARTS, "GET")),
         *((Route.FINGERPRINT, "GET"), (Route.UPLOAD_EVENTS, "GET")),
     },
-    Permission.LIST: {(Route.FILES, "GET"), (Route.USAGE, "GET"), (Route.EVENTS, "GET")},
+    Permission.LIST: {
+        *((Route.FILES, "GET"), (Route.USAGE, "GET"), (Route.EVENTS, "GET")),
+        (Route.FILE_ACCESSES, "GET"),
+    },
     Permission.DELETE: {
         *((Route.UPLOAD, "DELETE"), (Route.FILE, "DELETE"), (Route.DELETIONS, "POST")),
         (Route.DIRECT_UPLOAD, "DELETE"),
     },
-    Permission.SHARE: set(),
-    Permission.ADMIN: {(Route.TENANT_EVENTS, "GET")},
+    Permission.SHARE: {(Route.SHARES, "GET"), (Route.SHARES, "POST"), (Route.SHARE, "DELETE")},
+    Permission.ADMIN: {(Route.TENANT_EVENTS, "GET"), (Route.FILE_ACCESSES, "GET"), (Route.ACCESSES, "GET")},
 }
 """What each permission is for, written down a second time on purpose."""
 OFFERED = set.union(*ALLOWED.values())
@@ -53,7 +58,7 @@ UNKNOWN = "/files/" + "A" * 24
 
 @pytest.fixture
 async def here(tmp_path):
-    async with guarded(tmp_path) as started:
+    async with guarded(tmp_path, WebConfig(is_open=False, share_keys=("k" * 32,))) as started:
         yield started
 
 
@@ -109,12 +114,22 @@ API = {
     (Route.FILE, "DELETE"): ("/api/v1/files/%s", b""),
     (Route.CONTENT, "GET"): ("/api/v1/files/%s/content", b""),
     (Route.USAGE, "GET"): ("/api/v1/usage", b""),
+    (Route.SHARES, "GET"): ("/api/v1/files/%s/shares", b""),
+    (Route.SHARES, "POST"): ("/api/v1/files/%s/shares", b"{}"),
+    (Route.SHARE, "DELETE"): ("/api/v1/files/%s/shares/" + "A" * 24, b""),
+    (Route.FILE_ACCESSES, "GET"): ("/api/v1/files/%s/accesses", b""),
+    (Route.ACCESSES, "GET"): ("/api/v1/accesses", b""),
 }
 """Route and method to path and body; the id of a file in the place of %s."""
 
 
 def test_every_operation_of_the_api_is_in_the_matrix_or_open_to_all(here):
-    files = FilesApi(WebConfig(), here.rig.files).operations()
+    audit = here.rig.audit
+    files = (
+        *FilesApi(WebConfig(), here.rig.files, audit).operations(),
+        *SharesApi(None, None).operations(),
+        *AccessesApi(audit).operations(),
+    )
     assert {(operation.route, operation.method) for operation in files} == set(API)
     assert API.keys() <= REQUIRED.keys()
     assert all(operation.route is None for operation in Reference(files).operations())
@@ -135,7 +150,8 @@ async def test_a_permission_allows_exactly_what_it_is_for_in_the_api(here, permi
             fields = {"Content-Type": "application/json", "X-HTTP-Method-Override": "GET", **who}
             answer = await here.ask(sent, target, fields, body.replace(b"%s", file_id.encode()))
             assert (answer.status == 403) == refused, (route, sent, answer)
-            assert refused or answer.status in (200, 204), (route, sent, answer)
+            done = (404,) if route is Route.SHARE else (200, 201, 204)
+            assert refused or answer.status in done, (route, sent, answer)
         state = (await here.rig.row(upload, ALICE)).state
         assert (state == "complete") == (
             refused or (route, method) not in ALLOWED[Permission.DELETE] or method == "GET"

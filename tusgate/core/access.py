@@ -79,6 +79,14 @@ class Route(StrEnum):
     """What there is of the file with a fingerprint."""
     COMPLETION = "direct upload/complete"
     """Where it is said that all parts are there."""
+    SHARES = "file/shares"
+    """The share links of a file."""
+    SHARE = "file/share"
+    """One of them, as its owner sees it."""
+    FILE_ACCESSES = "file/accesses"
+    """Who read a file."""
+    ACCESSES = "accesses"
+    """Who read any file of the tenant."""
 
 
 REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
@@ -107,6 +115,11 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.PART_URLS, "POST"): frozenset({Permission.APPEND}),
     (Route.COMPLETION, "POST"): frozenset({Permission.APPEND}),
     (Route.FINGERPRINT, "GET"): frozenset({Permission.APPEND, Permission.READ}),
+    (Route.SHARES, "GET"): frozenset({Permission.SHARE}),
+    (Route.SHARES, "POST"): frozenset({Permission.SHARE}),
+    (Route.SHARE, "DELETE"): frozenset({Permission.SHARE}),
+    (Route.FILE_ACCESSES, "GET"): frozenset({Permission.LIST, Permission.ADMIN}),
+    (Route.ACCESSES, "GET"): frozenset({Permission.ADMIN}),
 }
 """Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
 of the API is a GET."""

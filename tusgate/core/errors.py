@@ -9,6 +9,7 @@ TusgateError
 │   ├── TypeNotAllowed        the tenant takes no files of this type
 │   └── ContentMismatch       the bytes are not of the declared type, or of none that is allowed
 ├── UnsupportedMethod         a method (or method override) that the resource does not have
+├── UnknownHost               a request for a host name that is none of ours
 ├── OriginForbidden           a browser page from an origin that is not on the list
 ├── Unauthenticated           no credentials
 │   ├── InvalidCredentials    credentials that prove nothing
@@ -32,9 +33,13 @@ TusgateError
 ├── DirectOff                 this server lets nobody send bytes to its store
 ├── PartsRefused              what the store has is not what was planned; nothing has changed
 ├── PartsFixed                an upload that has all its parts takes no other ones
+├── SharingOff                this server has no share links
+├── TooManyShares             the file has as many share links as it may
+├── TooManyTries              too many wrong passwords; others have to wait, too
 ├── AlreadyComplete           an append to an upload whose end has been declared and reached
 ├── FinalIsFixed              an append to an upload that is made of others, or a final with a body
 ├── StillNeeded               an unfinished final is made of it
+├── Retained                  a file that must be kept until a time
 ├── TooLarge                  more bytes than declared, allowed, or than the part grid can address
 │   ├── Overrun               more bytes than declared, where that spoils the upload for good
 │   ├── QuotaExceeded         the tenant has as many bytes, or files, as it may
@@ -72,6 +77,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from tusgate.core.direct import Fault
     from tusgate.core.hooks import Reply
@@ -141,6 +147,12 @@ class UnsupportedMethod(TusgateError):
     def __init__(self, method: str, allowed: tuple[str, ...]) -> None:
         super().__init__(f"method {method}: expected one of {', '.join(allowed)}")
         self.allowed = allowed
+
+
+class UnknownHost(TusgateError):
+    """The host name is none of this server's; to let it in, set TUSGATE_PUBLIC_URL or TUSGATE_PUBLIC_ALIASES."""
+
+    code = "unknown_host"
 
 
 class OriginForbidden(TusgateError):
@@ -257,6 +269,16 @@ class StillNeeded(TusgateError):
     code = "still_needed"
 
 
+class Retained(TusgateError):
+    """The file must be kept until a time, which only an administrator may bring forward."""
+
+    code = "retained"
+
+    def __init__(self, until: datetime) -> None:
+        super().__init__(f"the file is kept until {until.isoformat()}")
+        self.until = until
+
+
 class UploadGone(TusgateError):
     """The upload existed and is no longer available."""
 
@@ -336,6 +358,27 @@ class PartsFixed(TusgateError):
     """The upload has all its parts; no more can be sent."""
 
     code = "parts_fixed"
+
+
+class SharingOff(TusgateError):
+    """Share links are switched off on this server."""
+
+    code = "sharing_off"
+
+
+class TooManyShares(TusgateError):
+    """The file has as many share links as it may."""
+
+    code = "too_many_shares"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"the file has {most} share links already")
+
+
+class TooManyTries(TusgateError):
+    """Too many wrong passwords were tried; wait before the next one."""
+
+    code = "too_many_tries"
 
 
 class AlreadyComplete(TusgateError):

@@ -26,9 +26,9 @@ class EventType(StrEnum):
     PROGRESS: some bytes of it were committed; at most one every few seconds, and only for sinks that name it.
     COMPLETED: its object is in the store and verified. Partials never are: they are no files.
     FAILED: the store refused it for good, or lost what it had.
-    EXPIRED: nobody went on in time.
+    EXPIRED: nobody went on in time, or the time of a finished file was over.
     TERMINATED: deleted by the client before it was complete.
-    DELETED: the finished file was deleted.
+    DELETED: somebody deleted the finished file.
     """
 
     CREATED = "upload.created"

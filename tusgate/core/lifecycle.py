@@ -2,7 +2,7 @@
 
     uploading ──► sealed ──► complete
         │  └────────┼───────────▲        (one PutObject: no sealed step)
-        ├──► expired◄───────────┤        (complete partials only)
+        ├──► expired◄───────────┤
         ├──► failed ◄┘          │
         └──► terminated ◄───────┴── also from sealed, complete and failed
 
@@ -28,10 +28,10 @@ from tusgate.core.errors import (
     UploadGone,
     WrongProtocol,
 )
-from tusgate.core.model import CreatedVia, Role, State, Step
+from tusgate.core.model import FOREVER, CreatedVia, Role, State, Step
 
 if TYPE_CHECKING:
-    from tusgate.core.model import Part, Piece, StoredObject, Upload
+    from tusgate.core.model import Keeping, Part, Piece, StoredObject, Upload
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.UPLOADING: frozenset(
@@ -185,6 +185,7 @@ def advance(
     ends: bool = False,
     lifetime: float | None = None,
     max_age: float | None = None,
+    keeping: Keeping = FOREVER,
 ) -> Step:
     """Return the step that brings `upload` to offset `end`; it seals the upload when that is the last byte.
 
@@ -199,6 +200,7 @@ def advance(
         ends: the request has said that the upload ends at `length`; where requests end uploads nothing else does.
         lifetime: see `Step`.
         max_age: see `Step`.
+        keeping: see `Step`.
     """
     if stored is not None:
         state = State.COMPLETE
@@ -219,4 +221,5 @@ def advance(
         stored=stored,
         lifetime=lifetime,
         max_age=max_age,
+        keeping=keeping,
     )

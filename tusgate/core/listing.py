@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypedDict
 
 from tusgate.core.model import State
 
@@ -13,10 +13,24 @@ if TYPE_CHECKING:
 
     from tusgate.core.model import CreatedVia, Upload, UploadId
 
-LISTED: Final = frozenset(State) - {State.TERMINATED}
-"""States that a listing may ask for: what somebody has deleted is not shown again."""
-PRESENT: Final = LISTED - {State.EXPIRED}
+LISTED: Final = frozenset(State)
+"""States that a listing may ask for: what was deleted is still known, by whom and when."""
+PRESENT: Final = LISTED - {State.EXPIRED, State.TERMINATED}
 """States that are listed unless others are asked for."""
+
+
+class Changes(TypedDict, total=False):
+    """What may be changed of a file; what is not named stays.
+
+    Attributes:
+        expires_at: when it is deleted; None: never by itself.
+        retain_until: until when it must be kept; None: not at all.
+    """
+
+    filename: str | None
+    content_type: str | None
+    expires_at: datetime | None
+    retain_until: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +56,7 @@ class FileFilter:
     """Which files are wanted. What is None wants any.
 
     Attributes:
-        states: never TERMINATED.
+        states: any of them.
         content_type: a media type in lower case without parameters, such as `image/png`, or `image/*`.
         created_from: created then or later.
         created_before: created earlier than then.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NewType
+from typing import TYPE_CHECKING, Final, NewType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -86,8 +86,11 @@ class Upload:
         etag, crc64: of the finished object.
         content_coding: such as `gzip`, when the client coded the file before it sent it; the bytes are never touched.
         reason: why the upload failed.
-        expires_at: None when the upload does not expire (finished and no partial, or expiry switched off).
+        expires_at: when it ends by itself; None = never.
         concat: the Upload-Concat header of a final, echoed as received.
+        retain_until: until when nobody may delete it.
+        ended_by: how whoever deleted it was known; see `Principal.proof`.
+        sha256: of the finished object, once it was computed.
         group: the upload whose multipart upload holds the parts of this partial. Such a partial never has an object
             of its own: it stays UPLOADING when all its bytes are committed, until it expires or is ended.
         route: which store it lies in, by name; None: the one that the plain settings say. Fixed at creation.
@@ -125,6 +128,9 @@ class Upload:
     counted: bool = True
     plan: Plan | None = None
     fingerprint: str | None = None
+    retain_until: datetime | None = None
+    ended_by: str | None = None
+    sha256: bytes | None = None
 
     @property
     def has_all_bytes(self) -> bool:
@@ -243,6 +249,22 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Keeping:
+    """What becomes of a file once it is complete; partials and groups have rules of their own.
+
+    Attributes:
+        lifetime: seconds until it expires; None = never by itself.
+        digests: its SHA-256 is to be computed.
+    """
+
+    lifetime: float | None = None
+    digests: bool = False
+
+
+FOREVER: Final = Keeping()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One step forward of an upload, committed whole or not at all.
 
@@ -256,6 +278,7 @@ class Step:
         stored: the finished object, when the whole upload was stored by one PutObject.
         lifetime: seconds until expiry from now on, while the state is UPLOADING, and of partials in any; None = never.
         max_age: seconds from the creation after which it expires all the same; None = never.
+        keeping: of the finished file, together with `stored`.
     """
 
     end: int
@@ -267,6 +290,7 @@ class Step:
     stored: StoredObject | None = None
     lifetime: float | None = None
     max_age: float | None = None
+    keeping: Keeping = FOREVER
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,15 @@ from tusgate.core.errors import (
 from tusgate.core.events import NO_OUTBOX, EventType, Outbox, deletion_of
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
-from tusgate.core.model import State, UploadId
+from tusgate.core.model import FOREVER, State, UploadId
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.postgres_deliveries import PostgresDeliveries
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.postgres_events import PostgresEvents
 from tusgate.database.rows import (
+    access_from,
+    access_of,
     cell_start_of,
     check_endable,
     check_unchanged,
@@ -46,6 +48,7 @@ from tusgate.database.rows import (
     counts_from,
     creation_of,
     description_of,
+    end_of,
     ending_of,
     expectation_of,
     fenced_by,
@@ -53,19 +56,25 @@ from tusgate.database.rows import (
     fingerprint_columns,
     garbage_from,
     identity_of,
+    identity_of_share,
     intent_columns,
+    keeping_of,
     lifetime_of,
     limits_of,
     misplaced,
     movement_of,
     not_described,
+    not_shared,
     object_of,
     part_columns,
     part_from,
     piece_columns,
     piece_from,
     reading_from,
+    retained,
     sealing_of,
+    share_from,
+    share_of,
     spent_on,
     store_name_from,
     token_from,
@@ -80,12 +89,14 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from tusgate.core.access import ApiToken, NewApiToken
+    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.fingerprint import Fingerprint
-    from tusgate.core.listing import FileFilter, Position
+    from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
+        Keeping,
         Misplaced,
         MultipartId,
         NewUpload,
@@ -98,6 +109,7 @@ if TYPE_CHECKING:
         Upload,
     )
     from tusgate.core.quota import Quota
+    from tusgate.core.sharing import NewShare, Share, ShareId
     from tusgate.ports import SurveyedDatabase
 
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -334,12 +346,22 @@ class PostgresDatabase:
         found = await self._all(_queries.find_by_fingerprint, **fingerprint_columns(scope, wanted), limit=limit)
         return [upload_from(row) for row in found]
 
-    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+    async def describe(
+        self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False
+    ) -> Upload:
         """See `ports.Database.describe`."""
-        identity = {"id": upload_id, "tenant": scope.tenant, "owner": scope.owner}
-        row = await self._one(_queries.describe, **identity, **description_of(changes))
+        row = await self._one(
+            _queries.describe,
+            id=upload_id,
+            tenant=scope.tenant,
+            owner=scope.owner,
+            **description_of(changes),
+            expires_at=changes.get("expires_at"),
+            retain_until=changes.get("retain_until"),
+            may_shorten=may_shorten,
+        )
         if row is None:
-            raise not_described(await self.get(scope, upload_id))
+            raise not_described(await self.get(scope, upload_id), changes, may_shorten=may_shorten)
         return upload_from(row)
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
@@ -384,6 +406,7 @@ class PostgresDatabase:
                 abandon_multipart=True,
                 **lifetime_of(upload, step),
                 **self._sinks(event_type, upload),
+                **keeping_of(step.keeping),
             )
         else:
             moved = await self._change(
@@ -417,7 +440,7 @@ class PostgresDatabase:
         """See `ports.Database.absorb`. A part that is recorded already shows as a violated key."""
         return await self._change(upload, _queries.absorb, **expectation_of(upload), **part_columns(parts))
 
-    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+    async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         """See `ports.Database.complete`."""
         row = await self._one(
             _queries.finish,
@@ -430,6 +453,7 @@ class PostgresDatabase:
             lifetime=None,
             max_age=None,
             **self._sinks(EventType.COMPLETED, upload),
+            **keeping_of(keeping),
         )
         if row is not None:
             self._outbox.tell(EventType.COMPLETED, upload.scope.tenant)
@@ -444,23 +468,25 @@ class PostgresDatabase:
             if found.state not in sources_of(State.FAILED):
                 raise fenced_by(found)
             row = await _queries.end_upload(
-                connection, **identity_of(upload), **ending_of(found, State.FAILED), reason=reason
+                connection, **identity_of(upload), **ending_of(found, State.FAILED), reason=reason, by=None
             )
             await self._tell(connection, EventType.FAILED, found.scope, [found.id, *row["member_ids"]])
         self._outbox.tell(EventType.FAILED, upload.scope.tenant)
         return upload_from(row)
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
         """See `ports.Database.terminate`."""
         async with self._transaction() as connection:
             found = await self._locked(connection, scope, upload_id)
             check_endable(found)
             if await _queries.is_needed(connection, **identity_of(found)) is not None:
                 raise StillNeeded
+            if await _queries.is_retained(connection, **identity_of(found)) is not None:
+                raise retained(found)
             # Before the change: what was deleted is described as it was.
             await self._tell(connection, deletion_of(found), found.scope, [found.id])
-            row = await _queries.hide_final(connection, **identity_of(found)) or await _queries.end_upload(
-                connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None
+            row = await _queries.hide_final(connection, **identity_of(found), by=by) or await _queries.end_upload(
+                connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None, by=by
             )
         self._outbox.tell(deletion_of(found), scope.tenant)
         return upload_from(row)
@@ -492,6 +518,21 @@ class PostgresDatabase:
         if expired:
             self._outbox.written()
         return expired
+
+    async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
+        """See `ports.Database.claim_undigested`."""
+        return [upload_from(row) for row in await self._all(_queries.system_claim_undigested, lease=lease, limit=limit)]
+
+    async def postpone_digest(self, upload: Upload, seconds: float) -> None:
+        """See `ports.Database.postpone_digest`."""
+        async with self._statement() as connection:
+            await _queries.postpone_digest(connection, **identity_of(upload), seconds=seconds)
+
+    async def record_digest(self, upload: Upload, sha256: bytes) -> Upload:
+        """See `ports.Database.record_digest`."""
+        return await self._change(
+            upload, _queries.record_digest, **identity_of(upload), etag=upload.etag, sha256=sha256
+        )
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -609,6 +650,89 @@ class PostgresDatabase:
                 if not route.is_used and route.configured is not None:
                     await _queries.system_change_route(connection, name=route.name, place=route.configured)
         return found
+
+    async def create_share(self, new: NewShare) -> Share:
+        """See `ports.ShareStore.create_share`."""
+        row = await self._one(_queries.create_share, **share_of(new), expires_at=new.expires_at)
+        if row is None:
+            raise not_shared(await self.get(new.scope, new.file_id))
+        return share_from(row)
+
+    async def list_shares(self, scope: Scope, file_id: UploadId) -> list[Share]:
+        """See `ports.ShareStore.list_shares`."""
+        identity = {"upload_id": file_id, "tenant": scope.tenant, "owner": scope.owner}
+        return [share_from(row) for row in await self._all(_queries.list_shares, **identity)]
+
+    async def revoke_share(self, scope: Scope, file_id: UploadId, share_id: ShareId) -> Share:
+        """See `ports.ShareStore.revoke_share`."""
+        identity = {"id": share_id, "upload_id": file_id, "tenant": scope.tenant, "owner": scope.owner}
+        return share_from(_present(await self._one(_queries.revoke_share, **identity)))
+
+    async def find_share(self, share_id: ShareId) -> Share | None:
+        """See `ports.ShareStore.find_share`."""
+        row = await self._one(_queries.system_find_share, id=share_id)
+        return None if row is None else share_from(row)
+
+    async def begin_try(self, share: Share, most: int, window: float) -> bool:
+        """See `ports.ShareStore.begin_try`."""
+        return await self._one(_queries.begin_try, **identity_of_share(share), most=most, window=window) is not None
+
+    async def take_try_back(self, share: Share) -> None:
+        """See `ports.ShareStore.take_try_back`."""
+        async with self._statement() as connection:
+            await _queries.take_try_back(connection, **identity_of_share(share))
+
+    async def count_download(self, share: Share) -> bool:
+        """See `ports.ShareStore.count_download`."""
+        return await self._one(_queries.count_download, **identity_of_share(share)) is not None
+
+    async def forget_shares(self, seconds: float, limit: int) -> int:
+        """See `ports.ShareStore.forget_shares`."""
+        return len(await self._all(_queries.system_forget_shares, seconds=seconds, limit=limit))
+
+    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
+        """See `ports.AccessLog.begin_access`."""
+        share_id = None if counts is None else counts.id
+        return await self._one(_queries.begin_access, **access_of(new), share_id=share_id) is not None
+
+    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
+        """See `ports.AccessLog.end_access`."""
+        async with self._statement() as connection:
+            await _queries.end_access(connection, **end_of(begun, sent, ending))
+
+    async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
+        """See `ports.AccessLog.list_accesses`."""
+        found = await self._all(
+            _queries.list_accesses,
+            tenant=scope.tenant,
+            owner=scope.owner,
+            upload_id=file_id,
+            after_time=None if after is None else after.created_at,
+            after_id="" if after is None else after.id,
+            limit=limit,
+        )
+        return [access_from(row) for row in found]
+
+    async def list_all_accesses(
+        self, tenant: str, wanted: AccessFilter, after: Position | None, limit: int
+    ) -> list[Access]:
+        """See `ports.AccessLog.list_all_accesses`."""
+        found = await self._all(
+            _queries.tenant_list_accesses,
+            tenant=tenant,
+            upload_id=wanted.file_id,
+            reader=wanted.reader,
+            began_from=wanted.began_from,
+            began_before=wanted.began_before,
+            after_time=None if after is None else after.created_at,
+            after_id="" if after is None else after.id,
+            limit=limit,
+        )
+        return [access_from(row) for row in found]
+
+    async def forget_accesses(self, seconds: float, limit: int) -> int:
+        """See `ports.AccessLog.forget_accesses`."""
+        return len(await self._all(_queries.system_forget_accesses, seconds=seconds, limit=limit))
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Returns at once; the listening ends with `close`.

@@ -3,7 +3,8 @@
 -- the newest version of the locked row, but all other rows as they were when it began.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
--- jobs, and those about tokens, work across tenants; their names begin with system_.
+-- jobs, and those about tokens, work across tenants; their names begin with system_. Those for an
+-- administrator of one tenant name that, and begin with tenant_.
 --
 -- :sinks are those that want the event that a statement is; it is written unless they are NULL.
 -- An event occurs when its row is written, not when its transaction began: that may have waited for the one before.
@@ -78,9 +79,23 @@ UPDATE uploads
 SET filename = CASE WHEN :sets_filename THEN :filename ELSE filename END,
     filename_folded = CASE WHEN :sets_filename THEN :filename_folded ELSE filename_folded END,
     content_type = CASE WHEN :sets_content_type THEN :content_type ELSE content_type END,
+    expires_at = CASE WHEN :sets_expires_at THEN :expires_at::timestamptz ELSE expires_at END,
+    retain_until = CASE WHEN :sets_retain_until THEN :retain_until::timestamptz ELSE retain_until END,
     updated_at = now()
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state IN ('uploading', 'sealed', 'complete')
     AND (role IS NULL OR role <> 'group')
+    AND (
+        NOT :sets_expires_at
+        OR state = 'complete' AND role IS DISTINCT FROM 'partial' AND coalesce(:expires_at > now(), true)
+    )
+    AND (
+        NOT :sets_retain_until
+        OR state = 'complete' AND role IS DISTINCT FROM 'partial' AND coalesce(:retain_until > now(), true)
+            AND (
+                :may_shorten::boolean OR retain_until IS NULL OR retain_until <= now()
+                OR coalesce(:retain_until >= retain_until, false)
+            )
+    )
 RETURNING *;
 
 -- name: claim
@@ -211,7 +226,8 @@ WITH finished AS (
             least(
                 now() + make_interval(secs => :lifetime), uploads.created_at + make_interval(secs => :max_age)
             ), uploads.expires_at
-        ) END
+        ) ELSE now() + make_interval(secs => :kept_for) END,
+        digest_due_at = CASE WHEN :digests AND (uploads.role IS NULL OR uploads.role = 'final') THEN now() END
     FROM uploads AS before
     WHERE uploads.id = :id AND uploads.tenant = :tenant AND uploads.owner = :owner
         AND uploads.epoch = :epoch AND uploads.upload_offset = :offset AND uploads.state = :from_state
@@ -279,7 +295,9 @@ SELECT * FROM uploads WHERE id = :id AND tenant = :tenant AND owner = :owner FOR
 -- Runs after lock_upload, in its transaction. Its writer, wherever it runs, is told as if it were taken over. Partials
 -- whose bytes lie in its multipart upload end with it.
 WITH ended AS (
-    UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL
+    UPDATE uploads
+    SET state = :state, reason = coalesce(:reason, reason), updated_at = now(), expires_at = NULL, ended_by = :by,
+        digest_due_at = NULL
     WHERE id = :id AND tenant = :tenant AND owner = :owner
     RETURNING *
 ), members AS (
@@ -360,6 +378,28 @@ WHERE sources.source_id = :source AND sources.position = 0 AND sources.tenant = 
 ORDER BY uploads.created_at
 LIMIT 1;
 
+-- name: is_retained^
+-- Runs after lock_upload, in its transaction.
+SELECT retain_until FROM uploads
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND retain_until > now();
+
+-- name: record_digest^
+UPDATE uploads SET sha256 = :sha256, digest_due_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+RETURNING *;
+
+-- name: postpone_digest!
+UPDATE uploads SET digest_due_at = now() + make_interval(secs => :seconds)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;
+
+-- name: system_claim_undigested
+UPDATE uploads SET digest_due_at = now() + make_interval(secs => :lease)
+WHERE id IN (
+    SELECT id FROM uploads WHERE digest_due_at <= now() AND state = 'complete' ORDER BY digest_due_at LIMIT :limit
+    FOR UPDATE SKIP LOCKED
+)
+RETURNING *;
+
 -- name: is_needed^
 SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
 WHERE sources.tenant = :tenant AND sources.owner = :owner AND final.tenant = :tenant AND final.owner = :owner
@@ -369,7 +409,8 @@ LIMIT 1;
 -- name: hide_final^
 -- A final whose object partials lie in is no longer one for clients, and ends after the last of them.
 UPDATE uploads
-SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now(), expires_at = now()
+SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now(), expires_at = now(),
+    ended_by = :by, digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'final' AND state IN ('sealed', 'complete')
     AND EXISTS (
         SELECT FROM uploads AS member
@@ -454,15 +495,15 @@ FROM expiry_brake FOR UPDATE;
 UPDATE expiry_brake SET last_run = now(), waits_until = :waits_until, held_reason = :held;
 
 -- name: system_lock_expired
--- A partial stays as long as an unfinished final is made of it, a group as long as it has partials. Looked up for each
--- row that is due: of a NOT EXISTS the planner may make a hash of the whole table.
+-- A partial stays as long as an unfinished final is made of it, a group or a final as long as partials lie in it. Looked
+-- up for each row that is due: of a NOT EXISTS the planner may make a hash of the whole table.
 SELECT id FROM uploads
-WHERE state IN ('uploading', 'complete') AND expires_at <= now()
+WHERE state IN ('uploading', 'complete') AND expires_at <= now() AND (retain_until IS NULL OR retain_until <= now())
     AND (role IS DISTINCT FROM 'partial' OR (
         SELECT final.id FROM sources JOIN uploads AS final ON final.id = sources.upload_id
         WHERE sources.source_id = uploads.id AND final.state = 'sealed' LIMIT 1
     ) IS NULL)
-    AND (role IS DISTINCT FROM 'group' OR (
+    AND (role IS NULL OR role = 'partial' OR (
         SELECT member.id FROM uploads AS member
         WHERE member.group_id = uploads.id AND member.state = 'uploading' LIMIT 1
     ) IS NULL)
@@ -473,7 +514,7 @@ FOR UPDATE SKIP LOCKED;
 -- name: system_expire
 -- Runs after system_lock_expired, in its transaction.
 WITH ended AS (
-    UPDATE uploads SET state = 'expired', updated_at = now()
+    UPDATE uploads SET state = 'expired', updated_at = now(), digest_due_at = NULL
     FROM uploads AS before
     WHERE uploads.id = ANY(:ids::text[]) AND before.id = uploads.id
     RETURNING uploads.*, before.state AS former_state
@@ -658,3 +699,94 @@ INSERT INTO schema_migrations (name) VALUES (:name);
 -- name: durability^
 SELECT current_setting('fsync') AS fsync, current_setting('synchronous_commit') AS synchronous_commit,
     current_setting('transaction_read_only') AS read_only;
+
+-- name: create_share^
+INSERT INTO shares (id, tenant, owner, upload_id, created_by, password, max_downloads, created_at, expires_at)
+SELECT :id::text, tenant, owner, id, :created_by::text, :password::bytea, :max_downloads::bigint, now(),
+    :expires_at::timestamptz
+FROM uploads
+WHERE id = :upload_id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+    AND (role IS NULL OR role = 'final') AND (:expires_at::timestamptz IS NULL OR :expires_at > now())
+RETURNING *;
+
+-- name: list_shares
+SELECT * FROM shares WHERE upload_id = :upload_id AND tenant = :tenant AND owner = :owner
+ORDER BY created_at DESC, id DESC;
+
+-- name: revoke_share^
+UPDATE shares SET revoked_at = coalesce(revoked_at, now())
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND upload_id = :upload_id
+RETURNING *;
+
+-- name: begin_try^
+UPDATE shares
+SET tries = CASE WHEN tries_since > now() - make_interval(secs => :window) THEN tries + 1 ELSE 1 END,
+    tries_since = CASE WHEN tries_since > now() - make_interval(secs => :window) THEN tries_since ELSE now() END
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND (tries < :most OR tries_since IS NULL OR tries_since <= now() - make_interval(secs => :window))
+RETURNING id;
+
+-- name: take_try_back!
+UPDATE shares SET tries = greatest(tries - 1, 0) WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: count_download^
+UPDATE shares SET downloads = downloads + 1
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND revoked_at IS NULL
+    AND (expires_at IS NULL OR expires_at > now()) AND (max_downloads IS NULL OR downloads < max_downloads)
+RETURNING id;
+
+-- name: system_find_share^
+SELECT * FROM shares
+WHERE id = :id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now());
+
+-- name: system_forget_shares
+DELETE FROM shares WHERE id IN (
+    SELECT shares.id FROM shares LEFT JOIN uploads ON uploads.id = shares.upload_id
+    WHERE coalesce(shares.revoked_at, shares.expires_at) <= now() - make_interval(secs => :seconds)
+        OR uploads.id IS NULL
+        OR uploads.state <> 'complete' AND uploads.updated_at <= now() - make_interval(secs => :seconds)
+    LIMIT :limit
+)
+RETURNING id;
+
+-- name: begin_access^
+-- With a share link, only if that counts one download more.
+WITH counted AS (
+    UPDATE shares SET downloads = downloads + 1
+    WHERE id = :share_id AND tenant = :tenant AND owner = :owner AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > now()) AND (max_downloads IS NULL OR downloads < max_downloads)
+    RETURNING id
+)
+INSERT INTO accesses (
+    id, tenant, owner, upload_id, reader, proof, how, client, first_byte, wanted, outcome, ended_at
+)
+SELECT :id::text, :tenant, :owner, :upload_id::text, :reader::text, :proof::text, :how::text, :client::text,
+    :first_byte::bigint, :wanted::bigint, :outcome::text, CASE WHEN :is_over::boolean THEN now() END
+WHERE :share_id::text IS NULL OR EXISTS (SELECT 1 FROM counted)
+RETURNING id;
+
+-- name: end_access!
+UPDATE accesses SET sent = :sent, outcome = :outcome, ended_at = now()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND ended_at IS NULL;
+
+-- name: list_accesses
+SELECT * FROM accesses
+WHERE tenant = :tenant AND owner = :owner AND upload_id = :upload_id
+    AND (began_at, id) < (coalesce(:after_time::timestamptz, 'infinity'), :after_id)
+ORDER BY began_at DESC, id DESC
+LIMIT :limit;
+
+-- name: tenant_list_accesses
+SELECT * FROM accesses
+WHERE tenant = :tenant AND (began_at, id) < (coalesce(:after_time::timestamptz, 'infinity'), :after_id)
+    AND (:upload_id::text IS NULL OR upload_id = :upload_id) AND (:reader::text IS NULL OR reader = :reader)
+    AND began_at >= coalesce(:began_from::timestamptz, '-infinity')
+    AND began_at < coalesce(:began_before::timestamptz, 'infinity')
+ORDER BY began_at DESC, id DESC
+LIMIT :limit;
+
+-- name: system_forget_accesses
+DELETE FROM accesses WHERE id IN (
+    SELECT id FROM accesses WHERE began_at <= now() - make_interval(secs => :seconds) ORDER BY began_at LIMIT :limit
+)
+RETURNING id;

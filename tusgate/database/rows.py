@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
+from tusgate.core.audit import Access, Ending, How
 from tusgate.core.clockwatch import ClockReading
 from tusgate.core.direct import Plan
-from tusgate.core.errors import Fenced, TokenSpent, UploadGone, UploadNotFound
+from tusgate.core.errors import Fenced, InvalidRequest, NotComplete, Retained, TokenSpent, UploadGone, UploadNotFound
 from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
@@ -32,17 +33,20 @@ from tusgate.core.model import (
     UploadId,
 )
 from tusgate.core.quota import Usage
+from tusgate.core.sharing import Share
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
+    from tusgate.core.audit import NewAccess
     from tusgate.core.events import EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
-    from tusgate.core.listing import FileFilter
-    from tusgate.core.model import Intent, NewUpload, Step, StoredObject
+    from tusgate.core.listing import Changes, FileFilter
+    from tusgate.core.model import Intent, Keeping, NewUpload, Step, StoredObject
     from tusgate.core.quota import Quota
+    from tusgate.core.sharing import NewShare
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -86,6 +90,9 @@ def upload_from(row: Row) -> Upload:
         counted=bool(row["counted"]),
         plan=None if row["plan"] is None else Plan.decode(row["plan"]),
         fingerprint=row["fingerprint"],
+        retain_until=_optional_moment(row["retain_until"]),
+        ended_by=row["ended_by"],
+        sha256=row["sha256"],
     )
 
 
@@ -151,9 +158,9 @@ class _Snapshot(dict[str, Any]):
 def event_from(row: Row) -> Event:
     """Return the event that a row of the table events holds."""
     snapshot = _Snapshot(json.loads(row["upload"]))
-    for column in ("metadata", "crc64"):
+    for column in ("metadata", "crc64", "sha256"):
         snapshot[column] = _bytes_from_json(snapshot[column])
-    for column in ("created_at", "updated_at", "completed_at", "expires_at"):
+    for column in ("created_at", "updated_at", "completed_at", "expires_at", "retain_until"):
         snapshot[column] = _moment_from_json(snapshot[column])
     return Event(
         number=row["number"],
@@ -276,6 +283,95 @@ def token_from(row: Row) -> ApiToken:
     )
 
 
+def share_of(new: NewShare) -> dict[str, object]:
+    """Return the columns of a new share link, but for its times."""
+    return {
+        "id": new.id,
+        "tenant": new.scope.tenant,
+        "owner": new.scope.owner,
+        "upload_id": new.file_id,
+        "created_by": new.created_by,
+        "password": new.password,
+        "max_downloads": new.max_downloads,
+    }
+
+
+def share_from(row: Row) -> Share:
+    """Return the share link that `row` of the table shares holds."""
+    return Share(
+        id=row["id"],
+        scope=Scope(row["tenant"], row["owner"]),
+        file_id=row["upload_id"],
+        created_by=row["created_by"],
+        password=row["password"],
+        max_downloads=row["max_downloads"],
+        downloads=row["downloads"],
+        created_at=moment_from(row["created_at"]),
+        expires_at=_optional_moment(row["expires_at"]),
+        revoked_at=_optional_moment(row["revoked_at"]),
+    )
+
+
+def identity_of_share(share: Share) -> dict[str, object]:
+    """Return what every statement about one share link has in its WHERE."""
+    return {"id": share.id, "tenant": share.scope.tenant, "owner": share.scope.owner}
+
+
+def not_shared(file: Upload) -> InvalidRequest:
+    """Return why no link to `file` was made.
+
+    Raises:
+        UploadGone, NotComplete: it is no file that can be read.
+    """
+    check_present(file)
+    if file.state is not State.COMPLETE:
+        raise NotComplete
+    return InvalidRequest("expires_at", "a time that is not over")
+
+
+def access_of(new: NewAccess) -> dict[str, object]:
+    """Return the columns of an access that begins, but for its times."""
+    return {
+        "id": new.id,
+        "tenant": new.scope.tenant,
+        "owner": new.scope.owner,
+        "upload_id": new.file_id,
+        "reader": new.reader,
+        "proof": new.proof,
+        "how": new.how,
+        "client": new.client,
+        "first_byte": new.first_byte,
+        "wanted": new.wanted,
+        "outcome": new.ending,
+        "is_over": new.ending is not Ending.STARTED,
+    }
+
+
+def access_from(row: Row) -> Access:
+    """Return the access that `row` of the table accesses holds."""
+    return Access(
+        id=row["id"],
+        scope=Scope(row["tenant"], row["owner"]),
+        file_id=row["upload_id"],
+        reader=row["reader"],
+        proof=row["proof"],
+        how=How(row["how"]),
+        client=row["client"],
+        first_byte=row["first_byte"],
+        wanted=row["wanted"],
+        sent=row["sent"],
+        ending=Ending(row["outcome"]),
+        began_at=moment_from(row["began_at"]),
+        ended_at=_optional_moment(row["ended_at"]),
+    )
+
+
+def end_of(begun: NewAccess, sent: int, ending: Ending) -> dict[str, object]:
+    """Return the columns of an access that has ended, and what its row is found by."""
+    scope = begun.scope
+    return {"id": begun.id, "tenant": scope.tenant, "owner": scope.owner, "sent": sent, "outcome": ending}
+
+
 def spent_on(upload: Upload) -> TokenSpent:
     """Return the error for a second creation with the token that was spent on `upload`."""
     error = TokenSpent()
@@ -362,8 +458,8 @@ def fingerprint_columns(scope: Scope, wanted: Fingerprint) -> dict[str, object]:
     }
 
 
-def description_of(changes: Mapping[str, str | None]) -> dict[str, object]:
-    """Return the columns that a change of what a file is called and said to be sets; others keep their values."""
+def description_of(changes: Changes) -> dict[str, object]:
+    """Return the columns that a change of what is known of a file sets, but for its times; others keep their values."""
     filename = changes.get("filename")
     return {
         "sets_filename": "filename" in changes,
@@ -371,17 +467,28 @@ def description_of(changes: Mapping[str, str | None]) -> dict[str, object]:
         "filename_folded": _folded(filename),
         "sets_content_type": "content_type" in changes,
         "content_type": changes.get("content_type"),
+        "sets_expires_at": "expires_at" in changes,
+        "sets_retain_until": "retain_until" in changes,
     }
 
 
-def not_described(found: Upload) -> Fenced:
-    """Return the error for a description that found its upload, and changed nothing.
+def not_described(found: Upload, changes: Changes, *, may_shorten: bool) -> InvalidRequest:
+    """Return the error for a description that found its upload, and changed nothing: a time is over.
 
     Raises:
         UploadGone: it has ended.
+        NotComplete: it has no times yet.
+        Retained: it must be kept for longer.
     """
     check_present(found)
-    return fenced_by(found)
+    if found.state is not State.COMPLETE:
+        raise NotComplete
+    wanted, held = changes.get("retain_until"), found.retain_until
+    if "retain_until" in changes and held is not None and not may_shorten and (wanted is None or wanted < held):
+        raise Retained(held)
+    times = {name: changes.get(name) for name in ("expires_at", "retain_until")}
+    given = {name: moment for name, moment in times.items() if isinstance(moment, datetime)}
+    return InvalidRequest(min(given, key=given.__getitem__), "a time that is not over")
 
 
 def movement_of(upload: Upload, step: Step) -> dict[str, object]:
@@ -395,6 +502,11 @@ def movement_of(upload: Upload, step: Step) -> dict[str, object]:
         "absorb_from": absorb_from,
         "absorb_to": absorb_to,
     }
+
+
+def keeping_of(keeping: Keeping) -> dict[str, object]:
+    """Return what becomes of a file once it is finished."""
+    return {"kept_for": keeping.lifetime, "digests": keeping.digests}
 
 
 def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
@@ -491,6 +603,12 @@ def ending_of(upload: Upload, state: State) -> dict[str, object]:
         "discard_object": has_object,
         "discard_multipart": unfinished,
     }
+
+
+def retained(found: Upload) -> Retained:
+    """Return the error for the deletion of a file that must be kept."""
+    assert found.retain_until is not None
+    return Retained(found.retain_until)
 
 
 def check_endable(found: Upload) -> None:

@@ -22,10 +22,12 @@ from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFou
 from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import LEFT_OUT, sources_of
-from tusgate.core.model import State
+from tusgate.core.model import FOREVER, State
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.rows import (
+    access_from,
+    access_of,
     attempt_of,
     cell_start_of,
     check_endable,
@@ -34,6 +36,7 @@ from tusgate.database.rows import (
     counts_from,
     creation_of,
     description_of,
+    end_of,
     ending_of,
     expectation_of,
     fenced_by,
@@ -41,6 +44,8 @@ from tusgate.database.rows import (
     fingerprint_columns,
     garbage_from,
     identity_of,
+    identity_of_share,
+    keeping_of,
     lifetime_of,
     limits_of,
     milliseconds_from,
@@ -48,13 +53,17 @@ from tusgate.database.rows import (
     misplaced,
     movement_of,
     not_described,
+    not_shared,
     object_of,
     part_from,
     part_rows,
     piece_from,
     piece_rows,
     reading_from,
+    retained,
     sealing_of,
+    share_from,
+    share_of,
     snapshot_of,
     spent_on,
     store_name_from,
@@ -72,13 +81,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tusgate.core.access import ApiToken, NewApiToken
+    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.events import Outbox
     from tusgate.core.fingerprint import Fingerprint
-    from tusgate.core.listing import FileFilter, Position
+    from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
         Garbage,
         Intent,
+        Keeping,
         Misplaced,
         MultipartId,
         NewUpload,
@@ -92,6 +103,7 @@ if TYPE_CHECKING:
         UploadId,
     )
     from tusgate.core.quota import Quota
+    from tusgate.core.sharing import NewShare, Share, ShareId
     from tusgate.database.migrate import Migration
     from tusgate.database.rows import Row
     from tusgate.ports import SurveyedDatabase
@@ -202,9 +214,13 @@ class SqliteDatabase:
             ]
         )
 
-    async def describe(self, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
+    async def describe(
+        self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False
+    ) -> Upload:
         """See `ports.Database.describe`."""
-        return await self._writer.run(partial(_describe, scope=scope, upload_id=upload_id, changes=changes))
+        return await self._writer.run(
+            partial(_describe, scope=scope, upload_id=upload_id, changes=changes, may_shorten=may_shorten)
+        )
 
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         """See `ports.Database.claim`."""
@@ -241,17 +257,18 @@ class SqliteDatabase:
         """See `ports.Database.absorb`. A part that is recorded already shows as a violated key."""
         return await self._writer.run(partial(_absorb, upload=upload, parts=parts))
 
-    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+    async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         """See `ports.Database.complete`."""
-        return await self._telling(EventType.COMPLETED, upload.scope, partial(_complete, upload=upload, stored=stored))
+        step = partial(_complete, upload=upload, stored=stored, keeping=keeping)
+        return await self._telling(EventType.COMPLETED, upload.scope, step)
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         """See `ports.Database.fail`."""
         return await self._telling(EventType.FAILED, upload.scope, partial(_fail, upload=upload, reason=reason))
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
         """See `ports.Database.terminate`."""
-        ended = await self._writer.run(partial(_terminate, scope=scope, upload_id=upload_id))
+        ended = await self._writer.run(partial(_terminate, scope=scope, upload_id=upload_id, by=by))
         self._outbox.written()
         return ended
 
@@ -273,6 +290,23 @@ class SqliteDatabase:
         if expired:
             self._outbox.written()
         return expired
+
+    async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
+        """See `ports.Database.claim_undigested`."""
+        bounds = {"lease": lease, "limit": limit}
+        return await self._writer.run(
+            lambda connection: [upload_from(row) for row in _queries.system_claim_undigested(connection, **bounds)]
+        )
+
+    async def postpone_digest(self, upload: Upload, seconds: float) -> None:
+        """See `ports.Database.postpone_digest`."""
+        await self._writer.run(
+            lambda connection: _queries.postpone_digest(connection, **identity_of(upload), seconds=seconds)
+        )
+
+    async def record_digest(self, upload: Upload, sha256: bytes) -> Upload:
+        """See `ports.Database.record_digest`."""
+        return await self._writer.run(partial(_record_digest, upload=upload, sha256=sha256))
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -366,6 +400,82 @@ class SqliteDatabase:
         result = await self._writer.run(step)
         self._outbox.tell(event_type, scope.tenant)
         return result
+
+    async def create_share(self, new: NewShare) -> Share:
+        """See `ports.ShareStore.create_share`."""
+        return await self._writer.run(partial(_create_share, new=new))
+
+    async def list_shares(self, scope: Scope, file_id: UploadId) -> list[Share]:
+        """See `ports.ShareStore.list_shares`."""
+        identity = {"upload_id": file_id, "tenant": scope.tenant, "owner": scope.owner}
+        return await self._reader.run(
+            lambda connection: [share_from(row) for row in _queries.list_shares(connection, **identity)]
+        )
+
+    async def revoke_share(self, scope: Scope, file_id: UploadId, share_id: ShareId) -> Share:
+        """See `ports.ShareStore.revoke_share`."""
+        identity = {"id": share_id, "upload_id": file_id, "tenant": scope.tenant, "owner": scope.owner}
+        row = await self._writer.run(lambda connection: _queries.revoke_share(connection, **identity))
+        if row is None:
+            raise UploadNotFound
+        return share_from(row)
+
+    async def find_share(self, share_id: ShareId) -> Share | None:
+        """See `ports.ShareStore.find_share`."""
+        row = await self._reader.run(lambda connection: _queries.system_find_share(connection, id=share_id))
+        return None if row is None else share_from(row)
+
+    async def begin_try(self, share: Share, most: int, window: float) -> bool:
+        """See `ports.ShareStore.begin_try`."""
+        limits = {"most": most, "window": window}
+        row = await self._writer.run(
+            lambda connection: _queries.begin_try(connection, **identity_of_share(share), **limits)
+        )
+        return row is not None
+
+    async def take_try_back(self, share: Share) -> None:
+        """See `ports.ShareStore.take_try_back`."""
+        await self._writer.run(lambda connection: _queries.take_try_back(connection, **identity_of_share(share)))
+
+    async def count_download(self, share: Share) -> bool:
+        """See `ports.ShareStore.count_download`."""
+        row = await self._writer.run(lambda connection: _queries.count_download(connection, **identity_of_share(share)))
+        return row is not None
+
+    async def forget_shares(self, seconds: float, limit: int) -> int:
+        """See `ports.ShareStore.forget_shares`."""
+        bounds = {"seconds": seconds, "limit": limit}
+        return len(await self._writer.run(lambda connection: list(_queries.system_forget_shares(connection, **bounds))))
+
+    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
+        """See `ports.AccessLog.begin_access`."""
+        return await self._writer.run(partial(_begin_access, new=new, counts=counts))
+
+    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
+        """See `ports.AccessLog.end_access`."""
+        await self._writer.run(lambda connection: _queries.end_access(connection, **end_of(begun, sent, ending)))
+
+    async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
+        """See `ports.AccessLog.list_accesses`."""
+        wanted = {"tenant": scope.tenant, "owner": scope.owner, "upload_id": file_id, **_place_of(after)}
+        return await self._reader.run(
+            lambda connection: [access_from(row) for row in _queries.list_accesses(connection, **wanted, limit=limit)]
+        )
+
+    async def list_all_accesses(
+        self, tenant: str, wanted: AccessFilter, after: Position | None, limit: int
+    ) -> list[Access]:
+        """See `ports.AccessLog.list_all_accesses`."""
+        return await self._reader.run(
+            partial(_list_all_accesses, tenant=tenant, wanted=wanted, after=after, limit=limit)
+        )
+
+    async def forget_accesses(self, seconds: float, limit: int) -> int:
+        """See `ports.AccessLog.forget_accesses`."""
+        bounds = {"seconds": seconds, "limit": limit}
+        return len(
+            await self._writer.run(lambda connection: list(_queries.system_forget_accesses(connection, **bounds)))
+        )
 
     async def listen(self, taken_over: Callable[[UploadId, int], None]) -> None:
         """See `ports.Database.listen`. Never calls: there is one process, and it knows its own claims."""
@@ -525,8 +635,7 @@ def _list_files(
         tenant=scope.tenant,
         owner=scope.owner,
         states=json.dumps(sorted(wanted.states)),
-        after_time=never if after is None else milliseconds_from(after.created_at),
-        after_id="" if after is None else after.id,
+        **_place_of(after),
         created_from=always if wanted.created_from is None else milliseconds_from(wanted.created_from),
         created_before=never if wanted.created_before is None else milliseconds_from(wanted.created_before),
         limit=limit,
@@ -534,13 +643,66 @@ def _list_files(
     return [upload_from(row) for row in found]
 
 
+def _place_of(after: Position | None) -> dict[str, object]:
+    """Return where a page begins; without a place before everything."""
+    if after is None:
+        return {"after_time": _EVERYTHING[1], "after_id": ""}
+    return {"after_time": milliseconds_from(after.created_at), "after_id": after.id}
+
+
+def _begin_access(connection: sqlite3.Connection, new: NewAccess, counts: Share | None) -> bool:
+    if counts is not None and _queries.count_download(connection, **identity_of_share(counts)) is None:
+        return False
+    _queries.begin_access(connection, **access_of(new))
+    return True
+
+
+def _list_all_accesses(
+    connection: sqlite3.Connection, tenant: str, wanted: AccessFilter, after: Position | None, limit: int
+) -> list[Access]:
+    found = _queries.tenant_list_accesses(
+        connection,
+        tenant=tenant,
+        upload_id=wanted.file_id,
+        reader=wanted.reader,
+        began_from=-_EVERYTHING[1] if wanted.began_from is None else milliseconds_from(wanted.began_from),
+        began_before=_EVERYTHING[1] if wanted.began_before is None else milliseconds_from(wanted.began_before),
+        **_place_of(after),
+        limit=limit,
+    )
+    return [access_from(row) for row in found]
+
+
 def _describe(
-    connection: sqlite3.Connection, scope: Scope, upload_id: UploadId, changes: Mapping[str, str | None]
+    connection: sqlite3.Connection, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool
 ) -> Upload:
-    row = _queries.describe(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner, **description_of(changes))
+    expires_at, retain_until = changes.get("expires_at"), changes.get("retain_until")
+    row = _queries.describe(
+        connection,
+        id=upload_id,
+        tenant=scope.tenant,
+        owner=scope.owner,
+        **description_of(changes),
+        expires_at=None if expires_at is None else milliseconds_from(expires_at),
+        retain_until=None if retain_until is None else milliseconds_from(retain_until),
+        may_shorten=may_shorten,
+    )
     if row is None:
-        raise not_described(_get(connection, scope, upload_id))
+        raise not_described(_get(connection, scope, upload_id), changes, may_shorten=may_shorten)
     return upload_from(row)
+
+
+def _record_digest(connection: sqlite3.Connection, upload: Upload, sha256: bytes) -> Upload:
+    row = _queries.record_digest(connection, **identity_of(upload), etag=upload.etag, sha256=sha256)
+    return _changed(connection, upload, row)
+
+
+def _create_share(connection: sqlite3.Connection, new: NewShare) -> Share:
+    expires_at = None if new.expires_at is None else milliseconds_from(new.expires_at)
+    row = _queries.create_share(connection, **share_of(new), expires_at=expires_at)
+    if row is None:
+        raise not_shared(_get(connection, new.scope, new.file_id))
+    return share_from(row)
 
 
 def _claim(
@@ -593,6 +755,7 @@ def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step, st
         length=step.length,
         abandon_multipart=True,
         **lifetime_of(upload, step),
+        **keeping_of(step.keeping),
     )
     finished = _changed(connection, upload, row)
     _settle_object(connection, finished)
@@ -620,7 +783,7 @@ def _absorb(connection: sqlite3.Connection, upload: Upload, parts: Sequence[Part
     return sealed
 
 
-def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObject) -> Upload:
+def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObject, keeping: Keeping) -> Upload:
     row = _queries.finish(
         connection,
         **expectation_of(upload),
@@ -631,6 +794,7 @@ def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObje
         abandon_multipart=False,
         lifetime=None,
         max_age=None,
+        **keeping_of(keeping),
     )
     if row is None:
         return completed_before(_get(connection, upload.scope, upload.id))
@@ -654,19 +818,23 @@ def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload
     return failed
 
 
-def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId) -> Upload:
+def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId, by: str | None) -> Upload:
     found = _get(connection, scope, upload_id)
     check_endable(found)
     if _queries.is_needed(connection, **identity_of(found)) is not None:
         raise StillNeeded
+    if _queries.is_retained(connection, **identity_of(found)) is not None:
+        raise retained(found)
     _tell(connection, deletion_of(found), found)  # before the change: what was deleted is described as it was
-    hidden = _queries.hide_final(connection, **identity_of(found))
-    return upload_from(hidden) if hidden is not None else _end(connection, found, State.TERMINATED, None)
+    hidden = _queries.hide_final(connection, **identity_of(found), by=by)
+    return upload_from(hidden) if hidden is not None else _end(connection, found, State.TERMINATED, None, by)
 
 
-def _end(connection: sqlite3.Connection, found: Upload, state: State, reason: str | None) -> Upload:
+def _end(
+    connection: sqlite3.Connection, found: Upload, state: State, reason: str | None, by: str | None = None
+) -> Upload:
     ending = ending_of(found, state)
-    row = _queries.end_upload(connection, **identity_of(found), state=state, reason=reason)
+    row = _queries.end_upload(connection, **identity_of(found), state=state, reason=reason, by=by)
     _discard_contents(
         connection,
         found,

@@ -5,7 +5,8 @@
 -- is a JSON array of those that want such an event, NULL when it is not to be written.
 --
 -- Every statement that serves a request names tenant and owner wherever it reads or changes a table. Those of the
--- jobs, and those about tokens, work across tenants; their names begin with system_.
+-- jobs, and those about tokens, work across tenants; their names begin with system_. Those for an
+-- administrator of one tenant name that, and begin with tenant_.
 
 -- name: create_upload^
 INSERT INTO uploads (
@@ -64,9 +65,23 @@ UPDATE uploads
 SET filename = CASE WHEN :sets_filename THEN :filename ELSE filename END,
     filename_folded = CASE WHEN :sets_filename THEN :filename_folded ELSE filename_folded END,
     content_type = CASE WHEN :sets_content_type THEN :content_type ELSE content_type END,
+    expires_at = CASE WHEN :sets_expires_at THEN :expires_at ELSE expires_at END,
+    retain_until = CASE WHEN :sets_retain_until THEN :retain_until ELSE retain_until END,
     updated_at = now_ms()
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state IN ('uploading', 'sealed', 'complete')
     AND (role IS NULL OR role <> 'group')
+    AND (
+        NOT :sets_expires_at
+        OR state = 'complete' AND role IS NOT 'partial' AND (:expires_at IS NULL OR :expires_at > now_ms())
+    )
+    AND (
+        NOT :sets_retain_until
+        OR state = 'complete' AND role IS NOT 'partial' AND (:retain_until IS NULL OR :retain_until > now_ms())
+            AND (
+                :may_shorten OR retain_until IS NULL OR retain_until <= now_ms()
+                OR coalesce(:retain_until >= retain_until, FALSE)
+            )
+    )
 RETURNING *;
 
 -- name: claim^
@@ -134,7 +149,8 @@ SET state = 'complete', upload_offset = :end, upload_length = :length, object_ke
     multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE multipart_id END,
     expires_at = CASE WHEN role IN ('partial', 'group') THEN coalesce(
         earliest(now_ms() + ms(:lifetime), created_at + ms(:max_age)), expires_at
-    ) END
+    ) ELSE now_ms() + ms(:kept_for) END,
+    digest_due_at = CASE WHEN :digests AND (role IS NULL OR role = 'final') THEN now_ms() END
 WHERE id = :id AND tenant = :tenant AND owner = :owner
     AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
 RETURNING *;
@@ -166,7 +182,9 @@ WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND st
 RETURNING *;
 
 -- name: end_upload^
-UPDATE uploads SET state = :state, reason = coalesce(:reason, reason), updated_at = now_ms(), expires_at = NULL
+UPDATE uploads
+SET state = :state, reason = coalesce(:reason, reason), updated_at = now_ms(), expires_at = NULL, ended_by = :by,
+    digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner
 RETURNING *;
 
@@ -240,6 +258,26 @@ WHERE sources.source_id = :source AND sources.position = 0 AND sources.tenant = 
 ORDER BY uploads.created_at
 LIMIT 1;
 
+-- name: is_retained^
+SELECT retain_until FROM uploads
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND retain_until > now_ms();
+
+-- name: record_digest^
+UPDATE uploads SET sha256 = :sha256, digest_due_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+RETURNING *;
+
+-- name: postpone_digest!
+UPDATE uploads SET digest_due_at = now_ms() + ms(:seconds)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;
+
+-- name: system_claim_undigested
+UPDATE uploads SET digest_due_at = now_ms() + ms(:lease)
+WHERE id IN (
+    SELECT id FROM uploads WHERE digest_due_at <= now_ms() AND state = 'complete' ORDER BY digest_due_at LIMIT :limit
+)
+RETURNING *;
+
 -- name: is_needed^
 SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
 WHERE sources.tenant = :tenant AND sources.owner = :owner AND final.tenant = :tenant AND final.owner = :owner
@@ -249,7 +287,8 @@ LIMIT 1;
 -- name: hide_final^
 -- A final whose object partials lie in is no longer one for clients, and ends after the last of them.
 UPDATE uploads
-SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now_ms(), expires_at = now_ms()
+SET role = 'group', concat = NULL, metadata = NULL, filename = NULL, updated_at = now_ms(), expires_at = now_ms(),
+    ended_by = :by, digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND role = 'final' AND state IN ('sealed', 'complete')
     AND EXISTS (
         SELECT 1 FROM uploads AS member
@@ -321,21 +360,22 @@ FROM expiry_brake;
 UPDATE expiry_brake SET last_run = now_ms(), waits_until = :waits_until, held_reason = :held;
 
 -- name: system_due_to_expire
--- A partial stays as long as an unfinished final is made of it, a group as long as it has partials.
+-- A partial stays as long as an unfinished final is made of it, a group or a final as long as partials lie in it.
 SELECT * FROM uploads
 WHERE state IN ('uploading', 'complete') AND expires_at <= :now
+    AND (retain_until IS NULL OR retain_until <= :now)
     AND (role IS NOT 'partial' OR NOT EXISTS (
         SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
         WHERE sources.source_id = uploads.id AND final.state = 'sealed'
     ))
-    AND (role IS NOT 'group' OR NOT EXISTS (
+    AND (role IS NULL OR role = 'partial' OR NOT EXISTS (
         SELECT 1 FROM uploads AS member WHERE member.group_id = uploads.id AND member.state = 'uploading'
     ))
 ORDER BY expires_at
 LIMIT :limit;
 
 -- name: system_expire^
-UPDATE uploads SET state = 'expired', updated_at = now_ms() WHERE id = :id RETURNING *;
+UPDATE uploads SET state = 'expired', updated_at = now_ms(), digest_due_at = NULL WHERE id = :id RETURNING *;
 
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
@@ -430,6 +470,86 @@ UPDATE api_tokens SET revoked_at = coalesce(revoked_at, now_ms()) WHERE id = :id
 
 -- name: system_note_token_use!
 UPDATE api_tokens SET last_used_at = now_ms() WHERE id = :id;
+
+-- name: create_share^
+INSERT INTO shares (id, tenant, owner, upload_id, created_by, password, max_downloads, created_at, expires_at)
+SELECT :id, tenant, owner, id, :created_by, :password, :max_downloads, now_ms(), :expires_at FROM uploads
+WHERE id = :upload_id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+    AND (role IS NULL OR role = 'final') AND (:expires_at IS NULL OR :expires_at > now_ms())
+RETURNING *;
+
+-- name: list_shares
+SELECT * FROM shares WHERE upload_id = :upload_id AND tenant = :tenant AND owner = :owner
+ORDER BY created_at DESC, id DESC;
+
+-- name: revoke_share^
+UPDATE shares SET revoked_at = coalesce(revoked_at, now_ms())
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND upload_id = :upload_id
+RETURNING *;
+
+-- name: begin_try^
+UPDATE shares
+SET tries = CASE WHEN tries_since > now_ms() - ms(:window) THEN tries + 1 ELSE 1 END,
+    tries_since = CASE WHEN tries_since > now_ms() - ms(:window) THEN tries_since ELSE now_ms() END
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND (tries < :most OR tries_since IS NULL OR tries_since <= now_ms() - ms(:window))
+RETURNING id;
+
+-- name: take_try_back!
+UPDATE shares SET tries = max(tries - 1, 0) WHERE id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: count_download^
+UPDATE shares SET downloads = downloads + 1
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND revoked_at IS NULL
+    AND (expires_at IS NULL OR expires_at > now_ms()) AND (max_downloads IS NULL OR downloads < max_downloads)
+RETURNING id;
+
+-- name: system_find_share^
+SELECT * FROM shares
+WHERE id = :id AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now_ms());
+
+-- name: system_forget_shares
+DELETE FROM shares WHERE id IN (
+    SELECT shares.id FROM shares LEFT JOIN uploads ON uploads.id = shares.upload_id
+    WHERE coalesce(shares.revoked_at, shares.expires_at) <= now_ms() - ms(:seconds)
+        OR uploads.id IS NULL
+        OR uploads.state <> 'complete' AND uploads.updated_at <= now_ms() - ms(:seconds)
+    LIMIT :limit
+)
+RETURNING id;
+
+-- name: begin_access!
+INSERT INTO accesses (
+    id, tenant, owner, upload_id, reader, proof, how, client, first_byte, wanted, outcome, began_at, ended_at
+)
+VALUES (
+    :id, :tenant, :owner, :upload_id, :reader, :proof, :how, :client, :first_byte, :wanted, :outcome, now_ms(),
+    CASE WHEN :is_over THEN now_ms() END
+);
+
+-- name: end_access!
+UPDATE accesses SET sent = :sent, outcome = :outcome, ended_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND ended_at IS NULL;
+
+-- name: list_accesses
+SELECT * FROM accesses
+WHERE tenant = :tenant AND owner = :owner AND upload_id = :upload_id AND (began_at, id) < (:after_time, :after_id)
+ORDER BY began_at DESC, id DESC
+LIMIT :limit;
+
+-- name: tenant_list_accesses
+SELECT * FROM accesses
+WHERE tenant = :tenant AND (began_at, id) < (:after_time, :after_id)
+    AND (:upload_id IS NULL OR upload_id = :upload_id) AND (:reader IS NULL OR reader = :reader)
+    AND began_at >= :began_from AND began_at < :began_before
+ORDER BY began_at DESC, id DESC
+LIMIT :limit;
+
+-- name: system_forget_accesses
+DELETE FROM accesses WHERE id IN (
+    SELECT id FROM accesses WHERE began_at <= now_ms() - ms(:seconds) ORDER BY began_at LIMIT :limit
+)
+RETURNING id;
 
 -- name: create_schema_migrations!
 CREATE TABLE IF NOT EXISTS schema_migrations (name TEXT PRIMARY KEY NOT NULL, applied_at INTEGER NOT NULL) STRICT;

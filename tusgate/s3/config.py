@@ -19,8 +19,9 @@ class S3Config:
         endpoint: base URL, `http` or `https`; must not have a path.
         public_endpoint: the same as browsers reach it, for signed URLs; None: they reach `endpoint`.
         prefix: put before every key; usually ends with `/`.
-        presign_key: signs the URLs by which others send parts; needs the right to do that and no other one. None: the
-            key that does all else.
+        presign_key: signs the URLs that are handed out, for reading files and for sending parts: whoever sees one
+            learns its id, and its rights (GetObject, PutObject) bound what was signed. None: the key that does all
+            else.
         profile: what the server can do.
         manner: how objects are stored.
         connections: most connections for parts and objects that are open at once; others wait.
@@ -69,8 +70,8 @@ class S3Config:
         return Credentials(self.access_key, self.secret_key, self.session_token)
 
     @property
-    def part_credentials(self) -> Credentials:
-        """The key that signs URLs for parts."""
+    def handed_out(self) -> Credentials:
+        """The key that signs URLs for others."""
         return self.presign_key or self.credentials
 
     @property

@@ -52,7 +52,7 @@ class S3Store:
         self._control = Control(config)
         self._wire = Wire(config, self._read_piece)
         self._public = config.as_browsers_see_it
-        self._signer = Signer(config.credentials, config.region)
+        self._handing_out = Signer(config.handed_out, config.region)
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
         self.copies_parts = config.profile.copy_part
@@ -60,7 +60,6 @@ class S3Store:
         checks = config.profile.checksum is ChecksumMode.CRC64NVME
         self.part_checksums = frozenset(PART_ALGORITHMS) if checks else frozenset()
         self.direct_origin = self._public.origin if self.signs_parts else None
-        self._part_signer = Signer(config.part_credentials, config.region)
 
     async def check(self) -> None:
         """Go through the motions of an upload and throw it away: no object appears, no version is left."""
@@ -200,7 +199,7 @@ class S3Store:
         if slot.digest is not None and plan.algorithm is not None:
             headers[f"x-amz-checksum-{plan.algorithm}"] = encode_digest(slot.digest)
         length = {} if slot.size is None else {"content-length": str(slot.size)}
-        signed = self._part_signer.presign(
+        signed = self._handing_out.presign(
             "PUT", path, query, self._public.host, datetime.now(UTC), seconds, {**headers, **length}
         )
         return SignedPart(f"{self._public.origin}{path}?{signed}", headers)
@@ -261,7 +260,7 @@ class S3Store:
             "response-content-disposition": presentation.disposition,
             "response-content-type": presentation.content_type,
         }
-        query = self._signer.presign(method, path, overrides, self._public.host, datetime.now(UTC), seconds)
+        query = self._handing_out.presign(method, path, overrides, self._public.host, datetime.now(UTC), seconds)
         return f"{self._public.origin}{path}?{query}"
 
     async def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:

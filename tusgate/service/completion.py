@@ -30,7 +30,7 @@ from tusgate.core.errors import (
     UploadGone,
 )
 from tusgate.core.hooks import Moment, Question
-from tusgate.core.model import Intent, Part, Role, State, StoredObject
+from tusgate.core.model import FOREVER, Intent, Part, Role, State, StoredObject
 from tusgate.core.placement import is_whole, whole_intent
 from tusgate.ports import Attributes, Body
 from tusgate.service.declared import check_arrived
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tusgate.core.grid import Cell
-    from tusgate.core.model import Piece, Scope, Upload, UploadId
+    from tusgate.core.model import Keeping, Piece, Scope, Upload, UploadId
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.hooks import Exchange
     from tusgate.service.stores import Stores
@@ -91,10 +91,12 @@ class Completion:
         holder: str,
         tenants: Tenants | None = None,
         hooks: Hooks | None = None,
+        keeping: Keeping = FOREVER,
     ) -> None:
         self._database = database
         self._stores = stores
         self._tenants = tenants or Tenants()
+        self._keeping = keeping
         self._holder = holder
         self._tasks: dict[UploadId, asyncio.Task[None]] = {}
         self._failing: set[UploadId] = set()
@@ -228,7 +230,7 @@ class Completion:
             stored = await self._complete_multipart(upload, await self._all_parts(upload), copies=work.copies)
         if upload.plan is not None:
             await check_arrived(self._stores.of(upload.route), upload, stored, self._inspection(upload))
-        await self._database.complete(upload, stored)
+        await self._database.complete(upload, stored, self._keeping)
         log.info("upload.completed", upload_id=upload.id, size=stored.size)
 
     async def _ask(self, upload: Upload, exchange: Exchange | None) -> None:

@@ -277,15 +277,16 @@ class DirectUploads:
         check_present(upload)
         return upload
 
-    async def abort(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
+    async def abort(self, principal: Principal, upload_id: UploadId, exchange: Exchange | None = None) -> None:
         """End the upload for good. What the store has of it, and what may still come, is cleaned up in the background.
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to end.
+            Retained: it has become a file, which must be kept.
             HookRefused, HookUnavailable: it is as it was.
         """
-        check_is_direct(await self._database.get(scope, upload_id))
-        await self._uploads.terminate(scope, upload_id, exchange)
+        check_is_direct(await self._database.get(principal.scope, upload_id))
+        await self._uploads.terminate(principal.scope, upload_id, exchange, by=principal.proof)
 
     def _store_of(self, upload: Upload) -> ObjectStore:
         return self._stores.of(upload.route)

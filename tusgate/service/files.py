@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from tusgate.core.errors import HookRefused, NotComplete, ObjectLost, TooManyDownloads, UploadGone, UploadNotFound
+from tusgate.core.access import Permission
+from tusgate.core.errors import (
+    HookRefused,
+    NotComplete,
+    ObjectLost,
+    Retained,
+    TooManyDownloads,
+    UploadGone,
+    UploadNotFound,
+)
 from tusgate.core.lifecycle import check_present
 from tusgate.core.listing import Position
 from tusgate.core.model import State
@@ -15,10 +24,11 @@ from tusgate.core.quota import Quota
 from tusgate.service.digest import crc64
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Sequence
     from typing import Literal
 
-    from tusgate.core.listing import FileFilter
+    from tusgate.core.access import Principal
+    from tusgate.core.listing import Changes, FileFilter
     from tusgate.core.model import Scope, Upload, UploadId
     from tusgate.core.quota import Usage
     from tusgate.ports import Database, ObjectStore, Presentation
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
     from tusgate.service.stores import Stores
     from tusgate.service.uploads import Uploads
 
-    Outcome = Literal["deleted", "gone", "not_found", "refused"]
+    Outcome = Literal["deleted", "gone", "not_found", "refused", "retained"]
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +59,10 @@ class Files:
         self._most_downloads = most_downloads
         self.downloads = 0
         """Files that are being read now."""
+
+    def admit(self, scope: Scope) -> None:
+        """Count a request about files of `scope`. Raises TenantUnknown, Throttled."""
+        self._uploads.admit(scope)
 
     async def find(self, scope: Scope, file_id: UploadId) -> Upload:
         """Return a file in any state but that of a deleted one.
@@ -77,45 +91,53 @@ class Files:
         quota = self._uploads.admit(scope).quota
         return await self._database.usage(scope.tenant), quota or Quota()
 
-    async def describe(self, scope: Scope, file_id: UploadId, changes: Mapping[str, str | None]) -> Upload:
-        """Change `filename` and `content_type` of a file; HEAD goes on to echo what the client once sent.
+    async def describe(self, principal: Principal, file_id: UploadId, changes: Changes) -> Upload:
+        """Change what is known of a file; HEAD goes on to echo what the client once sent.
+
+        `filename` and `content_type` at any time; `expires_at` and `retain_until` of a finished file. Only an
+        administrator makes a file be retained for a shorter time.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to describe.
             TypeNotAllowed: the tenant takes no files of that type.
+            NotComplete, InvalidRequest, Retained: see `ports.Database.describe`.
         """
-        tenant = self._uploads.admit(scope)
+        tenant = self._uploads.admit(principal.scope)
         if "content_type" in changes:
             tenant.check_type(changes["content_type"], None)
-        return await self._database.describe(scope, file_id, changes)
+        is_admin = Permission.ADMIN in principal.permissions
+        return await self._database.describe(principal.scope, file_id, changes, may_shorten=is_admin)
 
-    async def delete(self, scope: Scope, file_id: UploadId, exchange: Exchange | None = None) -> None:
+    async def delete(self, principal: Principal, file_id: UploadId, exchange: Exchange | None = None) -> None:
         """Delete a file, or end an upload: at once for everybody, and in the store as soon as the collector comes.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to delete.
+            Retained: it must be kept.
             HookRefused, HookUnavailable: it is as it was.
         """
-        await self._uploads.terminate(scope, file_id, exchange)
+        await self._uploads.terminate(principal.scope, file_id, exchange, by=principal.proof)
 
     async def delete_many(
-        self, scope: Scope, file_ids: Sequence[UploadId], exchange: Exchange | None = None
+        self, principal: Principal, file_ids: Sequence[UploadId], exchange: Exchange | None = None
     ) -> dict[UploadId, Outcome]:
         """Delete files one after the other and return what became of each.
 
         When it is cut short (Unavailable, cancelled) the first ones are deleted; doing it again does the rest.
         """
-        self._uploads.admit(scope)
+        self._uploads.admit(principal.scope)
         outcomes: dict[UploadId, Outcome] = {}
         for file_id in file_ids:
             try:
-                await self._uploads.end_if_allowed(scope, file_id, exchange)
+                await self._uploads.end_if_allowed(principal.scope, file_id, exchange, by=principal.proof)
             except UploadNotFound:
                 outcomes[file_id] = "not_found"
             except UploadGone:
                 outcomes[file_id] = "gone"
             except HookRefused:
                 outcomes[file_id] = "refused"
+            except Retained:
+                outcomes[file_id] = "retained"
             else:
                 outcomes[file_id] = "deleted"
         return outcomes
@@ -151,7 +173,7 @@ class Files:
         try:
             chunks = self._stores.of(upload.route).read(upload.object_key, start, size, etag=upload.etag)
             if upload.crc64 is not None and size == upload.length:
-                chunks = _verified(chunks, size, upload.crc64)
+                chunks = verified(chunks, size, upload.crc64)
             async with aclosing(chunks):
                 async for chunk in chunks:
                     yield chunk
@@ -168,7 +190,7 @@ class Files:
         return self._stores.of(upload.route).presign(method, upload.object_key, presentation, seconds)
 
 
-async def _verified(chunks: AsyncGenerator[bytes], size: int, expected: int) -> AsyncGenerator[bytes]:
+async def verified(chunks: AsyncGenerator[bytes], size: int, expected: int) -> AsyncGenerator[bytes]:
     """Pass `chunks` of `size` bytes on. Raises ObjectLost instead of the last one when the CRC64 is not as expected."""
     checksum = position = 0
     async with aclosing(chunks):

@@ -14,12 +14,13 @@ import structlog
 
 from tusgate.core.errors import Unavailable
 from tusgate.service.collector import Collector
+from tusgate.service.digests import Digester
 from tusgate.service.expirer import Expirer, OwnClocks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from tusgate.ports import Database, ObjectStore
+    from tusgate.ports import Database, ObjectStore, ReadingDatabase
     from tusgate.service.completion import Completion
     from tusgate.service.stores import Stores
 
@@ -34,12 +35,16 @@ class JobRules:
     """How often and how much.
 
     Attributes:
-        finish_every, expire_every, collect_every: seconds between two runs of a job.
+        finish_every, expire_every, collect_every, digest_every: seconds between two runs of a job.
         batch: rows per run.
         finishing: sealed uploads that one process finishes at once.
         intent_grace: seconds before an unused intent counts as garbage, and between the two times that garbage is
             removed: longer than any request to the store lives.
         retry_garbage: seconds until a failed removal is tried again.
+        forget_every: seconds between two looks for what is only remembered, and no longer needs to be.
+        share_memory: seconds for which share links are listed after their end.
+        digests: this process computes the SHA-256 of files.
+        access_memory: seconds for which it is known who read what; None: not at all.
         resume_pause: seconds that clients get to come back after an outage, before anything is expired.
     """
 
@@ -51,6 +56,11 @@ class JobRules:
     intent_grace: float = 1800.0
     retry_garbage: float = 60.0
     resume_pause: float = 3600.0
+    forget_every: float = 600.0
+    digest_every: float = 2.0
+    digests: bool = False
+    share_memory: float = 30 * 86_400.0
+    access_memory: float | None = None
 
     def expirer(self, database: Database, clocks: OwnClocks) -> Expirer:
         """Return what expires uploads by these rules."""
@@ -71,11 +81,14 @@ class Jobs:
         completion: Completion,
         rules: JobRules,
         clocks: OwnClocks | None = None,
+        reading: ReadingDatabase | None = None,
     ) -> None:
+        self._reading = reading
         self._completion = completion
         self._rules = rules
         self._expirer = rules.expirer(database, clocks or OwnClocks())
         self._collector = rules.collector(database, stores)
+        self._digester = Digester(database, stores)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -85,7 +98,10 @@ class Jobs:
             (rules.finish_every, self.finish_abandoned),
             (rules.expire_every, self.expire),
             (rules.collect_every, self.collect_garbage),
+            (rules.forget_every, self.forget),
         ]
+        if rules.digests:
+            jobs.append((rules.digest_every, self.digest))
         self._tasks = [asyncio.create_task(self._repeat(every, job)) for every, job in jobs]
 
     async def stop(self) -> None:
@@ -105,6 +121,28 @@ class Jobs:
     async def collect_garbage(self) -> int:
         """Remove from the store what the garbage rows name; return how many rows were settled."""
         return len((await self._collector.run()).removed)
+
+    async def forget(self) -> int:
+        """Delete rows about share links that ended, and accesses that began, long ago; return how many of the most."""
+        reading, rules = self._reading, self._rules
+        if reading is None:
+            return 0
+        shares = await reading.forget_shares(rules.share_memory, rules.batch)
+        accesses = 0
+        for _ in range(HASTE):  # many small steps: there may be as many accesses as requests
+            # With no log what an earlier setting has written is forgotten, too.
+            forgotten = await reading.forget_accesses(rules.access_memory or 0.0, rules.batch)
+            accesses += forgotten
+            if forgotten < rules.batch:
+                break
+        return max(shares, accesses)
+
+    async def digest(self) -> int:
+        """Compute the SHA-256 of finished files, one after the other, until none is due; return of how many."""
+        count = 0
+        while await self._digester.run():
+            count += 1
+        return count
 
     async def _repeat(self, every: float, job: Callable[[], Awaitable[int]]) -> None:
         """Run `job` for ever, about `every` seconds apart; an error ends one run, not the job."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from tusgate.core.errors import DatabaseUnavailable, Fenced
 from tusgate.core.lifecycle import advance
-from tusgate.core.model import State
+from tusgate.core.model import FOREVER, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tusgate.core.model import Part, Piece, Step, StoredObject, Upload
+    from tusgate.core.model import Keeping, Part, Piece, Step, StoredObject, Upload
     from tusgate.ports import Database
 
     Progress = Callable[[Upload], None]
@@ -31,10 +31,15 @@ RECHECK_PATIENCE = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expiry:
-    """When an unfinished upload ends by itself: seconds since the last byte, and since its creation; None = never."""
+    """When an unfinished upload ends by itself: seconds since the last byte, and since its creation; None = never.
+
+    Attributes:
+        keeping: what becomes of it when it is finished.
+    """
 
     lifetime: float | None
     max_age: float | None
+    keeping: Keeping = FOREVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +149,7 @@ class Ledger:
             ends=self._ends,
             lifetime=self._expiry.lifetime,
             max_age=self._expiry.max_age,
+            keeping=self._expiry.keeping,
         )
         try:
             try:

@@ -483,27 +483,37 @@ class Uploads:
         """Count a request about uploads that exist, and return whose they are. Raises TenantUnknown, Throttled."""
         return self._tenants.admit(scope.tenant)
 
-    async def terminate(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
+    async def terminate(
+        self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None, by: str | None = None
+    ) -> None:
         """End the upload for good: writers are cut off, what it stored is cleaned up in the background.
+
+        Args:
+            scope: whose.
+            upload_id: which.
+            by: how whoever asks for it was known; None: nobody does.
 
         Raises:
             UploadNotFound, UploadGone: there is nothing to end.
             HookRefused, HookUnavailable: it is as it was.
+            Retained: it must be kept.
         """
         self.admit(scope)
-        await self.end_if_allowed(scope, upload_id, exchange)
+        await self.end_if_allowed(scope, upload_id, exchange, by)
 
-    async def end_if_allowed(self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None) -> None:
+    async def end_if_allowed(
+        self, scope: Scope, upload_id: UploadId, exchange: Exchange | None = None, by: str | None = None
+    ) -> None:
         """Terminate one of the uploads of a request that is admitted already. Raises like `terminate`."""
         if self._hooks.want(Moment.TERMINATE, scope.tenant):
             upload = await self._database.get(scope, upload_id)
             if upload.state not in GONE and upload.role is not Role.GROUP:
                 await self._hooks.ask(Question(moment=Moment.TERMINATE, upload=upload), exchange)
-        await self.end(scope, upload_id)
+        await self.end(scope, upload_id, by)
 
-    async def end(self, scope: Scope, upload_id: UploadId) -> None:
-        """Terminate an upload, whatever hooks would say. Raises UploadNotFound, UploadGone."""
-        upload = await self._database.terminate(scope, upload_id)
+    async def end(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> None:
+        """Terminate an upload, whatever hooks would say. Raises UploadNotFound, UploadGone, Retained."""
+        upload = await self._database.terminate(scope, upload_id, by)
         self._writers.taken_over(upload_id, upload.epoch + 1)
 
     async def check_ready(self) -> None:

@@ -58,6 +58,8 @@ from tusgate.settings.sinks import HostsAndPorts, Reached, Sinks
 ENV_PREFIX: Final = "TUSGATE_"
 API_PATH: Final = "/api/v1"
 """Where the API of files is."""
+SHARES_PATH: Final = "/s"
+"""Where share links lead."""
 S3_MIN_PART_SIZE: Final = 5 * MIB
 """Amazon S3: every part but the last has at least 5 MiB."""
 SWEEP_MARGIN: Final = 3600.0
@@ -209,8 +211,8 @@ class Settings(BaseSettings):
     )
     s3_presign_access_key: Secret | None = _s3(
         None,
-        "Access key id that signs the URLs of direct uploads, with the right to put objects and no other one; without"
-        " it S3_ACCESS_KEY.",
+        "Access key id that signs the URLs that are handed out: needs GetObject for DOWNLOADS=redirect and PutObject"
+        " for DIRECT, and nothing else; without it S3_ACCESS_KEY.",
     )
     s3_presign_access_key_file: File | None = _s3(None, "File that holds S3_PRESIGN_ACCESS_KEY.")
     s3_presign_secret_key: Secret | None = _s3(None, "Its secret access key.")
@@ -280,6 +282,34 @@ class Settings(BaseSettings):
     s3_events_secret_file: File | None = _direct(None, "File that holds S3_EVENTS_SECRET.")
     direct_url_ttl: Duration = _direct(
         900.0, "How long a signed URL takes a part; clients ask for new ones.", ge=10, le=43_200
+    )
+
+    share_keys: Secrets = _download(
+        (),
+        "Secrets that sign share links, at least 32 characters each: the first one new links, any of them counts;"
+        " without one there are no share links.",
+    )
+    share_keys_file: File | None = _download(None, "File that holds SHARE_KEYS.")
+    share_session: Duration = _download(
+        6 * 3600.0,
+        "How long a download by a share link may be continued, or parts of it repeated, without being counted again.",
+        ge=1,
+        le=30 * 86_400,
+    )
+
+    access_retention: OptionalDuration = _download(
+        90 * 86_400.0,
+        "Who read which file, when and from where is written down, and forgotten after this; none writes nothing.",
+        gt=0,
+    )
+
+    file_expiry: OptionalDuration = _download(
+        None,
+        "Finished files are deleted after this long, unless expires_at of a file says otherwise; none keeps them.",
+        gt=0,
+    )
+    file_digest: Literal["sha256", "none"] = _download(
+        "none", "Digest of finished files that is computed in the background; each is read once for it."
     )
 
     part_size: Size = _path(8 * MIB, "Size of S3 parts; larger files get larger parts.", ge=64 * 1024, le=5120 * MIB)
@@ -369,6 +399,8 @@ class Settings(BaseSettings):
             raise wrong("workers", postgres, self.workers)
         if f"{self.base_path}/".startswith(f"{API_PATH}/"):
             raise wrong("base_path", f"a path that is not below {API_PATH}", self.base_path)
+        if f"{self.base_path}/".startswith(f"{SHARES_PATH}/"):
+            raise wrong("base_path", f"a path that is not below {SHARES_PATH}", self.base_path)
         if self.crash is not None and self.environment == "production":
             raise wrong("crash", f"no value, because {ENV_PREFIX}ENVIRONMENT is production", self.crash)
         return self
@@ -504,6 +536,11 @@ class Settings(BaseSettings):
     def offers_api(self) -> bool:
         """Whether the API of files is there: as set, else unless anybody may come from elsewhere to list all files."""
         return "open" not in self.auth or self.is_loopback if self.api is None else self.api == "on"
+
+    @property
+    def offers_shares(self) -> bool:
+        """Whether there are share links."""
+        return bool(self.share_keys) and self.downloads != "off"
 
     @property
     def endpoint_url(self) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from aiohttp import web
 
-from tusgate.core.errors import ClientGone, ClientStalled
+from tusgate.core.errors import ClientGone, ClientStalled, TooLarge
 from tusgate.web.connections import BODY_READ, Connection
 from tusgate.web.interim import awaits_continue, send_interim
 
@@ -175,6 +175,19 @@ class _Patience:
         self.idle = 0.0
         self.window = 0.0
         self.window_start = received
+
+
+async def small_body(request: web.Request, watch: BodyWatch, most: int) -> bytes:
+    """Return all of a body of up to `most` bytes. Raises TooLarge, and what `RequestBody.read` raises."""
+    received = bytearray()
+    with RequestBody(request, watch) as body:
+        if (body.size or 0) > most:
+            raise TooLarge(f"the body has more than {most} bytes")
+        while chunk := await body.read():
+            received += chunk
+            if len(received) > most:
+                raise TooLarge(f"the body has more than {most} bytes")
+    return bytes(received)
 
 
 class BodyWatch:

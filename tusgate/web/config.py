@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ class WebConfig:
     Attributes:
         base_path: where uploads are created, for example `/files`; no slash at the end.
         is_open: nobody is asked for credentials; or only those who bring some.
+        guards_names: host names that are none of ours are refused by the API; addresses and `localhost` never are.
         public_url: scheme and authority (and path prefix) that clients reach us under; None = taken from the
             request. No slash at the end.
         public_aliases: further origins that clients know us under; URLs of uploads may begin with them.
@@ -34,11 +35,14 @@ class WebConfig:
         download_url: scheme and authority (and path prefix) under which files are downloaded, and nowhere else; None =
             where everything else is. No slash at the end.
         download_cache_control: Cache-Control of downloads.
+        share_keys: sign share links, the first one new ones; none: there are no share links.
+        share_session: seconds for which a counted download may be continued.
         gone_status: 410, or 404 for clients that start over on 404 only (tus-java-client, tus-android-client).
     """
 
     base_path: str = "/files"
     is_open: bool = True
+    guards_names: bool = False
     public_url: str | None = None
     public_aliases: tuple[str, ...] = ()
     cors_origins: tuple[str, ...] = ("*",)
@@ -53,3 +57,5 @@ class WebConfig:
     downloads: Literal["stream", "redirect", "off"] = "stream"
     download_url: str | None = None
     download_cache_control: str = "private, no-cache"
+    share_keys: tuple[str, ...] = field(default=(), repr=False)
+    share_session: float = 6 * 3600.0

@@ -35,12 +35,15 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
     errors.Forbidden: 403,
     errors.DownloadsOff: 403,
+    errors.SharingOff: 403,
     errors.UploadNotFound: 404,
     errors.UnsupportedMethod: 405,
     errors.OffsetMismatch: 409,
     errors.StillNeeded: 409,
+    errors.Retained: 409,
     errors.Fenced: 409,
     errors.NotComplete: 409,
+    errors.TooManyShares: 409,
     errors.UploadGone: 410,
     errors.MultipartLost: 410,
     errors.UnsupportedVersion: 412,
@@ -49,6 +52,8 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.Finishing: 423,
     errors.TooManyRequests: 429,  # creations only: nothing is lost, and no client forgets anything
     errors.TooManyUploads: 429,
+    errors.UnknownHost: 421,  # RFC 9110, 15.5.20
+    errors.TooManyTries: 429,
     errors.MetadataTooLarge: 431,
     errors.ChecksumMismatch: 460,
     errors.SettingsError: 500,
@@ -79,6 +84,7 @@ RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
     errors.TooManyUploads: 30,
     errors.Throttled: 1,
     errors.Unavailable: 5,
+    errors.TooManyTries: 60,
 }
 """Seconds after which trying again makes sense."""
 _BAD_REQUEST: Final = 400

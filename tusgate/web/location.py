@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urljoin, urlsplit
 
-from tusgate.core.errors import InvalidRequest, UploadNotFound
+from tusgate.core.errors import InvalidRequest, UnknownHost, UploadNotFound
 from tusgate.core.model import UPLOAD_ID, UploadId
 
 if TYPE_CHECKING:
@@ -40,6 +40,22 @@ class TrustedProxies:
         peer = ip_address(request.remote.partition("%")[0])
         mapped = getattr(peer, "ipv4_mapped", None) or peer
         return any(mapped in network for network in self._networks)
+
+    def client_of(self, request: web.Request) -> str | None:
+        """Return the address that `request` comes from: the last one that no trusted proxy has; None if unknown.
+
+        What stands in front of that may be anybody's word.
+        """
+        if not self.sent(request):
+            return request.remote
+        for text in reversed(_passed_on(request)):
+            try:
+                address = ip_address(text)
+            except ValueError:
+                break
+            if not any(address in network for network in self._networks):
+                return str(address)
+        return request.remote
 
 
 class PublicAddress:
@@ -106,6 +122,36 @@ class PublicAddress:
         return f"{scheme}://{authority.lower().removesuffix(_DEFAULT_PORTS[scheme])}"
 
 
+class OwnNames:
+    """Our host names, for a gateway that is safe only because others cannot reach it.
+
+    A web page whose name leads to 127.0.0.1 all of a sudden (DNS rebinding) is of one origin with us, as its browser
+    sees it, and could read and delete everything. What gives it away is its name in Host. An address is no name, and
+    nobody else can have `localhost`.
+    """
+
+    def __init__(self, config: WebConfig) -> None:
+        urls = (config.public_url, config.download_url, *config.public_aliases)
+        self._names = frozenset(urlsplit(url).hostname for url in urls if url is not None)
+        self._is_guarded = config.guards_names
+
+    def check(self, request: web.Request) -> None:
+        """Raise UnknownHost when `request` is for a name that is none of ours."""
+        authority = request.headers.get("Host")
+        if not self._is_guarded or authority is None:
+            return
+        try:
+            name = (urlsplit(f"//{authority}").hostname or "").rstrip(".")
+        except ValueError:
+            raise UnknownHost from None
+        if name == "localhost" or name.endswith(".localhost") or name in self._names:
+            return
+        try:
+            ip_address(name)
+        except ValueError:
+            raise UnknownHost from None
+
+
 def _not_ours() -> InvalidRequest:
     return InvalidRequest("Upload-Concat", "URLs of uploads of this server")
 
@@ -121,6 +167,22 @@ def _forwarded(request: web.Request) -> dict[str, str]:
         if values and (last_value := values[-1].rpartition(",")[2].strip()):
             found[name] = last_value
     return found
+
+
+def _passed_on(request: web.Request) -> list[str]:
+    """Return the addresses that a request is said to have passed, the first one being its client's."""
+    if "Forwarded" in request.headers:
+        named = [part.get("for", "") for part in request.forwarded]
+    else:
+        named = ",".join(request.headers.getall("X-Forwarded-For", [])).split(",")
+    return [_bare(name.strip().strip('"')) for name in named]
+
+
+def _bare(name: str) -> str:
+    """Return an address without its port and brackets."""
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") == 1 else name
 
 
 def _local_authority(request: web.Request) -> str:

@@ -28,7 +28,7 @@ from tusgate.web.rufh_problems import problem_answer
 
 if TYPE_CHECKING:
     from tusgate.core.access import Principal
-    from tusgate.core.model import Scope, Upload
+    from tusgate.core.model import Upload
     from tusgate.service.uploads import Uploads
     from tusgate.web.body import BodyWatch
     from tusgate.web.config import WebConfig
@@ -125,7 +125,7 @@ class Rufh:
             case "PATCH":
                 return await self._append(call.request, principal, upload_id, dialect)
             case "DELETE":
-                return await self._cancel(call.request, principal.scope, upload_id, dialect)
+                return await self._cancel(call.request, principal, upload_id, dialect)
             case _:
                 raise errors.UnsupportedMethod(call.method, _UPLOAD_METHODS)
 
@@ -211,9 +211,11 @@ class Rufh:
             answer["Upload-Length"] = str(upload.length)
         return web.Response(status=204, headers=answer)
 
-    async def _cancel(self, request: web.Request, scope: Scope, upload_id: UploadId, dialect: Dialect) -> web.Response:
+    async def _cancel(
+        self, request: web.Request, principal: Principal, upload_id: UploadId, dialect: Dialect
+    ) -> web.Response:
         _refuse_positions(request.headers, dialect)
-        await self._uploads.terminate(scope, upload_id, exchange_of(request))
+        await self._uploads.terminate(principal.scope, upload_id, exchange_of(request), by=principal.proof)
         return web.Response(status=204)
 
     def limits(self, dialect: Dialect, upload: Upload) -> dict[str, str]:

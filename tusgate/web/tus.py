@@ -117,7 +117,7 @@ class Tus:
             case "PATCH":
                 return await self._patch(call.request, principal, upload_id)
             case "DELETE":
-                return await self._delete(call.request, principal.scope, upload_id)
+                return await self._delete(call.request, principal, upload_id)
             case _:
                 raise errors.UnsupportedMethod(call.method, _UPLOAD_METHODS)
 
@@ -206,9 +206,9 @@ class Tus:
             upload = await self._uploads.append(principal, upload_id, append, body, checksum, exchange=exchange)
         return web.Response(status=204, headers={"Upload-Offset": str(upload.offset)} | expiry(upload))
 
-    async def _delete(self, request: web.Request, scope: Scope, upload_id: UploadId) -> web.Response:
+    async def _delete(self, request: web.Request, principal: Principal, upload_id: UploadId) -> web.Response:
         check_syntax(request)
-        await self._uploads.terminate(scope, upload_id, exchange_of(request))
+        await self._uploads.terminate(principal.scope, upload_id, exchange_of(request), by=principal.proof)
         return web.Response(status=204)
 
     def _render_error(self, call: Call, error: errors.TusgateError) -> web.Response:
@@ -277,7 +277,7 @@ def announced_checksum(fields: Mapping[str, str]) -> Checksum | None:
 
 def expiry(upload: Upload) -> dict[str, str]:
     """Return Upload-Expires for an unfinished upload, or a partial, that expires: others stay."""
-    if upload.expires_at is None:
+    if upload.expires_at is None or (upload.state is State.COMPLETE and upload.role is not Role.PARTIAL):
         return {}
     return {"Upload-Expires": headers.format_date(upload.expires_at)}
 

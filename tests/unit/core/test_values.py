@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -77,6 +78,7 @@ def made(error: type[errors.TusgateError]) -> errors.TusgateError:
         "tuple[str, ...]": ("GET",),
         "Sequence[Fault]": [Fault(1, Wrong.MISSING)],
         "Reply": Reply(403),
+        "datetime": datetime(2027, 1, 1, tzinfo=UTC),
     }
     parameters = list(inspect.signature(error).parameters.values())
     return error(*[values[str(parameter.annotation)] for parameter in parameters])

@@ -22,6 +22,7 @@ import pytest
 from tests.doubles.faults import Faults
 from tests.unit.service.rig import GRACE, LIFETIME, SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
+from tusgate.core.access import Principal
 from tusgate.core.checksum import Checksum
 from tusgate.core.concat import GroupWish
 from tusgate.core.errors import TusgateError, UploadGone
@@ -431,7 +432,8 @@ async def look_at_files(stage: Stage) -> Call:
         assert (await stage.files.find(SCOPE, upload.id)).id == upload.id
         page, _ = await stage.files.page(SCOPE, FileFilter(), None, 10)
         assert [found.id for found in page] == [upload.id]
-        assert (await stage.files.describe(SCOPE, upload.id, {"filename": "c.bin"})).filename == "c.bin"
+        changed = await stage.files.describe(Principal(scope=SCOPE), upload.id, {"filename": "c.bin"})
+        assert changed.filename == "c.bin"
 
     return look
 
@@ -440,8 +442,8 @@ async def delete_files(stage: Stage) -> Call:
     files = [(await stage.complete()).id for _ in range(3)]
 
     async def delete() -> None:
-        assert set(await stage.files.delete_many(SCOPE, files)) == set(files)
-        assert set((await stage.files.delete_many(SCOPE, files)).values()) == {"gone"}
+        assert set(await stage.files.delete_many(Principal(scope=SCOPE), files)) == set(files)
+        assert set((await stage.files.delete_many(Principal(scope=SCOPE), files)).values()) == {"gone"}
 
     return delete
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def kinds_below(kind: type[errors.TusgateError]) -> list[type[errors.TusgateErro
 
 
 ARGUMENTS: dict[type[errors.TusgateError], tuple[object, ...]] = {
+    errors.TooManyShares: (100,),
+    errors.Retained: (datetime(2027, 1, 1, tzinfo=UTC),),
     errors.InvalidRequest: ("Upload-Offset", "a number"),
     errors.InconsistentLength: ("Upload-Length", "5"),
     errors.ChecksumUnsupported: ("Upload-Checksum", "sha1"),

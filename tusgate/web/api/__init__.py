@@ -1,4 +1,4 @@
-"""The JSON API below `/api/v1`: files, their downloads, direct uploads, and what happens to them.
+"""The JSON API below `/api/v1`: files, their downloads and share links, direct uploads, and what happens to them.
 
 Delete this package and one line of `app.py` and the gateway takes uploads and hands out nothing.
 """
@@ -8,12 +8,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tusgate.web.api.accesses import AccessesApi
 from tusgate.web.api.companion import Companion
 from tusgate.web.api.direct import DirectApi
 from tusgate.web.api.door import Door
 from tusgate.web.api.files import FilesApi
 from tusgate.web.api.openapi import Reference
 from tusgate.web.api.s3_events import S3EventsApi
+from tusgate.web.api.shared import SharedFiles
+from tusgate.web.api.shares import SharesApi
 from tusgate.web.gate import Gate, OpenToAll
 from tusgate.web.location import TrustedProxies
 
@@ -21,9 +24,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from tusgate.ports import Authority
+    from tusgate.service.audit import Audit
     from tusgate.service.direct import DirectUploads
     from tusgate.service.evidence import Evidence
     from tusgate.service.files import Files
+    from tusgate.service.sharing import Sharing
     from tusgate.web.api.door import Operation
     from tusgate.web.api.events import EventsApi
     from tusgate.web.config import WebConfig
@@ -36,27 +41,37 @@ class ApiServices:
     Attributes:
         files: what can be done with files.
         direct: uploads whose parts clients send to the store themselves.
+        audit: writes down who reads files.
+        sharing: share links; None = there are none.
         evidence: takes events of the store, from those who know the secret; None = from nobody.
         events: what can be listened to; None = nothing.
     """
 
     files: Files
     direct: DirectUploads
+    audit: Audit
+    sharing: Sharing | None = None
     evidence: tuple[Evidence, str] | None = None
     events: EventsApi | None = None
 
 
 def add_api(app: web.Application, config: WebConfig, services: ApiServices, authority: Authority | None = None) -> None:
     """Serve the API in `app`, to those whom `authority` knows; None = to everybody."""
-    operations = _operations(config, services)
+    public = None
+    if services.sharing is not None:
+        public = SharedFiles(config, services.sharing, services.files, services.audit)
+        public.add_routes(app)
+    operations = _operations(config, services, public)
     gate = Gate(authority or OpenToAll(), TrustedProxies(config.trusted_proxies))
     Door(config, gate, (*operations, *Reference(operations).operations())).add_routes(app)
 
 
-def _operations(config: WebConfig, services: ApiServices) -> tuple[Operation, ...]:
-    files = FilesApi(config, services.files)
+def _operations(config: WebConfig, services: ApiServices, public: SharedFiles | None) -> tuple[Operation, ...]:
+    files = FilesApi(config, services.files, services.audit)
     return (
         *files.operations(),
+        *SharesApi(services.sharing, public).operations(),
+        *AccessesApi(services.audit).operations(),
         *DirectApi(config, services.direct, files.show).operations(),
         *Companion(config, services.direct).operations(),
         *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),

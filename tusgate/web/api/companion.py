@@ -153,7 +153,7 @@ class Companion:
 
     async def abort(self, call: ApiCall) -> web.Response:
         """End one upload."""
-        await self._direct.abort(call.scope, call.file_id, exchange_of(call.request))
+        await self._direct.abort(call.principal, call.file_id, exchange_of(call.request))
         return _answer({})
 
     def _creation(self, principal: Principal, wanted: _Wanted) -> Creation:

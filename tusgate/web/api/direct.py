@@ -222,7 +222,7 @@ class DirectApi:
 
     async def abort(self, call: ApiCall) -> web.Response:
         """End one upload."""
-        await self._direct.abort(call.scope, call.file_id, exchange_of(call.request))
+        await self._direct.abort(call.principal, call.file_id, exchange_of(call.request))
         return web.Response(status=204)
 
     def _creation(self, principal: Principal, wanted: NewDirectUpload) -> Creation:

@@ -1,8 +1,8 @@
 """The door to the API: which operation a request means, who asks, and problem details for whatever goes wrong.
 
-The order is fixed: cross-origin rules, path, OPTIONS, room, method, credentials, parameters; then the operation. What
-an operation is stands in its `Operation`, from which the OpenAPI document is made too: neither can have what the other
-lacks.
+The order is fixed: our name, cross-origin rules, path, OPTIONS, room, method, credentials, parameters; then the
+operation. What an operation is stands in its `Operation`, from which the OpenAPI document is made too: neither can have
+what the other lacks.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tusgate.core import errors
 from tusgate.core.access import Principal
 from tusgate.core.model import UPLOAD_ID, Scope, UploadId
 from tusgate.web.api.models import WrongPart
-from tusgate.web.body import BodyWatch, RequestBody, leave_expect_to_the_body
+from tusgate.web.body import BodyWatch, leave_expect_to_the_body, small_body
 from tusgate.web.connections import refuse_surplus
 from tusgate.web.cors import Cors, is_preflight
 from tusgate.web.errors import REPLY_HEADERS, problem_of
 from tusgate.web.headers import refuse_oversize
 from tusgate.web.hooks import add_replies
-from tusgate.web.location import PublicAddress
+from tusgate.web.location import OwnNames, PublicAddress
 from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import problem_json
 
@@ -54,12 +54,14 @@ class Refuse(Protocol):
 
 
 def problem_answer(error: errors.TusgateError, *, with_body: bool) -> web.Response:
-    """Return the answer to a request that met `error`, naming the field, or all the parts, that are wrong."""
+    """Return the answer to a request that met `error`, naming what is wrong: the field, all parts, or the time."""
     more: dict[str, object] = {}
     if isinstance(error, errors.InvalidRequest):
         more = {"field": error.field}
     elif isinstance(error, errors.PartsRefused):
         more = {"parts": [WrongPart.of(fault).model_dump() for fault in error.faults]}
+    elif isinstance(error, errors.Retained):
+        more = {"retain_until": error.until.isoformat()}
     return problem_json(problem_of(error), with_body=with_body, more=more)
 
 
@@ -141,6 +143,7 @@ class Door:
 
     def __init__(self, config: WebConfig, gate: Gate, operations: Sequence[Operation]) -> None:
         self._gate = gate
+        self._names = OwnNames(config)
         self._cors = Cors(_rules(config), PublicAddress(config))
         self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
         self._paths: dict[str, dict[str, Operation]] = {}
@@ -161,6 +164,7 @@ class Door:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer one request; every TusgateError becomes its problem here."""
         try:
+            self._names.check(request)
             request[REPLY_HEADERS].update(self._cors.headers(request))
             operations, values = self._find(request.match_info.get("tail", ""))
             allowed = _allowed(operations)
@@ -221,15 +225,8 @@ class Door:
             raise errors.UnsupportedMediaType("Content-Type: expected application/json")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise errors.UnsupportedMediaType("Content-Encoding: expected none")
-        received, largest = bytearray(), operation.largest_body
-        with RequestBody(request, self._watch) as body:
-            if (body.size or 0) > largest:
-                raise errors.TooLarge(f"the body has more than {largest} bytes")
-            while chunk := await body.read():
-                received += chunk
-                if len(received) > largest:
-                    raise errors.TooLarge(f"the body has more than {largest} bytes")
-        return _checked(lambda: model.model_validate_json(bytes(received)), "body")
+        received = await small_body(request, self._watch, operation.largest_body)
+        return _checked(lambda: model.model_validate_json(received), "body")
 
 
 def _values_in(path: str, found: str) -> dict[str, str]:
@@ -259,10 +256,13 @@ def _rules(config: WebConfig) -> WebConfig:
     return replace(config, cors_origins=tuple(origin for origin in config.cors_origins if origin != "*"))
 
 
-def json_answer(model: BaseModel) -> web.Response:
+def json_answer(model: BaseModel, status: int = 200) -> web.Response:
     """Return `model` as an answer; to a HEAD aiohttp sends all of it but the body."""
     return web.Response(
-        body=model.model_dump_json().encode(), content_type="application/json", headers={"Cache-Control": "no-store"}
+        status=status,
+        body=model.model_dump_json().encode(),
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tusgate.core.access import Route
+from tusgate.core.audit import How
 from tusgate.core.model import CreatedVia, State, UploadId
 from tusgate.web.api import cursor
 from tusgate.web.api.content import Content
@@ -24,10 +25,11 @@ from tusgate.web.api.models import (
     TenantUsage,
 )
 from tusgate.web.hooks import exchange_of
-from tusgate.web.location import PublicAddress
+from tusgate.web.location import PublicAddress, TrustedProxies
 
 if TYPE_CHECKING:
     from tusgate.core.model import Upload
+    from tusgate.service.audit import Audit
     from tusgate.service.files import Files
     from tusgate.web.api.door import ApiCall
     from tusgate.web.config import WebConfig
@@ -36,10 +38,12 @@ if TYPE_CHECKING:
 class FilesApi:
     """The operations on files."""
 
-    def __init__(self, config: WebConfig, files: Files) -> None:
+    def __init__(self, config: WebConfig, files: Files, audit: Audit) -> None:
         self._files = files
+        self._audit = audit
+        self._proxies = TrustedProxies(config.trusted_proxies)
         self._address = PublicAddress(config)
-        self._content = Content(config, files)
+        self._content = Content(config, files, audit)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return all of them."""
@@ -88,12 +92,15 @@ class FilesApi:
                 path="/files/{id}",
                 route=Route.FILE,
                 name="changeFile",
-                summary="Change the name or the type of a file",
-                description="The bytes stay, and so does the `Upload-Metadata` that clients of tus are told.",
+                summary="Change the name, the type or the times of a file",
+                description=(
+                    "The bytes stay, and so does the `Upload-Metadata` that clients of tus are told. Only an"
+                    " administrator brings `retain_until` forward."
+                ),
                 answer=self.change,
                 body=FileChange,
                 result=File,
-                problems=(400, 404, 410, 413, 415),
+                problems=(400, 404, 409, 410, 413, 415),
             ),
             Operation(
                 method="DELETE",
@@ -104,7 +111,7 @@ class FilesApi:
                 description="It is gone at once, for good; its bytes are removed from the store in the background.",
                 answer=self.delete,
                 status=204,
-                problems=(404, 410),
+                problems=(404, 409, 410),
             ),
             Operation(
                 method="GET",
@@ -143,25 +150,35 @@ class FilesApi:
         return json_answer(FilePage(files=files, next_cursor=None if following is None else cursor.encode(following)))
 
     async def get(self, call: ApiCall) -> web.Response:
-        """Answer with one file."""
-        return json_answer(self.show(call, await self._files.find(call.scope, call.file_id)))
+        """Answer with one file. Whoever is told of a finished one is written down."""
+        upload = await self._files.find(call.scope, call.file_id)
+        if upload.state is State.COMPLETE and call.request.method == "GET":
+            await self._audit.begin(
+                upload,
+                reader=call.scope.owner,
+                proof=call.principal.proof,
+                how=How.API,
+                client=self._proxies.client_of(call.request),
+                is_over=True,
+            )
+        return json_answer(self.show(call, upload))
 
     async def change(self, call: ApiCall) -> web.Response:
         """Change what a file is called or said to be, and answer with it."""
         assert isinstance(call.body, FileChange)
-        upload = await self._files.describe(call.scope, call.file_id, call.body.changes())
+        upload = await self._files.describe(call.principal, call.file_id, call.body.changes())
         return json_answer(self.show(call, upload))
 
     async def delete(self, call: ApiCall) -> web.Response:
         """Delete one file."""
-        await self._files.delete(call.scope, call.file_id, exchange_of(call.request))
+        await self._files.delete(call.principal, call.file_id, exchange_of(call.request))
         return web.Response(status=204)
 
     async def delete_many(self, call: ApiCall) -> web.Response:
         """Delete files and answer with what became of each."""
         assert isinstance(call.body, Deletion)
         ids = [UploadId(each) for each in dict.fromkeys(call.body.ids)]
-        outcomes = await self._files.delete_many(call.scope, ids, exchange_of(call.request))
+        outcomes = await self._files.delete_many(call.principal, ids, exchange_of(call.request))
         results = [Deleted(id=file_id, outcome=outcome) for file_id, outcome in outcomes.items()]
         return json_answer(DeletionReport(results=results))
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from tusgate.core.direct import Wrong
+from tusgate.core.lifecycle import GONE
 from tusgate.core.listing import LISTED, PRESENT, FileFilter
 from tusgate.core.metadata import clean_content_type, clean_filename, decoded_metadata
 from tusgate.core.model import UPLOAD_ID, CreatedVia, State
 
 if TYPE_CHECKING:
     from tusgate.core.direct import Fault
+    from tusgate.core.listing import Changes
     from tusgate.core.model import Upload
     from tusgate.core.quota import Quota, Usage
 
@@ -46,7 +48,8 @@ def _wanted_type(text: str | None) -> str | None:
     return text.lower() if text is not None else None
 
 
-def _searched(text: str | None) -> str | None:
+def searched(text: str | None) -> str | None:
+    """Return a text that is compared with what is stored. Raises ValueError for one that cannot be."""
     if text is not None and ("\0" in text or text.encode("utf-8", "replace").decode() != text):
         raise ValueError("characters that a file name may have")
     return text
@@ -66,8 +69,9 @@ def _file_id(text: str) -> str:
 
 Name = Annotated[str | None, AfterValidator(_whole_name)]
 Type = Annotated[str | None, AfterValidator(_whole_type)]
+FileId = Annotated[str, AfterValidator(_file_id)]
 Moment = Annotated[AwareDatetime | None, AfterValidator(_within_reason)]
-ListedState = Literal["uploading", "sealed", "complete", "failed", "expired"]
+ListedState = Literal["uploading", "sealed", "complete", "failed", "expired", "terminated"]
 
 
 class Amount(BaseModel):
@@ -113,7 +117,7 @@ class File(BaseModel):
     state: State = Field(
         description=(
             "`uploading` takes bytes, `sealed` has all of them and is being put together, `complete` can be downloaded,"
-            " `failed` and `expired` have ended."
+            " `failed` and `expired` have ended, `terminated` was deleted."
         )
     )
     reason: str | None = Field(description="Why it failed.")
@@ -129,9 +133,17 @@ class File(BaseModel):
     created_at: AwareDatetime
     updated_at: AwareDatetime
     completed_at: AwareDatetime | None
-    expires_at: AwareDatetime | None = Field(description="When an unfinished upload ends unless bytes come.")
+    expires_at: AwareDatetime | None = Field(
+        description="When a finished file is deleted, or an unfinished upload ends unless bytes come."
+    )
+    retain_until: AwareDatetime | None = Field(description="Until then nobody deletes it, and it does not expire.")
+    ended_at: AwareDatetime | None = Field(description="When it failed, expired or was deleted.")
+    ended_by: str | None = Field(description="How whoever deleted it was known, such as `token:<id>`.")
     etag: str | None = Field(description="Of the stored object, without quotes; the downloads' ETag is the same.")
     crc64nvme: str | None = Field(description="CRC64NVME of all bytes, in base64 as S3 shows it.")
+    sha256: str | None = Field(
+        description="SHA-256 of all bytes in hexadecimal digits, once it was computed, where the server does that."
+    )
     created_via: CreatedVia = Field(description="The protocol that the upload came by.")
     links: Links
 
@@ -153,8 +165,12 @@ class File(BaseModel):
             updated_at=upload.updated_at,
             completed_at=upload.completed_at,
             expires_at=upload.expires_at,
+            retain_until=upload.retain_until,
+            ended_at=upload.updated_at if upload.state in GONE else None,
+            ended_by=upload.ended_by,
             etag=upload.etag,
             crc64nvme=None if upload.crc64 is None else base64.b64encode(upload.crc64.to_bytes(8, "big")).decode(),
+            sha256=None if upload.sha256 is None else upload.sha256.hex(),
             created_via=upload.created_via,
             links=links,
         )
@@ -174,17 +190,17 @@ class FileQuery(BaseModel):
 
     state: list[ListedState] = Field(
         default=[],
-        description="Only files in these states; may be repeated. Without it all but expired ones. Deleted ones never.",
+        description="Only files in these states; may be repeated. Without it all but expired and deleted ones.",
     )
     content_type: Annotated[str | None, AfterValidator(_wanted_type)] = Field(
         default=None, description="`image/png`, or `image/*`; parameters do not count."
     )
     created_from: Moment = Field(default=None, description="Created then or later; RFC 3339, with a time zone.")
     created_before: Moment = Field(default=None, description="Created earlier.")
-    name_contains: Annotated[str | None, AfterValidator(_searched)] = Field(
+    name_contains: Annotated[str | None, AfterValidator(searched)] = Field(
         default=None, min_length=1, max_length=_LONGEST_TEXT, description="A part of the file name, in any case."
     )
-    name_prefix: Annotated[str | None, AfterValidator(_searched)] = Field(
+    name_prefix: Annotated[str | None, AfterValidator(searched)] = Field(
         default=None, min_length=1, max_length=_LONGEST_TEXT, description="The beginning of the file name, in any case."
     )
     created_via: CreatedVia | None = Field(default=None, description="Only uploads of this protocol.")
@@ -222,16 +238,20 @@ class FileChange(BaseModel):
 
     filename: Name = Field(default=None, description="One path segment, up to 255 characters.")
     content_type: Type = Field(default=None, description="A media type, with or without parameters.")
+    expires_at: Moment = Field(default=None, description="When a finished file is deleted; null: never by itself.")
+    retain_until: Moment = Field(
+        default=None, description="Until then nobody deletes a finished file, and it does not expire; null: no longer."
+    )
 
     @model_validator(mode="after")
     def _names_something(self) -> FileChange:
         if not self.model_fields_set:
-            raise ValueError("filename, content_type or both")
+            raise ValueError("filename, content_type, expires_at or retain_until")
         return self
 
-    def changes(self) -> dict[str, str | None]:
+    def changes(self) -> Changes:
         """Return the fields that were named."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        return cast("Changes", {name: getattr(self, name) for name in self.model_fields_set})
 
 
 class Deletion(BaseModel):
@@ -239,18 +259,18 @@ class Deletion(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    ids: list[Annotated[str, AfterValidator(_file_id)]] = Field(
-        min_length=1, max_length=MOST_TO_DELETE, description="Ids of files, finished or not."
-    )
+    ids: list[FileId] = Field(min_length=1, max_length=MOST_TO_DELETE, description="Ids of files, finished or not.")
 
 
 class Deleted(BaseModel):
     """What became of one file that was to be deleted."""
 
     id: str
-    outcome: Literal["deleted", "gone", "not_found", "refused"] = Field(
-        description="`gone`: it was deleted, or had expired, before; `not_found`: there never was one, or not of yours;"
-        " `refused`: a hook wants it to stay."
+    outcome: Literal["deleted", "gone", "not_found", "refused", "retained"] = Field(
+        description=(
+            "`gone`: it was deleted, or had expired, before; `not_found`: there never was one, or not of yours;"
+            " `refused`: a hook wants it to stay; `retained`: it must be kept."
+        )
     )
 
 
@@ -289,3 +309,4 @@ class ProblemDetails(BaseModel):
     code: str = Field(description="Stable name of the kind of error.")
     field: str | None = Field(default=None, description="The member, parameter or header field that is wrong.")
     parts: list[WrongPart] | None = Field(default=None, description="All parts of a direct upload that are wrong.")
+    retain_until: AwareDatetime | None = Field(default=None, description="With `retained`: until when.")

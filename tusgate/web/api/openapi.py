@@ -34,6 +34,7 @@ _ALWAYS: Final = (500, 503)
 _NO_CONTENT: Final = 204
 _IN_PATHS: Final = {
     "id": "Of the file.",
+    "share": "Of the share link.",
     "algorithm": "`sha256`, `crc64nvme` or `client`.",
     "value": "Hexadecimal digits of the digest, or the client's own text.",
 }

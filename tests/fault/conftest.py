@@ -85,6 +85,7 @@ async def _replica(
 ) -> Replica:
     store_link = await stack.enter_async_context(S3FaultProxy(minio.endpoint))
     own = minio_settings(minio, bucket) | {"TUSGATE_S3_ENDPOINT": store_link.url}
+    own["TUSGATE_PUBLIC_ALIASES"] = "http://gateway.test"  # what the clients of the tests say for Host
     own["TUSGATE_SINKS"] = json.dumps([{"name": "audit", "type": "file", "path": EVENTS}])
     database_link = None
     if dsn is not None:

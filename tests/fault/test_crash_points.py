@@ -276,7 +276,7 @@ NEVER = (
 )
 """The API of finished files reads, or changes a description in one statement; usage is counted by triggers.
 What the store reports is no more than a reason to look; and nobody waits for what is forgotten."""
-WITH_KEY = {"TUSGATE_SHARE_KEYS": "k" * 32, "TUSGATE_PUBLIC_ALIASES": "http://gateway.test"}
+WITH_KEY = {"TUSGATE_SHARE_KEYS": "k" * 32}
 EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
 WITH_SETTINGS = {"read": EQUAL_PARTS, **dict.fromkeys(SHARING, WITH_KEY)}
 WITH_SETTINGS |= {step: {"TUSGATE_FILE_DIGEST": "sha256"} for step in DIGESTING}

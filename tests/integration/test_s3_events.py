@@ -23,7 +23,12 @@ DATA = bytes(range(256)) * 40_000  # two parts
 @pytest.mark.slow
 async def test_minio_itself_tells_that_an_object_is_there(tmp_path):
     """By a real bucket notification; the multipart upload is completed past the gateway."""
-    settings = {"TUSGATE_DIRECT": "on", "TUSGATE_S3_EVENTS_SECRET": SECRET, "TUSGATE_PART_SIZE": "5MiB"}
+    settings = {
+        "TUSGATE_DIRECT": "on",
+        "TUSGATE_S3_EVENTS_SECRET": SECRET,
+        "TUSGATE_PART_SIZE": "5MiB",
+        "TUSGATE_PUBLIC_ALIASES": "http://gateway.test",  # what `Client` says for Host
+    }
     gateway = Gateway(tmp_path / "gateway", settings)
     with minio_server.running_with_webhook(f"{gateway.url}/api/v1/s3-events", SECRET) as minio:
         client = minio.client()

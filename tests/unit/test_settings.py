@@ -360,9 +360,9 @@ def test_durations_are_read_as_people_write_them(text: str, seconds: float) -> N
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("given", ["s3_read_access_key", "s3_read_secret_key"])
-def test_a_key_for_reading_is_an_id_and_a_secret(given: str) -> None:
-    other = ({"s3_read_access_key", "s3_read_secret_key"} - {given}).pop()
+@pytest.mark.parametrize("given", ["s3_presign_access_key", "s3_presign_secret_key"])
+def test_a_key_for_urls_is_an_id_and_a_secret(given: str) -> None:
+    other = ({"s3_presign_access_key", "s3_presign_secret_key"} - {given}).pop()
     with pytest.raises(SettingsError, match=f"TUSGATE_{other.upper()}"):
         load_settings({given: "x"})
 

@@ -126,10 +126,10 @@ async def test_a_redirect_is_written_down_as_one(tmp_path):
         path, made = await share(rig.client, file)
         await rig.client.request("GET", path)
         rows = await ended(rig.client, file, 2)
-        assert [(row["how"], row["proof"]) for row in rows] == [
+        assert {(row["how"], row["proof"]) for row in rows} == {
             ("redirect", f"share:{made['id']}"),
             ("redirect", "open"),
-        ]
+        }
 
 
 async def test_a_reader_who_leaves_has_not_all_of_it(rig, client):
@@ -226,7 +226,7 @@ async def test_owners_see_their_files_and_administrators_the_whole_tenant(tmp_pa
         assert (await ask(here.client, "GET", "/api/v1/accesses", **alice))[0] == 403
         admin = await here.who(ALICE, ADMIN)
         _, page = await ask(here.client, "GET", "/api/v1/accesses", **admin)
-        assert [each["owner"] for each in page["accesses"]] == ["bob", "alice"]
+        assert sorted(each["owner"] for each in page["accesses"]) == ["alice", "bob"]  # both at one moment
         bobs = files[str(bob)].rpartition("/")[2]
         _, page = await ask(here.client, "GET", f"/api/v1/accesses?file_id={bobs}&reader=bob", **admin)
         assert [each["file_id"] for each in page["accesses"]] == [bobs]

@@ -404,7 +404,7 @@ async def test_several_downloads_follow_each_other_on_one_connection(client, lar
 
 
 async def test_urls_that_are_handed_out_are_signed_by_a_key_of_their_own(tmp_path):
-    """DL-03: whoever sees one learns the id of a key that may only read; all else is done with ours."""
+    """DL-03: whoever sees one learns the id of a key that may do nothing else; all else is done with ours."""
     async with S3Double(BEHAVIOURS["minio"]) as double:
         double.make_bucket("bucket")
         double.gate.keys["reader"] = Key("only for reading")

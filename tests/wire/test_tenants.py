@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 
 import pytest
@@ -11,11 +12,15 @@ import pytest
 from tests.wire.client import CT
 from tests.wire.rig import MIB, PART_SIZE
 from tusgate.core.access import USER, Principal
-from tusgate.core.model import Scope, State, UploadId
+from tusgate.core.model import Keeping, Scope, State, UploadId
 from tusgate.core.quota import Quota, Usage
 from tusgate.core.tenant import Tenant
 from tusgate.filesystem import DirectoryStore
+from tusgate.ports import ObjectStore
+from tusgate.service.digests import Digester
+from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
+from tusgate.web.config import WebConfig
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100)
 PROGRAM = b"MZ\x90\0\3\0\0\0\4\0\0\0\xff\xff" + bytes(100)
@@ -301,3 +306,57 @@ async def test_requests_of_the_api_count_one_by_one_however_many_files_they_are_
     sent = "POST", "/api/v1/files/delete", {"Content-Type": "application/json"}, deletion
     assert (await rig.client.request(*sent)).status == 200
     assert (await rig.client.request(*sent)).status == 503
+
+
+WITH_LINKS = WebConfig(share_keys=("k" * 32,))
+
+
+async def shared_by_acme(rig):
+    """Have a file and a link to it; return the addresses of both."""
+    path = (await post_bytes(rig, b"12345")).upload_path
+    file = f"/api/v1/files/{path.rpartition('/')[2]}"
+    made = await rig.client.request("POST", f"{file}/shares", {"Content-Type": "application/json"}, b"{}")
+    assert made.status == 201, made
+    return file, "/" + json.loads(made.body)["url"].split("/", 3)[3]
+
+
+async def test_a_link_leads_to_the_store_of_its_tenant_and_ends_with_it(tmp_path, start):
+    """A tenant that is not declared any more is answered as a link that never was."""
+    stores = {"one": DirectoryStore(tmp_path / "one")}
+    settings = {"identity": believing, "others": stores}
+    rig = await start(WITH_LINKS, tenants=Tenants([Tenant(name="acme", route="one")]), **settings)
+    _, link = await shared_by_acme(rig)
+    assert (await rig.client.request("GET", link)).body == b"12345"
+    without = await start(WITH_LINKS, tenants=Tenants([Tenant(name="other")]), **settings)
+    gone, never = [await without.client.request("GET", each) for each in (link, link[:-3] + "AAA")]
+    assert (gone.status, gone.body) == (never.status, never.body)
+    assert gone.status == 404
+
+
+async def test_whoever_reads_by_a_link_asks_in_the_name_of_its_tenant(start):
+    rig = await start(WITH_LINKS, tenants=Tenants([Tenant(name="acme")]), identity=believing)
+    _, link = await shared_by_acme(rig)
+    slow = await start(WITH_LINKS, tenants=Tenants([Tenant(name="acme", request_rate=0.01)]), identity=believing)
+    assert (await slow.client.request("GET", link)).status == 200
+    assert code_of(await slow.client.request("GET", link)) == (503, "throttled")
+
+
+@pytest.mark.parametrize(
+    ("method", "below"), [("GET", "shares"), ("GET", "accesses"), ("DELETE", "shares/" + "A" * 24)]
+)
+async def test_questions_about_links_and_readers_count_as_all_others(start, method, below):
+    rig = await start(WITH_LINKS, tenants=Tenants([Tenant(name="acme")]), identity=believing)
+    file, _ = await shared_by_acme(rig)
+    slow = await start(WITH_LINKS, tenants=Tenants([Tenant(name="acme", request_rate=0.01)]), identity=believing)
+    assert (await slow.client.request(method, f"{file}/{below}")).status in {200, 404}
+    refused = await slow.client.request(method, f"{file}/{below}")
+    assert (refused.status, json.loads(refused.body)["code"]) == (503, "throttled")
+
+
+async def test_a_file_is_digested_where_its_tenant_has_it(tmp_path, start):
+    stores = {"one": DirectoryStore(tmp_path / "one")}
+    tenants = Tenants([Tenant(name="acme", route="one")])
+    rig = await start(tenants=tenants, identity=believing, others=stores, keeping=Keeping(digests=True))
+    path = (await post_bytes(rig, b"12345")).upload_path
+    assert await Digester(rig.database, Stores[ObjectStore](rig.store, stores)).run() == 1
+    assert (await row(rig, path)).sha256 == hashlib.sha256(b"12345").digest()

@@ -223,7 +223,8 @@ class Truth:
         for source in found:
             there = source.state is State.COMPLETE or (source.home is not None and source.state is State.UPLOADING)
             self.expect(there and source.is_whole, "I3", f"made of a partial that is {source.state}")
-            source.last_byte = now
+        for source in known.sources:
+            source.last_byte = now  # they live as long as if bytes had come; members that are gathered do not
         known.held = bytearray(b"".join(source.held for source in found))
         known.role, known.state, known.length = made.role, State.SEALED, len(known.held)
         self.expect(made.length == made.offset == known.length, "I3", f"{made.length} of {known.length} bytes")
@@ -450,7 +451,8 @@ class Truth:
         self.expect(row.offset == len(known.held), "I1", f"the offset is {row.offset} of {len(known.held)}")
         self.expect(row.state is known.state, "I9", f"{row.state}, where {known.state} is known")
         if row.state is not known.row.state:
-            self.expect(row.state in LATER[known.row.state], "I9", f"{known.row.state} became {row.state}")
+            later = LATER[known.row.state] | (LATER[State.COMPLETE] if known.row.state is State.SEALED else set())
+            self.expect(row.state in later, "I9", f"{known.row.state} became {row.state}")
         elif row.state not in LIVE and row.role is known.row.role:
             # How long a partial lives is another matter: finals that are made of it prolong that.
             before = replace(known.row, expires_at=row.expires_at) if row.role is Role.PARTIAL else known.row

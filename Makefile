@@ -3,7 +3,7 @@
 PYTHON ?= python3
 REQUIRE ?=
 ARGS ?=
-ALL_SERVERS := minio,mc,postgres,pgbouncer,versity,nginx,caddy,node,chromium
+ALL_SERVERS := minio,mc,postgres,pgbouncer,versity,nginx,caddy,node,chromium,nats,rabbitmq,redis,kafka
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -56,8 +56,9 @@ quick: $(VENV)/.development ## tests that need no server and are fast: rules, co
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not servers and not clients and not slow' \
 		tests/unit tests/contract tests/wire tests/model
 
-integration: $(VENV)/.development ## tests on real MinIO, Versity, PostgreSQL and nginx; none is skipped
-	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy -m servers tests/integration tests/contract tests/deploy
+integration: $(VENV)/.development ## tests on real stores, databases, proxies and brokers; none is skipped
+	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy,nats,rabbitmq,redis,kafka \
+		-m servers tests/integration tests/contract tests/deploy
 
 clients: $(VENV)/.development tests/clients/node_modules ## real upload clients: tus-js-client, tuspy, aiotus, curl, Chromium
 	$(PYTEST) --require minio,postgres,node,chromium tests/clients tests/browser
@@ -68,8 +69,8 @@ fault: $(VENV)/.development ## broken links, killed processes, stores that lie, 
 soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (TUSGATE_TEST_SOAK: seconds)
 	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py
 
-servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO and Versity (minutes, once), apt-get as root
-	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node
+servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO, Versity and NATS (minutes, once), apt-get as root
+	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node nats rabbitmq redis kafka
 
 spec: $(VENV)/.development ## list the protocol requirements and the cases of failure that no test names
 	$(BIN)/python -m tests.spec
@@ -80,7 +81,7 @@ wheel: $(VENV)/.development ## build the wheel into dist/
 lock: $(VENV)/.development ## choose new versions for the lock files
 	$(PIP_INSTALL) uv
 	$(COMPILE) --upgrade --output-file requirements.lock
-	$(COMPILE) --upgrade --group lint --group test --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --upgrade --all-extras --group lint --group test --constraint requirements.lock --output-file requirements-dev.lock
 	cd tests/clients && npm install --package-lock-only --no-audit --no-fund
 
 clean: ## remove what the other targets made, but not the servers in the cache

@@ -15,12 +15,17 @@ import hypothesis
 import pytest
 import uvloop
 
+import tests.servers.aws
 import tests.servers.chromium
+import tests.servers.kafka
 import tests.servers.minio
+import tests.servers.nats
 import tests.servers.nginx
 import tests.servers.node
 import tests.servers.pgbouncer
 import tests.servers.postgres
+import tests.servers.rabbitmq
+import tests.servers.redis
 import tests.servers.versity
 from tests.servers import acquire
 
@@ -29,17 +34,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Mapping
     from pathlib import Path
 
+    from tests.servers.aws import Aws
+    from tests.servers.kafka import Kafka
+    from tests.servers.nats import Nats
     from tests.servers.nginx import Nginx
     from tests.servers.node import Node
     from tests.servers.pgbouncer import PgBouncer
     from tests.servers.postgres import Postgres
+    from tests.servers.rabbitmq import RabbitMq
+    from tests.servers.redis import RedisServer
     from tests.servers.s3 import S3Server
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
 hypothesis.settings.load_profile("untimed")
 
-SERVERS = ("minio", "mc", "postgres", "pgbouncer", "versity", "nginx", "caddy", "node", "chromium")
+BROKERS = ("nats", "rabbitmq", "redis", "kafka")
+SERVERS = ("minio", "mc", "postgres", "pgbouncer", "versity", "nginx", "caddy", "node", "chromium", *BROKERS)
 SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versity_server", "nginx", "caddy"}
+SERVER_FIXTURES |= {"nats_server", "encrypted_nats", "rabbitmq_server", "redis_server", "kafka_server", "aws_server"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
 pytest_plugins = ["tests.gateway"]
@@ -144,6 +156,48 @@ def pgbouncer(pytestconfig: pytest.Config, postgres_server: Postgres) -> Iterato
     """PgBouncer before `postgres`, for the whole session, in transaction mode."""
     with _needed(pytestconfig, "pgbouncer"), tests.servers.pgbouncer.running(postgres_server.dsn) as pooler:
         yield pooler
+
+
+@pytest.fixture(scope="session")
+def nats_server(pytestconfig: pytest.Config) -> Iterator[Nats]:
+    """NATS for the whole session."""
+    with _needed(pytestconfig, "nats"), tests.servers.nats.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def encrypted_nats(pytestconfig: pytest.Config) -> Iterator[Nats]:
+    """NATS that speaks TLS, for the whole session."""
+    with _needed(pytestconfig, "nats"), tests.servers.nats.running(encrypted=True) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_server(pytestconfig: pytest.Config) -> Iterator[RabbitMq]:
+    """RabbitMQ for the whole session."""
+    with _needed(pytestconfig, "rabbitmq"), tests.servers.rabbitmq.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server(pytestconfig: pytest.Config) -> Iterator[RedisServer]:
+    """Redis for the whole session."""
+    with _needed(pytestconfig, "redis"), tests.servers.redis.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka_server(pytestconfig: pytest.Config) -> Iterator[Kafka]:
+    """Kafka for the whole session."""
+    with _needed(pytestconfig, "kafka"), tests.servers.kafka.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def aws_server() -> Iterator[Aws]:
+    """Something like SQS and SNS for the whole session; it comes with the packages for development."""
+    with tests.servers.aws.running() as server:
+        yield server
 
 
 @pytest.fixture

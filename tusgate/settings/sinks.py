@@ -16,8 +16,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from tusgate.core.errors import SettingsError
-from tusgate.core.events import USUAL_TYPES, EventType
-from tusgate.settings.kinds import Count, Duration, File, Kind
+from tusgate.core.events import EventType
+from tusgate.settings.brokers import AnyBroker
+from tusgate.settings.declared import Declared, Name
+from tusgate.settings.kinds import Duration, File, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -38,26 +40,7 @@ def _address(value: str) -> str:
     return value
 
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-"""Of a sink or a hook."""
 TusdEvent = Literal[EventType.CREATED, EventType.PROGRESS, EventType.COMPLETED, EventType.TERMINATED, EventType.DELETED]
-
-
-class _Declared(BaseModel):
-    """What all kinds of sinks have. See docs/events.md."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-    name: Name
-    events: tuple[EventType, ...] = USUAL_TYPES
-    tenants: tuple[str, ...] = ()
-    retries: Count = Field(3, ge=0, le=1000)
-    retry_delay: Duration = Field(10.0, gt=0, le=86_400.0)
-
-    @property
-    def longest(self) -> float:
-        """Return the seconds after which a try is broken off, whatever it is at."""
-        return 20.0
 
 
 class Reached(BaseModel):
@@ -100,7 +83,7 @@ class Reached(BaseModel):
         return text
 
 
-class _Posted(_Declared, Reached):
+class _Posted(Declared, Reached):
     """A sink that is told by HTTP."""
 
     timeout: Duration = Field(15.0, gt=0, le=30.0)
@@ -130,14 +113,14 @@ class TusdDeclared(_Posted):
     )
 
 
-class FileDeclared(_Declared):
+class FileDeclared(Declared):
     """Lines at the end of a file."""
 
     type: Literal["file"]
     path: File
 
 
-class StdoutDeclared(_Declared):
+class StdoutDeclared(Declared):
     """Lines on stdout."""
 
     type: Literal["stdout"]
@@ -156,7 +139,7 @@ class Named(Protocol):
 
 
 Item = TypeVar("Item", bound=Named)
-AnySink = WebhookDeclared | TusdDeclared | FileDeclared | StdoutDeclared
+AnySink = WebhookDeclared | TusdDeclared | FileDeclared | StdoutDeclared | AnyBroker
 _LIST: Final[TypeAdapter[tuple[AnySink, ...]]] = TypeAdapter(
     tuple[Annotated[AnySink, Field(discriminator="type")], ...]
 )

@@ -40,8 +40,15 @@ def document_of(event: Event, source: str) -> bytes:
         event: what has happened.
         source: who tells it, as a URI reference.
     """
+    told = CloudEvent(attributes_of(event, source), {"upload": _described(event.upload, _STATUS[event.type])})
+    written: bytes = JSONFormat().write(told)
+    return written
+
+
+def attributes_of(event: Event, source: str) -> dict[str, object]:
+    """Return what stands beside the data; see `document_of`."""
     upload = event.upload
-    attributes: dict[str, object] = {
+    return {
         "id": str(event.id),
         "source": source,
         "type": str(event.type),
@@ -51,9 +58,6 @@ def document_of(event: Event, source: str) -> bytes:
         "sequence": f"{event.number:0{SEQUENCE_DIGITS}}",
         "tenant": upload.scope.tenant,
     }
-    told = CloudEvent(attributes, {"upload": _described(upload, _STATUS[event.type])})
-    written: bytes = JSONFormat().write(told)
-    return written
 
 
 def _described(upload: Upload, status: State) -> dict[str, object]:

@@ -6,6 +6,7 @@ import ast
 import re
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_the_same_invariants_stand_in_both_documents() -> None:
 
 def test_the_architecture_explains_every_dependency_and_no_other() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    required = {re.split(r"[><=;\[ ]", line, maxsplit=1)[0] for line in project["dependencies"]}
+    lines = [*project["dependencies"], *chain.from_iterable(project["optional-dependencies"].values())]
+    required = {re.split(r"[><=;\[ ]", line, maxsplit=1)[0] for line in lines}
     table = section_of(ARCHITECTURE, "Dependencies").partition("| --- |")[2]
     told = dict(re.findall(r"^\| ([\w-]+) \|.*\| (.+?) \|$", table, re.MULTILINE))
     assert set(told) == required

@@ -234,6 +234,7 @@ class TestOwnership:
         system = {"migrate", "check", "close", "create", "claim_sealed", "expire", "due_garbage", "drop_garbage"}
         system |= {"postpone_garbage", "listen", "create_partial", "find_final"}
         system |= {"list_files", "limit_usage", "usage"}  # answers with nothing: see TestListing
+        system |= {"find_by_fingerprint", "get_any"}  # the same; and for what the store tells
         system |= {"claim_undigested", "postpone_digest"}  # the second does nothing: see test_keeping.py
         calls = {name for name in vars(tusgate.ports.Database) if not name.startswith("_")}
         assert calls - system == {name.split()[0] for name in self.CALLS}

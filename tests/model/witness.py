@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
 from tusgate.core.clockwatch import go_on
-from tusgate.core.model import Role, State
+from tusgate.core.model import FOREVER, Role, State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tusgate.core.grid import Grid
     from tusgate.core.model import (
         Intent,
+        Keeping,
         MultipartId,
         NewUpload,
         ObjectKey,
@@ -90,9 +91,9 @@ class WitnessedDatabase:
             self._finished(upload, step.stored)
         return committed
 
-    async def complete(self, upload: Upload, stored: StoredObject) -> Upload:
+    async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         before = self._truth.uploads[upload.id].state
-        completed = await self._database.complete(upload, stored)
+        completed = await self._database.complete(upload, stored, keeping)
         if before is not State.COMPLETE:
             self._finished(upload, stored)
         return completed
@@ -102,8 +103,8 @@ class WitnessedDatabase:
         self._truth.failed(failed)
         return failed
 
-    async def terminate(self, scope: Scope, upload_id: UploadId) -> Upload:
-        terminated = await self._database.terminate(scope, upload_id)
+    async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
+        terminated = await self._database.terminate(scope, upload_id, by)
         self._truth.terminated(terminated)
         return terminated
 

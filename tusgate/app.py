@@ -29,10 +29,8 @@ from tusgate.database.sqlite import SqliteDatabase
 from tusgate.filesystem import DirectoryStore
 from tusgate.identity.authority import CombinedAuthority
 from tusgate.identity.config import IssuerConfig, ProxyConfig
-from tusgate.identity.issuers import Issuers
 from tusgate.identity.proxies import VouchedUsers
 from tusgate.identity.static_tokens import StaticTokens
-from tusgate.identity.upload_tokens import UploadTokens
 from tusgate.s3.config import S3Config
 from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
@@ -602,9 +600,13 @@ def _authority(settings: Settings, tokens: TokenStore) -> Authority:
     if "token" in settings.auth:
         verifiers.append(StaticTokens(tokens, time.time))
     if "upload-token" in settings.auth:
+        from tusgate.identity.upload_tokens import UploadTokens  # its libraries take 10 MiB
+
         secrets_of_backends = [key.get_secret_value() for key in settings.upload_token_keys]
         verifiers.append(UploadTokens(secrets_of_backends, time.time))
     if "jwt" in settings.auth:
+        from tusgate.identity.issuers import Issuers  # likewise
+
         verifiers.append(Issuers([_issuer_config(issuer) for issuer in settings.jwt_issuers], time.time, _uptime))
     takes_bearers = bool(verifiers)
     if "proxy" in settings.auth:

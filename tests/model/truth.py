@@ -424,7 +424,9 @@ class Truth:
         """Likewise, for refusals that only partials and finals know."""
         match error:
             case FinalIsFixed():
-                return None if known is not None and known.role is Role.FINAL else "it is no final"
+                # A final that is deleted meanwhile, with partials in its object, is a hidden group by now.
+                was_final = known is not None and known.role in {Role.FINAL, Role.GROUP}
+                return None if was_final else "it is no final"
             case StillNeeded():
                 needed = any(known in each.sources for each in self.uploads.values())
                 return None if needed else "no final is made of it"

@@ -347,7 +347,8 @@ class Completion:
 
     async def _complete_multipart(self, upload: Upload, parts: Sequence[Part], *, copies: bool = False) -> StoredObject:
         """Complete with exactly the committed parts, then look: only a verified object counts."""
-        assert upload.multipart_id is not None
+        if upload.multipart_id is None:
+            raise Fenced  # another one has made the parts since the row was read, and goes on
         crc64 = combined_crc64(parts)
         store = self._stores.of(upload.route)
         if upload.plan is not None and (upload.plan.whole is not None or self._inspection(upload) is not None):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -480,6 +481,29 @@ def test_a_partial_that_is_deleted_while_its_group_is_gathered_is_missed_in_the_
         await case.process.uploads.terminate(SCOPE, a.id)
         with pytest.raises(UploadGone):
             await asking
+
+    run(work())
+
+
+def test_a_finisher_of_a_final_that_has_lost_its_lease_comes_late_and_does_no_harm() -> None:
+    """I20: it reads the row before another one has begun the multipart upload, and the parts after it."""
+
+    async def work() -> None:
+        case = Case()
+        partials = await case.partials(A, B)
+        complaints: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, found: complaints.append(found.get("exception")))
+        late = case.world.process(Faults(pauses={"sources": 8.0}), holder="late")
+        asking = asyncio.create_task(late.concatenate(*partials))
+        await asyncio.sleep(1)
+        (row,) = [row for row in case.world.database._tables.rows.values() if row.upload.role is Role.FINAL]
+        await case.world.database.release_sealed(row.upload, "late", 0.0)
+        other = case.world.process(Faults(pauses={"complete_multipart": 20.0}), holder="other")
+        other.completion.start(row.upload)
+        case.holds(await asking, A + B)
+        await asyncio.sleep(100)
+        gc.collect()
+        assert complaints == []
 
     run(work())
 

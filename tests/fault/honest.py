@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.wire.client import Answer, Client
 
 DEADLINE = 60.0
-"""Seconds for one upload, faults included."""
+"""Seconds without progress after which an upload is taken for stuck, faults included."""
 PAUSE = 0.05
 """Seconds between two attempts of a client that was turned away."""
 LOST = (OSError, EOFError, TimeoutError)
@@ -55,6 +55,8 @@ class Upload:
     pause: float = PAUSE
     journal: Journal = field(init=False)
     _proven: bool = False
+    _patience: float = DEADLINE
+    _waiting: asyncio.Timeout | None = None
 
     def __post_init__(self) -> None:
         self.journal = Journal(id_of(self.path))
@@ -65,8 +67,11 @@ class Upload:
         """Send the file in PATCHes of `chunk` bytes (default: all in one) until HEAD says that all is there.
 
         A second client asks for the offset all the while, as a page that shows progress does.
+
+        Raises TimeoutError when the offset has not grown for `deadline` seconds.
         """
-        async with asyncio.timeout(deadline), self.watched():
+        self._patience = deadline
+        async with asyncio.timeout(deadline) as self._waiting, self.watched():
             await self.send(len(self.data), chunk)
             while await self.ask() != len(self.data):  # noqa: ASYNC110 # a client has no event to wait for
                 await asyncio.sleep(self.pause)
@@ -124,7 +129,10 @@ class Upload:
         committed = self.rig.committed(self.path)
         self.journal.told.append(Told(answer.offset, answer.status, known, committed))
         assert known <= answer.offset <= len(self.data), (known, answer)
-        self.acknowledged = max(self.acknowledged, answer.offset)
+        if answer.offset > self.acknowledged:
+            self.acknowledged = answer.offset
+            if self._waiting is not None and self._waiting.when() is not None:
+                self._waiting.reschedule(asyncio.get_running_loop().time() + self._patience)
         if proof and answer.offset == len(self.data) and not self._proven:
             await self.check_object()
             self._proven = True

@@ -39,7 +39,7 @@ IN_PARTIALS = 0.3
 """How many of the files arrive as two partials."""
 CHUNKS = (100 * KIB, 500 * KIB, 2 * MIB, 6 * MIB, None)
 DEADLINE = 240.0
-"""Seconds for one upload: some wait for the lease of a killed process."""
+"""Seconds in which an upload gets on: some wait for the lease of a killed process."""
 RESTART_EVERY = 60.0
 FAULT_PAUSE = (0.5, 3.0)
 BOUND = BUDGET + 200 * MIB

@@ -111,9 +111,14 @@ def test_uppy_sends_a_file_to_the_store_and_the_gateway_makes_it_one(
 def test_uppy_pauses_and_goes_on(
     browser: Browser, page: Page, deployment: Deployment, version: int, file: Payload
 ) -> None:
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 * MIB}
+    network.send("Network.emulateNetworkConditions", slow)  # so that it is paused in the middle, not at its end
     start(page, deployment, version)
     page.wait_for_function("window.seen.progress > 0", timeout=30_000)
     page.evaluate("window.uppy.pauseAll()")
+    network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
     page.evaluate("window.uppy.resumeAll()")
     result = ended(page)
     assert "error" not in result, result

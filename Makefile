@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gen
 	--no-emit-index-url --no-header --no-annotate pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check ci bench fmt lint types layers quick integration clients fault soak servers spec wheel lock clean
+.PHONY: help setup run test check ci bench fmt lint types layers quick fast integration clients fault soak servers spec wheel lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name does; do \
@@ -28,7 +28,7 @@ test: $(VENV)/.development ## run all tests; those whose server is missing here 
 	@$(MAKE) --no-print-directory tests/clients/node_modules || echo 'without npm packages: their tests are skipped'
 	$(PYTEST)
 
-check: lint types layers quick ## before every push: lint, types, layers and the tests that need no server
+check: lint types layers quick ## before every push: lint, types, layers and the fastest tests
 
 ci: ## all that continuous integration runs: fetches every server, skips nothing
 	$(MAKE) setup servers tests/clients/node_modules
@@ -52,7 +52,10 @@ types: $(VENV)/.development ## check types
 layers: $(VENV)/.development ## check that dependencies point the right way
 	$(BIN)/lint-imports
 
-quick: $(VENV)/.development ## tests that need no server and are fast: rules, contracts on SQLite and a directory, the wire
+quick: $(VENV)/.development ## the fastest tests: rules, and the service on doubles with a virtual clock
+	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not servers and not clients and not slow' tests/unit
+
+fast: $(VENV)/.development ## all tests that need no server: also contracts on SQLite and a directory, the wire, the model
 	$(PYTEST) --numprocesses 2 --dist worksteal -m 'not servers and not clients and not slow' \
 		tests/unit tests/contract tests/wire tests/model
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Run = Callable[..., subprocess.CompletedProcess[str]]
 
+pytestmark = pytest.mark.slow  # each starts a process
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:

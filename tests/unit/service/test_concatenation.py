@@ -221,6 +221,7 @@ def test_files_without_bytes(group: GroupWish | None) -> None:
     run(work())
 
 
+@pytest.mark.slow
 def test_a_thousand_partials() -> None:
     async def work() -> None:
         case = Case(limits=PartLimits(min_part_size=5, max_part_size=1000, max_parts=10_000))

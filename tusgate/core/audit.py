@@ -64,24 +64,14 @@ class NewAccess:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
-    """A row of the access log; see `NewAccess`.
+class Access(NewAccess):
+    """A row of the access log.
 
     Attributes:
         sent: bytes that were handed to the network; None before the end, and where there are none to count.
     """
 
-    id: AccessId
-    scope: Scope
-    file_id: UploadId
-    reader: str
-    proof: str
-    how: How
-    client: str | None
-    first_byte: int | None
-    wanted: int | None
     sent: int | None
-    ending: Ending
     began_at: datetime
     ended_at: datetime | None
 

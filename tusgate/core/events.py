@@ -184,11 +184,6 @@ NO_OUTBOX: Final = Outbox()
 """Nobody is told anything."""
 
 
-def is_silent(upload: Upload) -> bool:
-    """Return whether clients know nothing of it, so that nothing about it is an event."""
-    return upload.role is Role.GROUP
-
-
 def deletion_of(upload: Upload) -> EventType:
     """Return which event it is that a client deletes `upload`, which is not deleted yet."""
     is_file = upload.state is State.COMPLETE and upload.role is not Role.PARTIAL

@@ -935,23 +935,6 @@ async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> No
     check_unchanged(sources, {row["id"]: upload_from(row) async for row in found})
 
 
-async def _seal_group(
-    connection: Connection, group: Upload, kept: Sequence[Upload], parts: Sequence[Part], final: NewUpload | None
-) -> Upload:
-    ids = [upload.id for upload in kept]
-    await _queries.count_with_group(connection, **identity_of(group), ids=ids)
-    row = await _queries.seal_group(connection, **sealing_of(group, parts, final))
-    if row is None:
-        raise fenced_by(group)
-    sealed = upload_from(row)
-    await _queries.insert_parts(connection, **identity_of(sealed), **part_columns(parts))
-    await _queries.leave_out(connection, **identity_of(sealed), ids=ids, reason=LEFT_OUT)
-    async for member in _queries.list_members(connection, **identity_of(sealed)):
-        if member["id"] not in ids:
-            raise fenced_by(upload_from(member))
-    return sealed
-
-
 async def _recount(connection: Connection, tenant: str) -> tuple[Usage, Usage]:
     """Return what was noted, and what is noted now; nothing at all when counting has been stopped meanwhile."""
     before = await _queries.lock_usage(connection, tenant=tenant)

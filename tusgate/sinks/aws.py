@@ -6,9 +6,10 @@ repetitions, which are dropped for five minutes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -78,10 +79,12 @@ class AwsConfig:
         return {"MessageGroupId": message.upload_id, "MessageDeduplicationId": message.event_id}
 
 
-class SqsLink:
-    """The port `Link` on a queue."""
+class AwsLink(ABC):
+    """The port `Link` on a client of one service; a subclass knows what sends there."""
 
-    def __init__(self, config: AwsConfig, stack: AsyncExitStack, client: SQSClient) -> None:
+    service: ClassVar[str]
+
+    def __init__(self, config: AwsConfig, stack: AsyncExitStack, client: Any) -> None:
         self._config = config
         self._stack = stack
         self._client = client
@@ -90,8 +93,9 @@ class SqsLink:
     async def open(cls, config: AwsConfig) -> Link:
         """Make a client; it connects with the first event."""
         stack = AsyncExitStack()
-        client = await stack.enter_async_context(get_session().create_client("sqs", **config.client_options()))
-        return cls(config, stack, client)
+        # Its type depends on the service: each subclass says which one it is.
+        made: Any = get_session().create_client(cls.service, **config.client_options())  # type: ignore[call-overload]
+        return cls(config, stack, await stack.enter_async_context(made))
 
     @property
     def usable(self) -> bool:
@@ -100,60 +104,39 @@ class SqsLink:
 
     async def publish(self, message: Message) -> None:
         """See `Link.publish`."""
+        attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.labels.items()}
         try:
-            await self._client.send_message(
-                QueueUrl=self._config.target,
-                MessageBody=message.body.decode(),
-                MessageAttributes={
-                    name: {"DataType": "String", "StringValue": value} for name, value in message.labels.items()
-                },
-                **self._config.order_of(message),
-            )
+            await self._send(message.body.decode(), MessageAttributes=attributes, **self._config.order_of(message))
         except (ClientError, BotoCoreError) as error:
             raise _failure(error) from None
+
+    @abstractmethod
+    async def _send(self, body: str, **options: Any) -> None:
+        """Send to the target. Raises ClientError, BotoCoreError."""
 
     async def close(self) -> None:
         """See `Link.close`."""
         await self._stack.aclose()
 
 
-class SnsLink:
-    """The port `Link` on a topic. Its subscribers filter by the attributes `type` and `tenant`."""
+class SqsLink(AwsLink):
+    """A queue."""
 
-    def __init__(self, config: AwsConfig, stack: AsyncExitStack, client: SNSClient) -> None:
-        self._config = config
-        self._stack = stack
-        self._client = client
+    service = "sqs"
+    _client: SQSClient
 
-    @classmethod
-    async def open(cls, config: AwsConfig) -> Link:
-        """Make a client; it connects with the first event."""
-        stack = AsyncExitStack()
-        client = await stack.enter_async_context(get_session().create_client("sns", **config.client_options()))
-        return cls(config, stack, client)
+    async def _send(self, body: str, **options: Any) -> None:
+        await self._client.send_message(QueueUrl=self._config.target, MessageBody=body, **options)
 
-    @property
-    def usable(self) -> bool:
-        """See `Link.usable`."""
-        return True
 
-    async def publish(self, message: Message) -> None:
-        """See `Link.publish`."""
-        try:
-            await self._client.publish(
-                TopicArn=self._config.target,
-                Message=message.body.decode(),
-                MessageAttributes={
-                    name: {"DataType": "String", "StringValue": value} for name, value in message.labels.items()
-                },
-                **self._config.order_of(message),
-            )
-        except (ClientError, BotoCoreError) as error:
-            raise _failure(error) from None
+class SnsLink(AwsLink):
+    """A topic. Its subscribers filter by the attributes `type` and `tenant`."""
 
-    async def close(self) -> None:
-        """See `Link.close`."""
-        await self._stack.aclose()
+    service = "sns"
+    _client: SNSClient
+
+    async def _send(self, body: str, **options: Any) -> None:
+        await self._client.publish(TopicArn=self._config.target, Message=body, **options)
 
 
 def _failure(error: ClientError | BotoCoreError) -> DeliveryFailed:

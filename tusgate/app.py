@@ -56,7 +56,7 @@ from tusgate.service.relay import Line, Relay, RelayRules
 from tusgate.service.sharing import Sharing
 from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
-from tusgate.service.uploads import UploadRules, Uploads
+from tusgate.service.uploads import UploadRules, Uploads, let_fail
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
 from tusgate.settings.hooks import HttpHookDeclared
@@ -453,9 +453,7 @@ async def _stop(database: Database, writers: Writers, upload: Upload, reason: st
         with suppress(Fenced, UploadNotFound):
             current = await database.get(upload.scope, upload.id)
             if current.state is State.UPLOADING:
-                failed = await database.fail(current, reason)
-                writers.taken_over(failed.id, failed.epoch + 1)
-                log.warning(LogEvent.UPLOAD_FAILED, upload_id=upload.id, reason=reason)
+                await let_fail(database, writers, current, reason)
     except Unavailable as error:
         raise DeliveryFailed(str(error)) from error
 
@@ -663,7 +661,7 @@ def _uploads(
         parts_in_flight=settings.parts_in_flight,
         piece_inline_max=settings.piece_inline_max,
         max_size=settings.max_size,
-        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=_keeping(settings)),
+        expiry=_expiry(settings),
     )
     rules = UploadRules(
         part_size=settings.part_size,
@@ -713,8 +711,12 @@ def _direct_rules(settings: Settings) -> DirectRules:
         url_ttl=round(settings.direct_url_ttl),
         part_size=settings.part_size,
         finish_wait=settings.finish_wait,
-        expiry=Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit),
+        expiry=_expiry(settings),
     )
+
+
+def _expiry(settings: Settings) -> Expiry:
+    return Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=_keeping(settings))
 
 
 def _keeping(settings: Settings) -> Keeping:

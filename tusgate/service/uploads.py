@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.model import Intent, Piece, Scope, Upload
     from tusgate.core.tenant import Tenant
-    from tusgate.ports import ByteSource, ObjectStore
+    from tusgate.ports import ByteSource, Database, ObjectStore
     from tusgate.service.completion import Completion
     from tusgate.service.hooks import Exchange
     from tusgate.service.intake import IntakeTools
@@ -658,9 +658,7 @@ class Uploads:
         """Let an upload fail whose client does not know what it sends. Fenced: a later request decides."""
         reason = "a request brought more bytes than the declared length"
         with suppress(Fenced):
-            failed = await self._database.fail(upload, reason)
-            self._writers.taken_over(failed.id, failed.epoch + 1)
-            log.warning("upload.failed", upload_id=upload.id, reason=reason)
+            await let_fail(self._database, self._writers, upload, reason)
 
     async def _finished(self, upload: Upload, exchange: Exchange | None) -> Upload:
         """Wait for a sealed upload; one that merely takes long is finished in the background and acknowledged."""
@@ -713,6 +711,13 @@ class Uploads:
             plan=creation.plan,
             fingerprint=None if creation.fingerprint is None else str(creation.fingerprint),
         )
+
+
+async def let_fail(database: Database, writers: Writers, upload: Upload, reason: str) -> None:
+    """Let `upload` fail, and end its writer. Raises Fenced, DatabaseUnavailable."""
+    failed = await database.fail(upload, reason)
+    writers.taken_over(failed.id, failed.epoch + 1)
+    log.warning("upload.failed", upload_id=upload.id, reason=reason)
 
 
 def _checked_length(creation: Creation, source: ByteSource | None, limit: int | None) -> int | None:

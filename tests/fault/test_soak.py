@@ -130,16 +130,21 @@ async def forget(upload: Upload) -> None:
 
 
 async def delete(client: Client, path: str) -> None:
-    """Delete an upload."""
-    while True:
-        try:
-            answer = await client.delete(path)
-        except LOST:
-            answer = None
-        if answer is not None and answer.status in (204, 410):  # 410: the first answer was lost
-            break
-        assert answer is None or answer.status in (423, 503), answer
-        await asyncio.sleep(PAUSE)
+    """Delete an upload.
+
+    409 is for partials: a creation of their final that the client has given up for lost may arrive when the final of
+    the next try has been deleted already. It makes another final, which is finished soon.
+    """
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                answer = await client.delete(path)
+            except LOST:
+                answer = None
+            if answer is not None and answer.status in (204, 410):  # 410: the first answer was lost
+                break
+            assert answer is None or answer.status in (409, 423, 503), answer
+            await asyncio.sleep(PAUSE)
 
 
 async def break_something(rig: Rig, chance: random.Random, over: asyncio.Event) -> None:

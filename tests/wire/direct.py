@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import json
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from yarl import URL
 
+from tests.contract.test_object_store import s3_store
+from tests.doubles.s3.behaviour import BEHAVIOURS
+from tests.doubles.s3.server import S3Double
+
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     import aiohttp
 
     from tests.wire.client import Client
+    from tusgate.s3.store import S3Store
 
 UPLOADS = "/api/v1/uploads"
 FINGERPRINTS = "/api/v1/fingerprints"
 JSON = {"Content-Type": "application/json"}
+
+
+@asynccontextmanager
+async def store_on_double(behaviour: str = "aws") -> AsyncIterator[S3Store]:
+    """Give a store on a strict double that behaves like this one: quick, and as strict as the real one."""
+    async with S3Double(BEHAVIOURS[behaviour]) as double:
+        double.make_bucket("bucket")
+        yield s3_store(double.as_server(), "bucket", behaviour)
 
 
 @dataclass

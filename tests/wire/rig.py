@@ -160,8 +160,8 @@ async def running(
         max_size: largest upload.
         identity: makes the authority from the database; without it the gateway is open.
         tenants: with their limits; without them nobody has any.
-        others: stores beside the first one, by the names of their routes.
-        store: instead of a directory.
+        others: stores beside the first one, by the names of their routes; closed in the end.
+        store: instead of a directory; closed in the end.
         most_downloads: at once.
         keeps_log: of who reads what.
         keeping: of finished files.
@@ -250,5 +250,5 @@ async def running(
         await completion.stop()
         if authority is not None:
             await authority.close()
-        await store.close()
+        await stores.close()
         await database.close()

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 
-import aiohttp
 import pytest
 from yarl import URL
 
-from tests.contract.test_object_store import s3_store
-from tests.doubles.s3.behaviour import BEHAVIOURS
-from tests.doubles.s3.server import S3Double
 from tests.wire.direct import DirectClient
 from tests.wire.identity import ALICE, BOB, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
@@ -20,19 +16,6 @@ from tusgate.web.config import WebConfig
 
 BASE = "/../companion/s3"
 DATA = bytes(range(256)) * (PART_SIZE // 256) + b"the end"
-
-
-@pytest.fixture
-async def store():
-    async with S3Double(BEHAVIOURS["aws"]) as double:
-        double.make_bucket("bucket")
-        yield s3_store(double.as_server(), "bucket", "aws")
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture

@@ -6,16 +6,13 @@ import asyncio
 import base64
 import hashlib
 import random
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
 from awscrt.checksums import crc64nvme
 
 from tests.contract.test_object_store import s3_store
-from tests.doubles.s3.behaviour import BEHAVIOURS
-from tests.doubles.s3.server import S3Double
-from tests.wire.direct import UPLOADS, DirectClient, wrong
+from tests.wire.direct import UPLOADS, DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, URL_TTL, running
 from tests.wire.rufh import RufhClient
@@ -36,15 +33,12 @@ UNKNOWN = "unknown-upload-0123456789"
 @asynccontextmanager
 async def opened_store(request, kind):
     """Give an S3 store of this kind, on a bucket of its own."""
-    async with AsyncExitStack() as stack:
-        if kind in ("minio", "versity"):
-            bucket = "bucket" if kind == "minio" else "versity_bucket"
-            yield s3_store(request.getfixturevalue(kind), request.getfixturevalue(bucket), kind)
-            return
-        profile = kind.rpartition(" ")[2]
-        double = await stack.enter_async_context(S3Double(BEHAVIOURS[profile]))
-        double.make_bucket("bucket")
-        yield s3_store(double.as_server(), "bucket", profile)
+    if kind in ("minio", "versity"):
+        bucket = "bucket" if kind == "minio" else "versity_bucket"
+        yield s3_store(request.getfixturevalue(kind), request.getfixturevalue(bucket), kind)
+    else:
+        async with store_on_double(kind.rpartition(" ")[2]) as opened:
+            yield opened
 
 
 @pytest.fixture(
@@ -61,16 +55,10 @@ async def store(request):
 
 
 @pytest.fixture
-async def double(request):
-    """Give the strict double: quick, and as strict as Amazon's."""
-    async with opened_store(request, "double of aws") as opened:
+async def double():
+    """Give the strict double alone."""
+    async with store_on_double() as opened:
         yield opened
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture

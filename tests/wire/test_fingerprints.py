@@ -5,13 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 
-import aiohttp
 import pytest
 from awscrt.checksums import crc64nvme
 
-from tests.contract.test_object_store import s3_store
-from tests.doubles.s3.behaviour import BEHAVIOURS
-from tests.doubles.s3.server import S3Double
 from tests.wire.direct import DirectClient
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
@@ -20,19 +16,6 @@ DATA = bytes(range(250)) * 4
 SHA256 = hashlib.sha256(DATA).hexdigest()
 CRC64 = f"{crc64nvme(DATA):016x}"
 OWN = "client:größe.bin-1000".replace("ö", "oe").replace("ß", "ss")
-
-
-@pytest.fixture
-async def store():
-    async with S3Double(BEHAVIOURS["aws"]) as double:
-        double.make_bucket("bucket")
-        yield s3_store(double.as_server(), "bucket", "aws")
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture

@@ -7,12 +7,8 @@ import base64
 import json
 from urllib.parse import quote
 
-import aiohttp
 import pytest
 
-from tests.contract.test_object_store import s3_store
-from tests.doubles.s3.behaviour import BEHAVIOURS
-from tests.doubles.s3.server import S3Double
 from tests.wire.direct import DirectClient
 from tests.wire.rig import EVENTS_SECRET, PART_SIZE, running
 from tusgate.core.direct import Plan
@@ -21,19 +17,6 @@ from tusgate.core.model import Part
 PATH = "/api/v1/s3-events"
 DATA = bytes(range(256)) * (2 * PART_SIZE // 256) + b"the end"
 SENDER = {"Authorization": f"Bearer {EVENTS_SECRET}"}
-
-
-@pytest.fixture
-async def store():
-    async with S3Double(BEHAVIOURS["aws"]) as double:
-        double.make_bucket("bucket")
-        yield s3_store(double.as_server(), "bucket", "aws")
-
-
-@pytest.fixture
-async def http():
-    async with aiohttp.ClientSession() as session:
-        yield session
 
 
 @pytest.fixture

@@ -54,7 +54,7 @@ SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versit
 SERVER_FIXTURES |= {"nats_server", "encrypted_nats", "rabbitmq_server", "redis_server", "kafka_server", "aws_server"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
-pytest_plugins = ["tests.gateway"]
+pytest_plugins = ["tests.gateway", "tests.left_open"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -51,11 +51,14 @@ class Final:
         return b"".join(partial.data for partial in self.partials)
 
     async def run(self, chunk: int | None = None, deadline: float = DEADLINE) -> str:
-        """Send all partials, ask for the final, and return its path when its object is there and right."""
+        """Send all partials, ask for the final, and return its path when its object is there and right.
+
+        Raises TimeoutError when a partial gets no further for `deadline` seconds, or the final is not there after them.
+        """
+        async with asyncio.TaskGroup() as sending:
+            for partial in {partial.path: partial for partial in self.partials}.values():
+                sending.create_task(partial.run(chunk, deadline))
         async with asyncio.timeout(deadline):
-            async with asyncio.TaskGroup() as sending:
-                for partial in {partial.path: partial for partial in self.partials}.values():
-                    sending.create_task(partial.run(chunk, deadline))
             return await self.ask_until_there()
 
     async def ask_until_there(self) -> str:

@@ -66,3 +66,22 @@ class Broker(Protocol):
 
     def inbox(self) -> AbstractAsyncContextManager[Inbox]:
         """Give a place that is empty, and removed afterwards."""
+
+
+@dataclass(frozen=True)
+class BrokerWithTls:
+    """A running broker that also speaks TLS, on another port.
+
+    Attributes:
+        port: where it listens.
+        tls_port: where it speaks TLS.
+        ca_file: certificate that it shows there.
+        password: of its user.
+        control: kill and start it.
+    """
+
+    port: int
+    tls_port: int
+    ca_file: str
+    password: str
+    control: ServerProcess

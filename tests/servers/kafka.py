@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.servers import acquire
 from tests.servers.certificate import make_certificate
-from tests.servers.inbox import Arrived
+from tests.servers.inbox import Arrived, BrokerWithTls
 from tests.servers.process import ServerProcess, accepts_connections, free_port
 from tests.servers.s3 import scratch_directory
 
@@ -72,19 +72,8 @@ class Topic:
 
 
 @dataclass(frozen=True)
-class Kafka:
-    """A running node; implements `Broker`.
-
-    Attributes:
-        tls_port: where it speaks TLS.
-        ca_file: certificate that it shows there.
-    """
-
-    port: int
-    tls_port: int
-    ca_file: str
-    password: str
-    control: ServerProcess
+class Kafka(BrokerWithTls):
+    """A running node; implements `Broker`."""
 
     def client_options(self) -> dict[str, Any]:
         return {

@@ -15,7 +15,7 @@ from tests.servers.process import Control, ServerProcess, Unreachable, free_port
 from tests.servers.s3 import S3Server, scratch_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 IMAGE = "minio/minio:RELEASE.2025-09-07T16-13-09Z"  # the last one that was published; the cached build is newer
@@ -35,7 +35,9 @@ def running() -> Iterator[S3Server]:
     elif acquire.docker_answers():
         yield from _in_container()
     else:
-        yield from _as_process(acquire.find_program("minio"))
+        program = acquire.find_program("minio")
+        with scratch_directory("minio", in_memory=True) as directory:
+            yield from _as_process(program, directory)
 
 
 @contextmanager
@@ -43,22 +45,11 @@ def running_with_encryption() -> Iterator[S3Server]:
     """Run a MinIO that speaks TLS, which it demands for keys of customers, and has a key of its own."""
     program = acquire.find_program("minio")
     with scratch_directory("minio-tls", in_memory=False) as directory:
-        port, certs = free_port(), directory / "certs"
+        certs = directory / "certs"
         certificate = make_certificate(certs)
         key = f"test-key:{base64.b64encode(secrets.token_bytes(32)).decode()}"
-
-        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
-            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"], "MINIO_KMS_SECRET_KEY": key}
-            address = ["--address", f"127.0.0.1:{port}", "--certs-dir", str(certs)]
-            command = [str(program), "server", "--quiet", *address, str(directory / "data")]
-            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
-
-        server = _with_new_keys(port, make, certificate)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.kill()
+        flags = ["--certs-dir", str(certs)]
+        yield from _as_process(program, directory, {"MINIO_KMS_SECRET_KEY": key}, flags, certificate)
 
 
 @contextmanager
@@ -66,26 +57,13 @@ def running_with_webhook(url: str, token: str) -> Iterator[S3Server]:
     """Run a MinIO that can post events to `url`, as the target `arn:minio:sqs::GATEWAY:webhook`."""
     program = acquire.find_program("minio")
     with scratch_directory("minio-events", in_memory=False) as directory:
-        port = free_port()
-
-        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
-            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"]}
-            environment |= {
-                "MINIO_NOTIFY_WEBHOOK_ENABLE_GATEWAY": "on",
-                "MINIO_NOTIFY_WEBHOOK_ENDPOINT_GATEWAY": url,
-                "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_GATEWAY": f"Bearer {token}",
-                "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_GATEWAY": str(directory / "events"),
-            }
-            address = ["--address", f"127.0.0.1:{port}"]
-            command = [str(program), "server", "--quiet", *address, str(directory / "data")]
-            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
-
-        server = _with_new_keys(port, make)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.kill()
+        target = {
+            "MINIO_NOTIFY_WEBHOOK_ENABLE_GATEWAY": "on",
+            "MINIO_NOTIFY_WEBHOOK_ENDPOINT_GATEWAY": url,
+            "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_GATEWAY": f"Bearer {token}",
+            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_GATEWAY": str(directory / "events"),
+        }
+        yield from _as_process(program, directory, target)
 
 
 def _environment(access_key: str, secret_key: str) -> dict[str, str]:
@@ -97,22 +75,26 @@ def _environment(access_key: str, secret_key: str) -> dict[str, str]:
     }
 
 
-def _as_process(program: Path) -> Iterator[S3Server]:
-    with scratch_directory("minio", in_memory=True) as directory:
-        port = free_port()
-        data = directory / "data"
+def _as_process(
+    program: Path,
+    directory: Path,
+    settings: Mapping[str, str] | None = None,
+    flags: Sequence[str] = (),
+    ca_file: str | None = None,
+) -> Iterator[S3Server]:
+    port = free_port()
 
-        def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
-            environment |= {"HOME": str(directory), "PATH": os.environ["PATH"]}
-            command = [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", str(data)]
-            return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
+    def make(server_answers: Callable[[], bool], environment: dict[str, str]) -> ServerProcess:
+        environment |= {"HOME": str(directory), "PATH": os.environ["PATH"], **(settings or {})}
+        command = [str(program), "server", "--quiet", "--address", f"127.0.0.1:{port}", *flags, str(directory / "data")]
+        return ServerProcess("minio", command, server_answers, directory / "minio.log", environment=environment)
 
-        server = _with_new_keys(port, make)
-        try:
-            server.start()
-            yield server
-        finally:
-            server.kill()
+    server = _with_new_keys(port, make, ca_file)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
 
 
 def _in_container() -> Iterator[S3Server]:

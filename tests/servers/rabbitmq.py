@@ -13,7 +13,7 @@ import aio_pika
 
 from tests.servers import acquire
 from tests.servers.certificate import make_certificate
-from tests.servers.inbox import Arrived
+from tests.servers.inbox import Arrived, BrokerWithTls
 from tests.servers.process import ServerProcess, accepts_connections, free_port
 from tests.servers.s3 import scratch_directory
 
@@ -60,19 +60,8 @@ class Queue:
 
 
 @dataclass(frozen=True)
-class RabbitMq:
-    """A running broker; implements `Broker`.
-
-    Attributes:
-        tls_port: where it speaks TLS.
-        ca_file: certificate that it shows there.
-    """
-
-    port: int
-    tls_port: int
-    ca_file: str
-    password: str
-    control: ServerProcess
+class RabbitMq(BrokerWithTls):
+    """A running broker; implements `Broker`."""
 
     async def connect(self) -> AbstractConnection:
         return await aio_pika.connect(host="127.0.0.1", port=self.port, login=USER, password=self.password)

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from tests.servers import acquire
 from tests.servers.certificate import make_certificate
-from tests.servers.inbox import Arrived
+from tests.servers.inbox import Arrived, BrokerWithTls
 from tests.servers.process import ServerProcess, accepts_connections, free_port
 from tests.servers.s3 import scratch_directory
 
@@ -52,19 +52,8 @@ class Stream:
 
 
 @dataclass(frozen=True)
-class RedisServer:
-    """A running server; implements `Broker`.
-
-    Attributes:
-        tls_port: where it speaks TLS.
-        ca_file: certificate that it shows there.
-    """
-
-    port: int
-    tls_port: int
-    ca_file: str
-    password: str
-    control: ServerProcess
+class RedisServer(BrokerWithTls):
+    """A running server; implements `Broker`."""
 
     def client(self) -> Redis:
         return Redis(port=self.port, password=self.password)

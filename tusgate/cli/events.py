@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import sys
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import TypeAdapter, ValidationError
@@ -54,8 +56,7 @@ _JSON = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of
 _ALL = Annotated[bool, typer.Option("--all", help="Without this, something has to be named.")]
 
 
-def list_events(
-    loaded: Loaded,
+def _search(
     *,
     event_id: _ID = None,
     upload: _UPLOAD = None,
@@ -65,10 +66,46 @@ def list_events(
     since: _SINCE = None,
     until: _UNTIL = None,
     state: _ANY = Which.ANY,
-    as_json: _JSON = False,
-) -> None:
+) -> Search:
+    """Return what these flags choose."""
+    return Search(
+        event_id=None if event_id is None else _event_id(event_id),
+        upload_id=None if upload is None else UploadId(upload),
+        tenant=tenant,
+        type=event_type,
+        sink=sink,
+        state=None if state is Which.ANY else DeliveryState(state),
+        since=_moment(since, "--since"),
+        until=_moment(until, "--until"),
+    )
+
+
+def _choosing(state: Which) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of `_search`, with this state unless told otherwise.
+
+    What they choose is the command's second argument.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        flags = inspect.signature(_search, eval_str=True).parameters
+        loaded, _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+        @functools.wraps(command)
+        def wrapper(loaded: Loaded, **given: Any) -> None:
+            search = _search(**{name: given.pop(name) for name in flags})
+            command(loaded, search, **given)
+
+        chosen = {**flags, "state": flags["state"].replace(default=state)}
+        # with_settings reads the flags from the signature.
+        wrapper.__signature__ = inspect.Signature([loaded, *chosen.values(), *own])  # type: ignore[attr-defined]  # functions may carry one
+        return wrapper
+
+    return decorate
+
+
+@_choosing(Which.ANY)
+def list_events(loaded: Loaded, search: Search, *, as_json: _JSON = False) -> None:
     """List deliveries, oldest first: one line for each event and sink. Exits with 1 when one of them is dead."""
-    search = _search(event_id, upload, tenant, event_type, sink, since, until, state)
     from tusgate.service.redelivery import pages
 
     report = Report("Time", "Event", "Type", "Sink", "State", "Tries", "Error", as_json=as_json)
@@ -132,42 +169,18 @@ def _described(delivery: Delivery) -> dict[str, object]:
     }
 
 
-def replay(
-    loaded: Loaded,
-    *,
-    event_id: _ID = None,
-    upload: _UPLOAD = None,
-    tenant: _TENANT = None,
-    event_type: _TYPE = None,
-    sink: _SINK = None,
-    since: _SINCE = None,
-    until: _UNTIL = None,
-    state: _ANY = Which.DEAD,
-    everything: _ALL = False,
-) -> None:
+@_choosing(Which.DEAD)
+def replay(loaded: Loaded, search: Search, *, everything: _ALL = False) -> None:
     """Have deliveries made again, under the ids of their events; dead ones unless told otherwise."""
-    search = _search(event_id, upload, tenant, event_type, sink, since, until, state)
     _check_named(search, everything)
     from tusgate.service.redelivery import replay_all
 
     print(f"{counted(_run(loaded, lambda deliveries: replay_all(deliveries, search)), 'event')} to be delivered again")
 
 
-def drop(
-    loaded: Loaded,
-    *,
-    event_id: _ID = None,
-    upload: _UPLOAD = None,
-    tenant: _TENANT = None,
-    event_type: _TYPE = None,
-    sink: _SINK = None,
-    since: _SINCE = None,
-    until: _UNTIL = None,
-    state: _ANY = Which.DEAD,
-    everything: _ALL = False,
-) -> None:
+@_choosing(Which.DEAD)
+def drop(loaded: Loaded, search: Search, *, everything: _ALL = False) -> None:
     """Forget deliveries for good; dead ones unless told otherwise."""
-    search = _search(event_id, upload, tenant, event_type, sink, since, until, state)
     _check_named(search, everything)
     from tusgate.service.redelivery import drop_all
 
@@ -178,28 +191,6 @@ def enable(loaded: Loaded, sink: Annotated[str, typer.Argument(metavar="SINK", h
     """Deliver to a sink again that has answered 410."""
     _run(loaded, lambda deliveries: deliveries.enable(sink))
     print(f"{sink} is enabled; what it has missed: tusgate events replay --sink {sink}")
-
-
-def _search(
-    event_id: str | None,
-    upload: str | None,
-    tenant: str | None,
-    event_type: EventType | None,
-    sink: str | None,
-    since: str | None,
-    until: str | None,
-    state: Which,
-) -> Search:
-    return Search(
-        event_id=None if event_id is None else _event_id(event_id),
-        upload_id=None if upload is None else UploadId(upload),
-        tenant=tenant,
-        type=event_type,
-        sink=sink,
-        state=None if state is Which.ANY else DeliveryState(state),
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
-    )
 
 
 def _check_named(search: Search, everything: bool) -> None:

@@ -69,15 +69,19 @@ class Final:
 
     async def ask(self) -> str:
         """Ask for the final, as often as it takes, and return its path."""
-        listed = "final;" + " ".join(partial.path for partial in self.partials)
         while True:
-            answer = await heard(lambda: self._client().post({"Upload-Concat": listed}))
+            answer = await heard(self.post)
             if answer.status == 201:
                 self.paths.append(answer.upload_path)
                 return answer.upload_path
             assert answer.status in (409, 423, 503), answer  # tus-js-client gives up on other ones below 500
             self.turned_away.append(answer.status)
             await asyncio.sleep(PAUSE)
+
+    async def post(self) -> Answer:
+        """Ask for the final once."""
+        listed = "final;" + " ".join(partial.path for partial in self.partials)
+        return await self._client().post({"Upload-Concat": listed})
 
     async def until_there(self, path: str) -> None:
         """Look at the final until it shows its offset, which it must do for a verified object only. I4, I5."""

@@ -17,7 +17,7 @@ import pytest
 from tests.fault.commands import command
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import PAUSE
-from tests.fault.joined import begin_apart, begin_in_another_order, begin_in_place
+from tests.fault.joined import Final, begin_apart, begin_in_another_order, begin_in_place
 from tests.fault.proxy import Drop, DropAnswer, Gate, Hold, Reply, s3_error
 from tests.fault.rig import KIB, MIB, PART, id_of
 from tusgate.s3.retry import TRIES
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from tests.fault.books import Row
-    from tests.fault.joined import Final
     from tests.fault.proxy import Fault
     from tests.fault.rig import Rig
     from tests.wire.client import Answer
@@ -39,6 +38,7 @@ HALVES = [DATA[: 2 * PART + MIB], DATA[2 * PART + MIB :]]
 WITH_A_SMALL_ONE = [HALVES[0], b"too small to be a part", HALVES[1]]
 WITHOUT_COPIES = SMALLEST_PARTS_AND_COLD | {"TUSGATE_S3_PROFILE": "generic"}
 IN_A_ROW = TRIES + 1
+ROUNDS = 6
 AWKWARD = 3 * MIB
 COPYING = (
     "CreateMultipartUpload",
@@ -171,6 +171,26 @@ def parts_of_finals(rig: Rig) -> list[Row]:
     return rig.rows(
         "SELECT parts.number FROM parts JOIN uploads ON id = upload_id WHERE role = 'final' ORDER BY parts.number"
     )
+
+
+@pytest.mark.parametrize("begin", [apart, in_place, in_another_order])
+async def test_two_finals_and_the_deletion_of_a_partial_at_once_leave_finals_that_are_whole(
+    rig: Rig, begin: Begin
+) -> None:
+    """CC-09, I3, I4: one list is the other one backwards, so that what one of them uses cannot do for the other."""
+    for last in range(ROUNDS):
+        final = await begin(rig)
+        for partial in final.partials:
+            await partial.run()
+        backwards = Final(rig, final.partials[::-1])
+        victim = final.partials[last % len(final.partials)]
+        made, mirrored, deleted = await asyncio.gather(final.post(), backwards.post(), rig.client.delete(victim.path))
+        assert {made.status, mirrored.status} <= {201, 404, 409, 410}, (made, mirrored)
+        assert deleted.status in (204, 409), deleted
+        victim.journal.deleted = deleted.status == 204
+        for one, answer in ((final, made), (backwards, mirrored)):
+            if answer.status == 201:
+                await one.until_there(answer.upload_path)
 
 
 @pytest.mark.parametrize("begin", [in_place, in_another_order])

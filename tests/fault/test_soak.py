@@ -40,6 +40,8 @@ IN_PARTIALS = 0.3
 CHUNKS = (100 * KIB, 500 * KIB, 2 * MIB, 6 * MIB, None)
 DEADLINE = 240.0
 """Seconds in which an upload gets on: some wait for the lease of a killed process."""
+WATCH_EVERY = 0.5
+"""Seconds between two looks of a page at each upload: the machine is for uploads, not for a storm of HEADs."""
 RESTART_EVERY = 60.0
 FAULT_PAUSE = (0.5, 3.0)
 BOUND = BUDGET + 200 * MIB
@@ -109,12 +111,15 @@ async def use(rig: Rig, chance: random.Random, over: asyncio.Event) -> int:
         data = chance.randbytes(chance.choice(LENGTHS))
         if chance.random() < IN_PARTIALS:
             final = await begin_any(rig, data, chance, clients)
+            for partial in final.partials:
+                partial.pause = WATCH_EVERY
             path = await final.run(chance.choice(CHUNKS), DEADLINE)
             await delete(clients[0], path)
             for partial in final.partials:
                 await forget(partial)
         else:
             upload = await begin(rig, data, clients)
+            upload.pause = WATCH_EVERY
             await upload.run(chance.choice(CHUNKS), DEADLINE)
             await forget(upload)
         finished += 1

@@ -9,6 +9,7 @@ import pytest
 from tests.wire.client import CT, V
 from tests.wire.rig import until
 from tests.wire.rufh import RufhClient
+from tests.wire.test_downloads import on_s3
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.model import CreatedVia, NewUpload, ObjectKey, Role, Scope, UploadId
 from tusgate.web.config import WebConfig
@@ -296,6 +297,27 @@ async def test_partials_of_somebody_else_are_unknown(rig):
     unknown = await concatenate(rig.client, a, "/files/" + "b" * 24)
     assert (foreign.status, foreign.body) == (unknown.status, unknown.body)
     assert foreign.status == 404
+
+
+async def test_a_list_that_is_refused_makes_nobody_look_into_the_store(tmp_path):
+    """PA-19, I4, I13: whatever stands in it."""
+    async with on_s3(tmp_path) as (rig, double):
+        a = await a_partial(rig.client, b"hello")
+        unfinished = await rig.client.create(5, **PARTIAL)
+        double.history.clear()
+        for urls, more, status in (
+            ([a, unfinished], {}, 400),
+            ([a, "../x"], {}, 400),
+            ([a, "/files/../../x"], {}, 400),
+            ([a, "/files/..%2f..%2fx"], {}, 404),
+            ([a, "http://evil.example/x"], {}, 400),
+            ([a], {"Upload-Length": "5"}, 400),
+        ):
+            assert (await concatenate(rig.client, *urls, **more)).status == status, urls
+        assert double.history == []
+        final = (await concatenate(rig.client, a, a)).upload_path
+        assert await rig.stored(final) == b"hellohello"
+        assert (await rig.client.patch(final, 10, b"x")).status == 403
 
 
 async def test_a_hundred_partials_in_one_list(rig):

@@ -115,6 +115,22 @@ async def test_ranges_that_adjoin_are_one_and_others_are_the_whole_file(client, 
     assert "Content-Range" not in answer.headers
 
 
+async def test_a_thousand_ranges_ask_the_store_once(tmp_path):
+    """RE-14, I15, I17."""
+    async with on_s3(tmp_path) as (rig, double):
+        file = await uploaded(rig.client, LARGE)
+        for ranges in (
+            [f"{2 * first}-{2 * first}" for first in range(1_000)],
+            [f"{first}-" for first in range(1_000)],
+            ["0-9"] * 1_000,
+        ):
+            double.history.clear()
+            answer = await download(rig.client, file, Range=f"bytes={','.join(ranges)}")
+            assert answer.status in (200, 206, 416)
+            assert answer.status == 416 or answer.body in (LARGE, LARGE[:10])
+            assert double.count("GetObject") <= 1
+
+
 @pytest.mark.parametrize("wanted", [f"bytes={len(LARGE)}-", f"bytes={2**64}-", "bytes=-0"])
 async def test_a_range_beyond_the_end_is_416_and_says_where_that_is(client, large, wanted):
     answer = await download(client, large, Range=wanted)

@@ -724,7 +724,11 @@ def _keeping(settings: Settings) -> Keeping:
 
 
 def _job_rules(settings: Settings) -> JobRules:
-    return JobRules(access_memory=settings.access_retention, digests=settings.file_digest == "sha256")
+    return JobRules(
+        ended_memory=settings.ended_retention,
+        access_memory=settings.access_retention,
+        digests=settings.file_digest == "sha256",
+    )
 
 
 def _web_config(settings: Settings) -> WebConfig:

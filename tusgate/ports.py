@@ -262,6 +262,14 @@ class Database(Protocol):
         restored from a backup).
         """
 
+    async def forget_ended(self, seconds: float, limit: int) -> int:
+        """Delete the rows of up to `limit` uploads that ended `seconds` ago or earlier; return how many were found.
+
+        From then on they are unknown instead of gone. Those that have garbage, or that others are made of, are left for
+        later, those that note a spent upload token for ever. Parts go first, `PARTS_FORGOTTEN` for each upload and
+        run at most: an upload with more of them takes several runs, and counts in each.
+        """
+
     async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
         """Take up to `limit` COMPLETE files of any tenant whose SHA-256 is to be computed, for `lease` seconds."""
 

@@ -556,6 +556,24 @@ class MemoryDatabase:
             row.digest_due = None
         return [row.upload for row in expired]
 
+    async def forget_ended(self, seconds: float, limit: int) -> int:
+        before = self._clock() - seconds
+        ended = [row for row in self._rows.values() if row.changed <= before and self._may_be_forgotten(row)]
+        found = sorted(ended, key=lambda row: row.changed)[:limit]
+        for row in found:
+            del self._rows[row.upload.id]
+        return len(found)
+
+    def _may_be_forgotten(self, row: _Row) -> bool:
+        others = self._rows.values()
+        return (
+            row.upload.state in {State.TERMINATED, State.EXPIRED, State.FAILED}
+            and row.upload.id not in self._tables.spent.values()
+            and not row.waste
+            and all(other.upload.group != row.upload.id for other in others)
+            and not any(row.upload.id in other.sources and other.upload.state is State.SEALED for other in others)
+        )
+
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         now = self._clock()
         due = [

@@ -272,7 +272,7 @@ AT_START = ("migrate", "listen")
 AT_THE_END = ("release-sealed",)
 NEVER = (
     *("list-files", "describe", "limit-usage", "usage", "get-any"),
-    *("forget-shares", "list-accesses", "list-all-accesses", "forget-accesses"),
+    *("forget-shares", "list-accesses", "list-all-accesses", "forget-accesses", "forget-ended"),
 )
 """The API of finished files reads, or changes a description in one statement; usage is counted by triggers.
 What the store reports is no more than a reason to look; and nobody waits for what is forgotten."""

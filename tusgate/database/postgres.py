@@ -39,6 +39,7 @@ from tusgate.database.postgres_deliveries import PostgresDeliveries
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.postgres_events import PostgresEvents
 from tusgate.database.rows import (
+    PARTS_FORGOTTEN,
     access_from,
     access_of,
     cell_start_of,
@@ -518,6 +519,15 @@ class PostgresDatabase:
         if expired:
             self._outbox.written()
         return expired
+
+    async def forget_ended(self, seconds: float, limit: int) -> int:
+        """See `ports.Database.forget_ended`."""
+        async with self._transaction() as connection:
+            found = _queries.system_lock_ended(connection, seconds=seconds, limit=limit)
+            ids = [row["id"] async for row in found]
+            await _queries.system_forget_parts(connection, ids=ids, limit=limit * PARTS_FORGOTTEN)
+            await _queries.system_forget_ended(connection, ids=ids)
+        return len(ids)
 
     async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
         """See `ports.Database.claim_undigested`."""

@@ -532,6 +532,35 @@ WITH ended AS (
 )
 SELECT ended.*, pg_notify('tusgate_writer', id || ' ' || epoch + 1) AS told FROM ended;
 
+-- name: system_lock_ended
+-- Those that nothing in the store and no other upload still depends on.
+SELECT id FROM uploads
+WHERE state IN ('terminated', 'expired', 'failed') AND token_id IS NULL
+    AND updated_at <= now() - make_interval(secs => :seconds)
+    AND NOT EXISTS (SELECT FROM garbage WHERE garbage.upload_id = uploads.id)
+    AND NOT EXISTS (SELECT FROM uploads AS member WHERE member.group_id = uploads.id)
+    AND NOT EXISTS (
+        SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+        WHERE sources.source_id = uploads.id AND final.state = 'sealed'
+    )
+ORDER BY updated_at
+LIMIT :limit
+FOR UPDATE SKIP LOCKED;
+
+-- name: system_forget_parts!
+DELETE FROM parts WHERE (upload_id, number) IN (
+    SELECT upload_id, number FROM parts WHERE upload_id = ANY(:ids::text[]) LIMIT :limit
+);
+
+-- name: system_forget_ended!
+-- Runs after system_forget_parts, in its transaction; what still has parts waits for the next run.
+WITH forgotten AS (
+    DELETE FROM uploads
+    WHERE id = ANY(:ids::text[]) AND NOT EXISTS (SELECT FROM parts WHERE parts.upload_id = uploads.id)
+    RETURNING id
+)
+DELETE FROM sources USING forgotten WHERE sources.upload_id = forgotten.id;
+
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no

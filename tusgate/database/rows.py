@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from tusgate.core.sharing import NewShare
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+PARTS_FORGOTTEN = 20
+"""Parts per upload that one step of forgetting deletes at most: there may be 10,000, and a step has a deadline."""
 
 
 class Row(Protocol):

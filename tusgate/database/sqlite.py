@@ -26,6 +26,7 @@ from tusgate.core.model import FOREVER, State
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
 from tusgate.database.rows import (
+    PARTS_FORGOTTEN,
     access_from,
     access_of,
     attempt_of,
@@ -290,6 +291,10 @@ class SqliteDatabase:
         if expired:
             self._outbox.written()
         return expired
+
+    async def forget_ended(self, seconds: float, limit: int) -> int:
+        """See `ports.Database.forget_ended`."""
+        return await self._writer.run(partial(_forget_ended, seconds=seconds, limit=limit))
 
     async def claim_undigested(self, lease: float, limit: int) -> list[Upload]:
         """See `ports.Database.claim_undigested`."""
@@ -861,6 +866,14 @@ def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Up
         _discard_contents(connection, due, has_object=finished, has_multipart=not finished)
         _tell(connection, EventType.EXPIRED, due)
     return expired
+
+
+def _forget_ended(connection: sqlite3.Connection, seconds: float, limit: int) -> int:
+    ended = [row["id"] for row in _queries.system_ended(connection, seconds=seconds, limit=limit)]
+    _queries.system_forget_parts(connection, ids=json.dumps(ended), limit=limit * PARTS_FORGOTTEN)
+    forgotten = [row["id"] for row in list(_queries.system_forget_ended(connection, ids=json.dumps(ended)))]
+    _queries.system_forget_sources(connection, ids=json.dumps(forgotten))
+    return len(ended)
 
 
 def _keep(connection: sqlite3.Connection, verdict: Verdict) -> None:

@@ -377,6 +377,34 @@ LIMIT :limit;
 -- name: system_expire^
 UPDATE uploads SET state = 'expired', updated_at = now_ms(), digest_due_at = NULL WHERE id = :id RETURNING *;
 
+-- name: system_ended
+-- Those that nothing in the store and no other upload still depends on.
+SELECT id FROM uploads
+WHERE state IN ('terminated', 'expired', 'failed') AND token_id IS NULL
+    AND updated_at <= now_ms() - ms(:seconds)
+    AND NOT EXISTS (SELECT 1 FROM garbage WHERE garbage.upload_id = uploads.id)
+    AND NOT EXISTS (SELECT 1 FROM uploads AS member WHERE member.group_id = uploads.id)
+    AND NOT EXISTS (
+        SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
+        WHERE sources.source_id = uploads.id AND final.state = 'sealed'
+    )
+ORDER BY updated_at
+LIMIT :limit;
+
+-- name: system_forget_parts!
+DELETE FROM parts WHERE (upload_id, number) IN (
+    SELECT upload_id, number FROM parts WHERE upload_id IN (SELECT value FROM json_each(:ids)) LIMIT :limit
+);
+
+-- name: system_forget_ended
+-- Runs after system_forget_parts, in its transaction; what still has parts waits for the next run.
+DELETE FROM uploads
+WHERE id IN (SELECT value FROM json_each(:ids)) AND NOT EXISTS (SELECT 1 FROM parts WHERE parts.upload_id = uploads.id)
+RETURNING id;
+
+-- name: system_forget_sources!
+DELETE FROM sources WHERE upload_id IN (SELECT value FROM json_each(:ids));
+
 -- name: system_due_garbage
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no

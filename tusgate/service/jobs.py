@@ -42,6 +42,7 @@ class JobRules:
             removed: longer than any request to the store lives.
         retry_garbage: seconds until a failed removal is tried again.
         forget_every: seconds between two looks for what is only remembered, and no longer needs to be.
+        ended_memory: seconds for which uploads are known after their end; None: for ever.
         share_memory: seconds for which share links are listed after their end.
         digests: this process computes the SHA-256 of files.
         access_memory: seconds for which it is known who read what; None: not at all.
@@ -59,6 +60,7 @@ class JobRules:
     forget_every: float = 600.0
     digest_every: float = 2.0
     digests: bool = False
+    ended_memory: float | None = None
     share_memory: float = 30 * 86_400.0
     access_memory: float | None = None
 
@@ -83,6 +85,7 @@ class Jobs:
         clocks: OwnClocks | None = None,
         reading: ReadingDatabase | None = None,
     ) -> None:
+        self._database = database
         self._reading = reading
         self._completion = completion
         self._rules = rules
@@ -123,10 +126,13 @@ class Jobs:
         return len((await self._collector.run()).removed)
 
     async def forget(self) -> int:
-        """Delete rows about share links that ended, and accesses that began, long ago; return how many of the most."""
+        """Delete rows about what ended long ago: uploads, share links, accesses; return how many of the most."""
         reading, rules = self._reading, self._rules
+        ended = 0
+        if rules.ended_memory is not None:
+            ended = await self._database.forget_ended(rules.ended_memory, rules.batch)
         if reading is None:
-            return 0
+            return ended
         shares = await reading.forget_shares(rules.share_memory, rules.batch)
         accesses = 0
         for _ in range(HASTE):  # many small steps: there may be as many accesses as requests
@@ -135,7 +141,7 @@ class Jobs:
             accesses += forgotten
             if forgotten < rules.batch:
                 break
-        return max(shares, accesses)
+        return max(ended, shares, accesses)
 
     async def digest(self) -> int:
         """Compute the SHA-256 of finished files, one after the other, until none is due; return of how many."""

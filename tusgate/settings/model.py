@@ -231,6 +231,12 @@ class Settings(BaseSettings):
         "Unfinished uploads are deleted after this long without a new byte; none keeps them.",
         gt=0,
     )
+    ended_retention: OptionalDuration = _limit(
+        90 * 86_400.0,
+        "Uploads that were deleted, expired or failed are remembered this long, and are unknown afterwards; none"
+        " remembers them for ever.",
+        ge=86_400,
+    )
     max_lifetime: OptionalDuration = _limit(
         None, "Unfinished uploads are deleted at this age, active or not; none is no limit.", gt=0
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import structlog
 
+from tests.contract.database_rig import a_writer
 from tests.contract.test_access_log import an_access
 from tests.contract.test_keeping import completed
 from tests.contract.test_share_store import a_new_share
@@ -17,7 +18,7 @@ from tests.doubles.store import MemoryStore
 from tests.unit.service.rig import Sender, World, some_bytes
 from tests.virtual_time import run
 from tusgate.core.audit import Ending, How
-from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable
+from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable, UploadNotFound
 from tusgate.core.model import Keeping
 from tusgate.ports import ObjectStore
 from tusgate.service.audit import RETRY_AFTER, Audit
@@ -130,6 +131,20 @@ def test_old_rows_are_forgotten_many_of_them_in_small_steps() -> None:
         assert await jobs.forget() == 1
         assert await database.list_shares(file.scope, file.id) == []
         assert HASTE * rules.batch > 25
+
+    run(work())
+
+
+def test_uploads_that_have_ended_are_forgotten_where_that_is_wanted() -> None:
+    async def work() -> None:
+        database = a_database()
+        upload = await database.fail(await a_writer(database), "broken")
+        stores = Stores[ObjectStore](MemoryStore())
+        await asyncio.sleep(60)
+        for rules, forgotten in ((JobRules(), 0), (JobRules(ended_memory=100.0), 0), (JobRules(ended_memory=50.0), 1)):
+            assert await Jobs(database, stores, Completion(database, stores, "x"), rules).forget() == forgotten
+        with pytest.raises(UploadNotFound):
+            await database.get(upload.scope, upload.id)
 
     run(work())
 

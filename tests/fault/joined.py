@@ -36,6 +36,7 @@ class Final:
         clients: requests go to them in turn; default: the first gateway.
         paths: what the requests for it were answered, in their order.
         turned_away: statuses that made the client ask again.
+        journal: of the final, as soon as somebody looks for its object.
     """
 
     rig: Rig
@@ -43,6 +44,7 @@ class Final:
     clients: Sequence[Client] = ()
     paths: list[str] = field(default_factory=list)
     turned_away: list[int] = field(default_factory=list)
+    journal: Journal | None = None
     _asked: int = 0
 
     @property
@@ -85,7 +87,7 @@ class Final:
 
     async def until_there(self, path: str) -> None:
         """Look at the final until it shows its offset, which it must do for a verified object only. I4, I5."""
-        journal = Journal(id_of(path))
+        self.journal = journal = Journal(id_of(path))
         self.rig.journals.append(journal)
         while not await self._is_there(path, journal):  # noqa: ASYNC110 # a client has no event to wait for
             await asyncio.sleep(PAUSE)

@@ -114,7 +114,9 @@ async def use(rig: Rig, chance: random.Random, over: asyncio.Event) -> int:
             for partial in final.partials:
                 partial.pause = WATCH_EVERY
             path = await final.run(chance.choice(CHUNKS), DEADLINE)
+            assert final.journal is not None
             await delete(clients[0], path)
+            final.journal.deleted = True
             for partial in final.partials:
                 await forget(partial)
         else:

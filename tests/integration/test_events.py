@@ -143,11 +143,14 @@ async def test_an_operator_finds_what_could_not_be_delivered_and_has_it_delivere
     await until(lambda: "delivery.dead" in gateway.log_path.read_text())
 
     listed = await operate(gateway, "list", "--state", "dead", "--json")
+    assert (listed.returncode, listed.stderr) == (1, "")
     *rows, summary = map(json.loads, listed.stdout.splitlines())
-    assert (listed.returncode, summary["dead"]) == (1, 1)
+    assert summary["dead"] == 1
     assert (rows[0]["event"], rows[0]["error"]) == (receiver.ids[0], "the receiver answered 400")
 
-    shown = json.loads((await operate(gateway, "show", receiver.ids[0])).stdout)
+    said = await operate(gateway, "show", receiver.ids[0])
+    assert (said.returncode, said.stderr) == (0, "")
+    shown = json.loads(said.stdout)
     assert shown["event"] == json.loads(receiver.received[0].body)
     assert [each["state"] for each in shown["deliveries"]] == ["dead"]
 

@@ -749,6 +749,7 @@ def _web_config(settings: Settings) -> WebConfig:
         gone_status=settings.gone_status,
         downloads=settings.downloads,
         download_url=settings.download_url,
+        origin_tokens=tuple(token.get_secret_value() for token in settings.origin_tokens),
         download_cache_control=settings.download_cache_control,
         share_keys=tuple(key.get_secret_value() for key in settings.share_keys),
         share_session=settings.share_session,

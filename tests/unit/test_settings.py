@@ -367,6 +367,17 @@ def test_a_key_for_urls_is_an_id_and_a_secret(given: str) -> None:
         load_settings({given: "x"})
 
 
+def test_origin_tokens_are_for_downloads_under_an_address_of_their_own() -> None:
+    cdn = {"download_url": "https://files.example.net"}
+    found = load_settings({"origin_tokens": f"{'o' * 32},{'n' * 32}", **cdn}).settings
+    assert len(found.origin_tokens) == 2
+    assert "o" * 32 not in repr(found)
+    with pytest.raises(SettingsError, match="TUSGATE_DOWNLOAD_URL"):
+        load_settings({"origin_tokens": "o" * 32})
+    with pytest.raises(SettingsError, match="TUSGATE_ORIGIN_TOKENS"):
+        load_settings({"origin_tokens": "short", **cdn})
+
+
 @pytest.mark.parametrize("path", ["/s", "/s/files"])
 def test_uploads_do_not_lie_where_share_links_lead(path: str) -> None:
     with pytest.raises(SettingsError, match="TUSGATE_BASE_PATH"):

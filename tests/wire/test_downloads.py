@@ -395,6 +395,52 @@ async def test_files_are_handed_out_under_the_host_for_downloads_only(start):
     assert (await client.request("GET", f"{path}/content", {"Host": "dl.test"})).body == b"hello"
 
 
+async def test_the_host_for_downloads_is_known_where_there_is_a_public_address_too(start):
+    config = WebConfig(public_url="https://app.test", download_url="https://dl.test")
+    client = (await start(config)).client
+    path = await uploaded(client)
+    assert (await client.request("GET", f"{path}/content", {"Host": "dl.test"})).body == b"hello"
+    assert (await client.request("GET", f"{path}/content", {"Host": "app.test"})).status == 302
+
+
+CDN_TOKENS = ("o" * 32, "n" * 32)
+BEHIND_A_CDN = WebConfig(download_url="https://dl.test", origin_tokens=CDN_TOKENS)
+
+
+@pytest.mark.parametrize("token", CDN_TOKENS)
+async def test_with_origin_tokens_files_are_handed_out_to_whoever_shows_one(start, token):
+    client = (await start(BEHIND_A_CDN)).client
+    path = await uploaded(client)
+    named = {"Host": "dl.test", "X-Origin-Token": token}
+    assert (await client.request("GET", f"{path}/content", named)).body == b"hello"
+    assert (await client.request("HEAD", f"{path}/content", named)).status == 200
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [[], [""], ["o" * 31], ["o" * 33], ["O" * 32], ["\udcff" * 32], ["o" * 32, "o" * 32], [f"{'o' * 32},{'n' * 32}"]],
+    ids=["none", "empty", "shorter", "longer", "another case", "no text", "two fields", "a list"],
+)
+async def test_who_goes_around_the_cdn_is_refused_whether_there_is_a_file_or_not(start, shown):
+    client = (await start(BEHIND_A_CDN)).client
+    path = await uploaded(client)
+    fields = [("Host", "dl.test"), *(("X-Origin-Token", value) for value in shown)]
+    for file in (path, f"{FILES}/{'A' * 24}"):
+        answer = await client.request("GET", f"{file}/content", fields)
+        assert (answer.status, json.loads(answer.body)["code"]) == (403, "origin_token_missing")
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert not any(value in answer.body.decode() for value in CDN_TOKENS)
+    assert (await client.request("HEAD", f"{path}/content", fields)).status == 403
+
+
+async def test_an_origin_token_opens_no_other_host(start):
+    client = (await start(BEHIND_A_CDN)).client
+    path = await uploaded(client)
+    answer = await client.request("GET", f"{path}/content", {"Host": "app.test", "X-Origin-Token": CDN_TOKENS[0]})
+    assert (answer.status, answer.headers["Location"]) == (302, f"https://dl.test{path}/content")
+    assert (await client.request("GET", path, {"Host": "app.test"})).status == 200, "what is no download needs none"
+
+
 async def test_a_cache_may_keep_files_where_the_settings_say_so(start):
     client = (await start(WebConfig(download_cache_control="public, max-age=60"))).client
     assert (await download(client, await uploaded(client))).headers["Cache-Control"] == "public, max-age=60"

@@ -300,6 +300,19 @@ async def test_a_download_host_of_its_own_is_where_links_lead(tmp_path):
         assert (await rig.client.request("GET", path, {"Host": "dl.example"})).status == 200
 
 
+async def test_behind_a_cdn_links_need_its_token_too(tmp_path):
+    config = WebConfig(share_keys=(KEY,), download_url="https://dl.example", origin_tokens=("o" * 32,))
+    async with running(tmp_path, config) as rig:
+        _, made = await share(rig.client, await uploaded(rig.client), max_downloads=1)
+        path = made["url"].removeprefix("https://dl.example")
+        forged = "/s/" + "A" * len(path.removeprefix("/s/"))
+        refused = [await rig.client.request("GET", each, {"Host": "dl.example"}) for each in (path, forged)]
+        assert [(answer.status, answer.body) for answer in refused] == [(403, refused[0].body)] * 2
+        named = {"Host": "dl.example", "X-Origin-Token": "o" * 32}
+        answer = await rig.client.request("GET", path, named)
+        assert (answer.status, answer.headers["Cache-Control"]) == (200, "private, no-cache"), "one download was left"
+
+
 async def test_a_link_with_a_password_wants_it(client, file):
     path, made = await share(client, file, password=SECRET, max_downloads=1)
     assert made["has_password"] is True

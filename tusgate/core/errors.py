@@ -318,6 +318,12 @@ class DownloadsOff(TusgateError):
     code = "downloads_off"
 
 
+class OriginTokenMissing(TusgateError):
+    """Files are handed out through the CDN only: X-Origin-Token is missing or wrong."""
+
+    code = "origin_token_missing"
+
+
 class NotDirect(WrongProtocol):
     """The upload goes through the gateway; its bytes cannot be sent to the store."""
 

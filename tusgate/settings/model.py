@@ -274,7 +274,15 @@ class Settings(BaseSettings):
         "Address of the gateway that is for downloads only: a host of its own keeps what was uploaded away from your"
         " other pages.",
     )
-    download_cache_control: Text = _download("private, no-cache", "Cache-Control of downloads.")
+    origin_tokens: Secrets = _download(
+        (),
+        "Secrets of at least 32 characters by which a CDN shows that a download came through it (X-Origin-Token); any"
+        " of them counts, for rotation. Needs DOWNLOAD_URL.",
+    )
+    origin_tokens_file: File | None = _download(None, "File that holds ORIGIN_TOKENS.")
+    download_cache_control: Text = _download(
+        "private, no-cache", "Cache-Control of downloads; behind a CDN see docs/api.md. Share links have their own."
+    )
     max_downloads: Count = _download(
         256, "Files that one process hands out at once, others are answered 503.", ge=1, le=10_000
     )
@@ -400,6 +408,8 @@ class Settings(BaseSettings):
         self._check_identity()
         self._check_sinks()
         self._check_direct()
+        if self.origin_tokens and self.download_url is None:
+            raise wrong("download_url", f"the address of the CDN, because {ENV_PREFIX}ORIGIN_TOKENS is set")
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)

@@ -34,6 +34,8 @@ class WebConfig:
             or `off`.
         download_url: scheme and authority (and path prefix) under which files are downloaded, and nowhere else; None =
             where everything else is. No slash at the end.
+        origin_tokens: one of them has to come with each request that reaches us under `download_url`; none: nobody is
+            asked.
         download_cache_control: Cache-Control of downloads.
         share_keys: sign share links, the first one new ones; none: there are no share links.
         share_session: seconds for which a counted download may be continued.
@@ -56,6 +58,7 @@ class WebConfig:
     gone_status: int = 410
     downloads: Literal["stream", "redirect", "off"] = "stream"
     download_url: str | None = None
+    origin_tokens: tuple[str, ...] = field(default=(), repr=False)
     download_cache_control: str = "private, no-cache"
     share_keys: tuple[str, ...] = field(default=(), repr=False)
     share_session: float = 6 * 3600.0

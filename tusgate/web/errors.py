@@ -35,6 +35,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.FinalIsFixed: 403,  # tus 1.0, concatenation: MUST respond with 403
     errors.Forbidden: 403,
     errors.DownloadsOff: 403,
+    errors.OriginTokenMissing: 403,
     errors.SharingOff: 403,
     errors.UploadNotFound: 404,
     errors.UnsupportedMethod: 405,

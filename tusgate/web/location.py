@@ -104,8 +104,16 @@ class PublicAddress:
         return f"{parts.scheme}://{parts.netloc}"
 
     def _root(self, request: web.Request) -> str:
-        if self._public_url is not None:
-            return self._public_url
+        return self._public_url if self._public_url is not None else self._asked(request)
+
+    def host_asked(self, request: web.Request) -> str | None:
+        """Return the name or address that `request` was sent to, whatever our public one is.
+
+        Raises InvalidRequest like `upload_url`.
+        """
+        return urlsplit(self._asked(request)).hostname
+
+    def _asked(self, request: web.Request) -> str:
         scheme, authority = request.scheme, request.headers.get("Host")
         field = "Host"
         if self._proxies.sent(request):

@@ -25,6 +25,7 @@ from tusgate.web.api.models import ContentQuery
 from tusgate.web.errors import Problem, add_shared_headers
 from tusgate.web.headers import format_date
 from tusgate.web.location import PublicAddress, TrustedProxies
+from tusgate.web.origin_tokens import OriginTokens
 from tusgate.web.preconditions import Validators, Verdict, judge, range_counts
 from tusgate.web.presentation import SAFETY_HEADERS, coding_of, presentation_of
 from tusgate.web.problem_json import problem_json
@@ -154,6 +155,7 @@ class Delivery:
         self._files = files
         self._mode = config.downloads
         self._own_url = config.download_url
+        self._tokens = OriginTokens(config.origin_tokens)
         self._min_rate = config.min_rate
         self._rate_window = config.rate_window
         self._address = PublicAddress(config)
@@ -169,14 +171,15 @@ class Delivery:
 
         Raises:
             DownloadsOff: there are none.
+            OriginTokenMissing: it came by that host, but not through the CDN.
         """
         if self._mode == "off":
             raise DownloadsOff
+        if self._own_url is None:
+            return None
         # Schemes are for proxies to get right.
-        if (
-            self._own_url is None
-            or urlsplit(self._address.origin(request)).hostname == urlsplit(self._own_url).hostname
-        ):
+        if self._address.host_asked(request) == urlsplit(self._own_url).hostname:
+            self._tokens.check(request)
             return None
         return _see(f"{self._own_url}{request.rel_url.raw_path_qs}")
 

@@ -84,6 +84,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from aiohttp.web import Application
+    from pydantic import SecretStr
 
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.clockwatch import Verdict
@@ -324,7 +325,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
             add_api(app, config, services, authority)
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
-            add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores.default))
+            add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores))
         if settings.crash is not None:
             _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
             log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
@@ -549,7 +550,10 @@ def _route_config(settings: Settings, route: Route, keys: RouteKeys) -> S3Config
         access_key=access_key.get_secret_value(),
         secret_key=secret_key.get_secret_value(),
         session_token=token.get_secret_value() if token is not None else None,
+        presign_key=_route_presign_key(settings, keys),
         profile=PROFILES[route.profile or own_profile],
+        readers=settings.max_downloads,
+        public_endpoint=route.public_endpoint or (None if route.endpoint else settings.s3_public_endpoint),
         manner=Manner(
             storage_class=route.storage_class,
             encryption=Encryption(route.sse),
@@ -586,7 +590,16 @@ def _store(settings: Settings) -> SurveyedStore:
 
 
 def _presign_key(settings: Settings) -> Credentials | None:
-    access_key, secret_key = settings.s3_presign_access_key, settings.s3_presign_secret_key
+    return _pair(settings.s3_presign_access_key, settings.s3_presign_secret_key)
+
+
+def _route_presign_key(settings: Settings, keys: RouteKeys) -> Credentials | None:
+    """Return the key that signs URLs into a route; that of the plain settings only where their keys do all else."""
+    own = _pair(keys.presign_access_key, keys.presign_secret_key)
+    return own if own is not None or keys.access_key is not None else _presign_key(settings)
+
+
+def _pair(access_key: SecretStr | None, secret_key: SecretStr | None) -> Credentials | None:
     if access_key is None or secret_key is None:
         return None
     return Credentials(access_key.get_secret_value(), secret_key.get_secret_value())
@@ -698,11 +711,12 @@ def _api_services(
     )
 
 
-def _direct_door(settings: Settings, store: SurveyedStore) -> DirectDoor | None:
+def _direct_door(settings: Settings, stores: Stores[SurveyedStore]) -> DirectDoor | None:
     """Return what the page needs to know about direct uploads; None where there are none."""
-    if settings.direct != "on" or not settings.offers_api or store.direct_origin is None:
+    origins = {store.direct_origin for _, store in stores if store.direct_origin is not None}
+    if settings.direct != "on" or not settings.offers_api or not origins:
         return None
-    return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", store=store.direct_origin)
+    return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", stores=tuple(sorted(origins)))
 
 
 def _direct_rules(settings: Settings) -> DirectRules:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
-from tusgate.web.page import CONTENT_TYPES, add_page
+from tusgate.web.page import CONTENT_TYPES, DirectDoor, add_page
 
 if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient
@@ -61,6 +61,14 @@ async def test_an_endpoint_elsewhere_may_be_talked_to(aiohttp_client: AiohttpCli
     add_page(app, endpoint="https://uploads.example.org:8443/files")
     answer = await (await aiohttp_client(app)).get("/")
     assert "connect-src 'self' https://uploads.example.org:8443;" in answer.headers["Content-Security-Policy"]
+
+
+async def test_every_store_that_parts_may_go_to_may_be_talked_to(aiohttp_client: AiohttpClient) -> None:
+    app = web.Application()
+    stores = ("https://s3.example.org", "https://s3.other.example")
+    add_page(app, endpoint="files", direct=DirectDoor(endpoint="api/v1/uploads", stores=stores))
+    answer = await (await aiohttp_client(app)).get("/")
+    assert f"connect-src 'self' {' '.join(stores)};" in answer.headers["Content-Security-Policy"]
 
 
 @pytest.mark.parametrize("name", ASSETS)

@@ -165,6 +165,36 @@ def test_secrets_are_read_from_files_and_the_environment_and_never_shown(load, t
         assert secret not in shown
 
 
+def test_a_route_has_a_key_of_its_own_for_urls(load, tmp_path, monkeypatch):
+    (tmp_path / "id").write_text("acme-urls\n")
+    monkeypatch.setenv("ACME_URLS", "hidden-secret")
+    tenancy = load(
+        "[routes.eu]\nbucket = 'one'\npublic_endpoint = 'https://s3.example.com'\n"
+        f"presign_access_key_file = '{tmp_path / 'id'}'\npresign_secret_key_env = 'ACME_URLS'"
+    )
+    keys = dict(tenancy.keys)["eu"]
+    assert keys.presign_access_key.get_secret_value() == "acme-urls"
+    assert keys.presign_secret_key.get_secret_value() == "hidden-secret"
+    assert keys.access_key is None
+    assert "acme-urls" not in repr(tenancy)
+    assert "hidden-secret" not in repr(tenancy)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ("presign_access_key_env = 'HOME'", "presign_secret_key_file"),
+        ("presign_secret_key_env = 'HOME'", "presign_secret_key_file"),
+        ("presign_access_key_env = 'HOME'\npresign_access_key_file = 'x'", "presign_access_key_file"),
+        ("presign_access_key_env = 'NOT_SET_HERE'\npresign_secret_key_env = 'HOME'", "presign_access_key_env"),
+        ("public_endpoint = 'ftp://x'", "public_endpoint"),
+    ],
+)
+def test_half_a_key_for_urls_is_refused(load, given, named):
+    with pytest.raises(SettingsError, match=rf"routes\.eu\.{named}"):
+        load(f"[routes.eu]\nbucket = 'one'\n{given}")
+
+
 def test_a_key_of_the_wrong_length_is_refused_without_showing_it(load, tmp_path):
     (tmp_path / "key").write_bytes(b"only-so-long")
     with pytest.raises(SettingsError) as caught:

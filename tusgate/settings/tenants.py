@@ -54,6 +54,8 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 DEFAULT_TENANT: Final = "default"
 _KEY_BYTES: Final = 32
 """Length of an SSE-C key: AES-256."""
+_PAIRS: Final = (("access_key", "secret_key"), ("presign_access_key", "presign_secret_key"))
+"""Keys of a route, each of no use without the other one of its pair."""
 _TAG: Final = re.compile(r"[\w .:/=+@-]*")
 """What S3 allows in tags."""
 
@@ -95,6 +97,11 @@ class Route(_Table):
     access_key_env: Text | None = None
     secret_key_file: File | None = None
     secret_key_env: Text | None = None
+    public_endpoint: ServerUrl | None = None
+    presign_access_key_file: File | None = None
+    presign_access_key_env: Text | None = None
+    presign_secret_key_file: File | None = None
+    presign_secret_key_env: Text | None = None
     object_key: KeyTemplate | None = None
     storage_class: Header | None = None
     sse: Literal["none", "s3", "kms", "customer"] = "none"
@@ -118,11 +125,12 @@ class Route(_Table):
             )
         if any(not _TAG.fullmatch(text) for pair in self.tags.items() for text in pair) or "" in self.tags:
             raise SettingsError("tags: expected letters, digits, blanks and + - = . _ : / @")
-        for name in ("access_key", "secret_key"):
-            if getattr(self, f"{name}_file") is not None and getattr(self, f"{name}_env") is not None:
-                raise SettingsError(f"{name}_file: expected either it or {name}_env, not both")
-        if (self._gives("access_key"), self._gives("secret_key")) in {(True, False), (False, True)}:
-            raise SettingsError("secret_key_file: expected together with access_key_file (or *_env)")
+        for access_key, secret_key in _PAIRS:
+            for name in (access_key, secret_key):
+                if getattr(self, f"{name}_file") is not None and getattr(self, f"{name}_env") is not None:
+                    raise SettingsError(f"{name}_file: expected either it or {name}_env, not both")
+            if self._gives(access_key) != self._gives(secret_key):
+                raise SettingsError(f"{secret_key}_file: expected together with {access_key}_file (or *_env)")
         return self
 
     def _gives(self, name: str) -> bool:
@@ -168,12 +176,19 @@ class _File(_Table):
 
 @dataclass(frozen=True, slots=True)
 class RouteKeys:
-    """The secrets of one route, read. None: those of the plain settings, or none at all."""
+    """The secrets of one route, read. None: those of the plain settings, or none at all.
+
+    Attributes:
+        access_key, secret_key: do all but what follows.
+        presign_access_key, presign_secret_key: sign the URLs that are handed out.
+        customer_key: an SSE-C key in base64.
+    """
 
     access_key: SecretStr | None
     secret_key: SecretStr | None
+    presign_access_key: SecretStr | None
+    presign_secret_key: SecretStr | None
     customer_key: SecretStr | None
-    """An SSE-C key in base64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,6 +323,8 @@ def _keys(place: str, route: Route) -> RouteKeys:
     return RouteKeys(
         _secret(place, "access_key", route.access_key_file, route.access_key_env),
         _secret(place, "secret_key", route.secret_key_file, route.secret_key_env),
+        _secret(place, "presign_access_key", route.presign_access_key_file, route.presign_access_key_env),
+        _secret(place, "presign_secret_key", route.presign_secret_key_file, route.presign_secret_key_env),
         _customer_key(place, route.customer_key_file),
     )
 

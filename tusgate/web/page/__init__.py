@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import PurePath
 from string import Template
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import web
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 CONTENT_TYPES = {
     ".css": "text/css",
@@ -47,11 +51,11 @@ class DirectDoor:
 
     Attributes:
         endpoint: where direct uploads begin, as `endpoint` of `add_page`.
-        store: origin of the store's URLs.
+        stores: origins of the URLs of all stores that a part may go to.
     """
 
     endpoint: str
-    store: str
+    stores: tuple[str, ...]
 
 
 class Page:
@@ -73,7 +77,7 @@ class Page:
         }
         self._headers = {
             "Cache-Control": "no-cache",  # stored, but asked for every time: an update shows at once
-            "Content-Security-Policy": _content_security_policy(endpoint, None if direct is None else direct.store),
+            "Content-Security-Policy": _content_security_policy(endpoint, () if direct is None else direct.stores),
             "Cross-Origin-Resource-Policy": "same-origin",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
@@ -120,12 +124,11 @@ def _page_file(name: str, content: bytes) -> PageFile:
     return PageFile(content, CONTENT_TYPES[PurePath(name).suffix], hashlib.sha256(content).hexdigest()[:32])
 
 
-def _content_security_policy(endpoint: str, store: str | None) -> str:
-    """Allow what the page has itself, and talking to `endpoint` when that is another origin, and to the store."""
+def _content_security_policy(endpoint: str, stores: Sequence[str]) -> str:
+    """Allow what the page has itself, and talking to `endpoint` when that is another origin, and to the stores."""
     address = urlsplit(endpoint)
-    elsewhere = f" {address.scheme}://{address.netloc}" if address.netloc else ""
-    if store is not None:
-        elsewhere += f" {store}"
+    own = [f"{address.scheme}://{address.netloc}"] if address.netloc else []
+    elsewhere = "".join(f" {origin}" for origin in (*own, *stores))
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         f"connect-src 'self'{elsewhere}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

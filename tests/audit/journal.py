@@ -42,6 +42,7 @@ class Journal:
         accepted: every acknowledged range, by any writer.
         deleted: a DELETE was answered with 204.
         gone: a request was answered with 410.
+        retained: it is a file, and the gateway has said that it keeps it for longer than any test lasts.
     """
 
     upload_id: str
@@ -50,3 +51,4 @@ class Journal:
     accepted: list[Accepted] = field(default_factory=list)
     deleted: bool = False
     gone: bool = False
+    retained: bool = False

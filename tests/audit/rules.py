@@ -328,6 +328,21 @@ def service_goes_on(facts: Facts) -> Iterator[str]:
             yield f"gateway {number} is not ready"
 
 
+def what_is_retained_is_kept(facts: Facts) -> Iterator[str]:
+    """I21: a file that must be kept has its row and its object, and none has ended before its time."""
+    for journal in facts.journals:
+        row = facts.uploads.get(journal.upload_id)
+        state = "nowhere" if row is None else row["state"]
+        if journal.retained and state != "complete":
+            yield f"{journal.upload_id} has to be kept and is {state}"
+        if journal.retained and row is not None and row["object_key"] not in facts.objects:
+            yield f"{journal.upload_id} has to be kept and has no object"
+    for upload_id, row in facts.uploads.items():
+        until = row["retain_until"]
+        if row["state"] in GONE and until is not None and row["updated_at"] < until:  # what has ended changes no more
+            yield f"{upload_id} is {row['state']} and had to be kept for longer"
+
+
 RULES: Final[dict[str, Callable[[Facts], Iterator[str]]]] = {
     "I1": offsets_never_go_back,
     "I2": told_bytes_are_stored,
@@ -344,6 +359,7 @@ RULES: Final[dict[str, Callable[[Facts], Iterator[str]]]] = {
     "I16": metadata_is_kept,
     "I19": no_secret_is_written,
     "I20": service_goes_on,
+    "I21": what_is_retained_is_kept,
 }
 
 

@@ -86,6 +86,20 @@ class Upload:
             else:
                 offset = await self._patch(offset, min(end, offset + (chunk or end)))
 
+    async def retain(self) -> None:
+        """Have the finished file kept for longer than any test lasts."""
+        body = b'{"retain_until": "2999-01-01T00:00:00Z"}'
+        fields = {"Host": "localhost", "Content-Type": "application/json"}
+        while not self.journal.retained:
+            try:
+                client = next(self._next_client)
+                answer = await client.request("PATCH", f"/api/v1/files/{id_of(self.path)}", fields, body)
+            except LOST:
+                await asyncio.sleep(self.pause)
+            else:
+                assert answer.status in (200, 503), answer
+                self.journal.retained = answer.status == 200
+
     async def ask(self) -> int | None:
         """HEAD: return the offset, None when the client has to ask again."""
         known = self.acknowledged

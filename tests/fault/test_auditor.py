@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import random
 from typing import TYPE_CHECKING
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -35,12 +36,16 @@ class Scene:
         done, half: an upload that is complete, and one that is half done. A third one was deleted.
         in_place, apart: finals, with the bytes of their partials in one multipart upload, or in objects of their own.
         waiting: partials in place whose final nobody has asked for yet.
+        kept: a file that must be kept.
     """
 
-    def __init__(self, rig: Rig, done: Upload, half: Upload, in_place: Final, apart: Final, waiting: Final) -> None:
+    def __init__(
+        self, rig: Rig, done: Upload, half: Upload, in_place: Final, apart: Final, waiting: Final, kept: Upload
+    ) -> None:
         self.rig = rig
         self.done = done
         self.half = half
+        self.kept = kept
         self.in_place = in_place
         self.apart = apart
         self.waiting = waiting
@@ -57,8 +62,11 @@ class Scene:
 
 
 async def scene_in(rig: Rig) -> Scene:
-    done, half, deleted = [await begin(rig, DATA) for _ in range(3)]
+    done, half, deleted, kept = [await begin(rig, DATA) for _ in range(4)]
     await done.run()
+    await kept.run()
+    await kept.retain()
+    assert (await rig.client.delete(kept.path)).status == 409
     await half.send(PART + 100 * KIB)
     await half.send(PART + 150 * KIB)
     await deleted.send(PART)
@@ -71,7 +79,7 @@ async def scene_in(rig: Rig) -> Scene:
     await apart.run()
     for partial in waiting.partials:
         await partial.run()
-    return Scene(rig, done, half, in_place, apart, waiting)
+    return Scene(rig, done, half, in_place, apart, waiting, kept)
 
 
 def a_committed_piece_is_forgotten(scene: Scene) -> None:
@@ -213,6 +221,23 @@ def a_gateway_stays_down(scene: Scene) -> None:
     scene.rig.gateway.kill()
 
 
+def a_file_is_deleted_that_had_to_be_kept(scene: Scene) -> None:
+    scene.change("UPDATE uploads SET retain_until = NULL WHERE id = ?", scene.kept)
+    url = f"{scene.rig.gateway.url}{scene.kept.path}"
+    with urlopen(Request(url, headers={"Tus-Resumable": "1.0.0"}, method="DELETE")) as answer:
+        assert answer.status == 204
+
+
+def a_deletion_comes_before_its_time(scene: Scene) -> None:
+    a_file_is_deleted_that_had_to_be_kept(scene)
+    scene.kept.journal.retained = False
+    scene.change("UPDATE uploads SET retain_until = updated_at + 1 WHERE id = ?", scene.kept)
+
+
+def an_object_vanishes_that_had_to_be_kept(scene: Scene) -> None:
+    scene.delete(id_of(scene.kept.path))
+
+
 PLANTS: list[tuple[str, Plant]] = [
     ("I1", a_committed_piece_is_forgotten),
     ("I1", an_answer_shows_less_than_an_earlier_one),
@@ -243,20 +268,23 @@ PLANTS: list[tuple[str, Plant]] = [
     ("I16", metadata_is_changed),
     ("I19", a_secret_is_logged),
     ("I20", a_gateway_stays_down),
+    ("I21", a_file_is_deleted_that_had_to_be_kept),
+    ("I21", a_deletion_comes_before_its_time),
+    ("I4 I21", an_object_vanishes_that_had_to_be_kept),
 ]
 
 
 def test_a_violation_of_every_kind_is_planted() -> None:
-    assert {invariant for invariant, _ in PLANTS} == {*RULES}
+    assert {invariant for broken, _ in PLANTS for invariant in broken.split()} == {*RULES}
 
 
-@pytest.mark.parametrize(("invariant", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
+@pytest.mark.parametrize(("broken", "plant"), PLANTS, ids=[plant.__name__ for _, plant in PLANTS])
 async def test_a_planted_violation_is_reported(
-    start_rig: Callable[..., Awaitable[Rig]], invariant: str, plant: Plant
+    start_rig: Callable[..., Awaitable[Rig]], broken: str, plant: Plant
 ) -> None:
     rig = await start_rig(SMALLEST_PARTS_AND_COLD | {"TUSGATE_PIECE_INLINE_MAX": "64KiB"})
     rig.spoiled = True
     scene = await scene_in(rig)
     assert violations(await gather(rig)) == []
     plant(scene)
-    assert {violation.invariant for violation in violations(await gather(rig))} == {invariant}
+    assert {violation.invariant for violation in violations(await gather(rig))} == {*broken.split()}

@@ -103,8 +103,8 @@ async def test_uploads_finish_whatever_happens_for_a_long_time(start_rig: Callab
 
 
 async def use(rig: Rig, chance: random.Random, over: asyncio.Event) -> int:
-    """Upload one file after the other, and delete each when it has been compared; return how many."""
-    finished = 0
+    """Upload one file after the other, delete each but the first when it has been compared; return how many."""
+    finished, kept = 0, False
     while not over.is_set():
         clients = [replica.far_client for replica in rig.replicas]
         chance.shuffle(clients)
@@ -123,7 +123,8 @@ async def use(rig: Rig, chance: random.Random, over: asyncio.Event) -> int:
             upload = await begin(rig, data, clients)
             upload.pause = WATCH_EVERY
             await upload.run(chance.choice(CHUNKS), DEADLINE)
-            await forget(upload)
+            await (forget(upload) if kept else keep(upload))
+            kept = True
         finished += 1
     return finished
 
@@ -134,6 +135,14 @@ async def forget(upload: Upload) -> None:
     upload.journal.deleted = True
     upload.journal.accepted.clear()
     upload.data = b""
+
+
+async def keep(upload: Upload) -> None:
+    """Have the file kept, and try to delete it all the same; the auditor looks at it in the end."""
+    async with asyncio.timeout(DEADLINE):
+        await upload.retain()
+        with contextlib.suppress(*LOST):
+            assert (await upload.clients[0].delete(upload.path)).status in (409, 423, 503)
 
 
 async def delete(client: Client, path: str) -> None:

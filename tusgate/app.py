@@ -184,7 +184,12 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
     async def work() -> Looked:
         async with _opened(settings) as (database, stores):
             reconciler = Reconciler(
-                database=database, stores=stores, mending=mending, now=datetime.now(UTC), grace=grace
+                database=database,
+                stores=stores,
+                mending=mending,
+                now=datetime.now(UTC),
+                grace=grace,
+                keeping=_keeping(settings),
             )
             async for finding in reconciler.run():
                 tell(finding)

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,6 +195,21 @@ async def test_reconcile_reports_first_and_repairs_on_request(run: Run, data: Pa
     assert run("reconcile", "--min-age", "0s", "--delete-objects").returncode == 0
     assert "notes.txt" in files(data)
     assert owner not in files(data)
+
+
+async def test_a_file_that_reconcile_finishes_is_kept_as_the_settings_say(run: Run, data: Path) -> None:
+    database = SqliteDatabase(data / "tusgate.sqlite3")
+    await database.migrate()
+    upload = await database.create(a_new_upload(length=len(DATA)))
+    await put(DirectoryStore(data), upload.object_key, upload.id)
+    (data.parent / ".env").write_text("TUSGATE_FILE_EXPIRY=90d\nTUSGATE_FILE_DIGEST=sha256\n")
+    [told, _] = lines_of(run("reconcile", "--min-age", "0s", "--repair", "--json"))
+    assert (told["trouble"], told["mended"]) == ("finish not recorded", "yes")
+    file = await database.get(upload.scope, upload.id)
+    assert file.completed_at is not None
+    assert file.expires_at == file.completed_at + timedelta(days=90)
+    assert [each.id for each in await database.claim_undigested(60.0, 5)] == [upload.id]
+    await database.close()
 
 
 @pytest.mark.parametrize("command", ["gc", "reconcile"])

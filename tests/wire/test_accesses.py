@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ipaddress
 
 import pytest
@@ -92,13 +93,16 @@ async def test_what_gives_no_bytes_is_no_access(client, file):
     assert await accesses(client, file) == []
 
 
-async def test_who_is_told_what_is_known_of_a_finished_file_is_written_down(client, file):
-    await client.request("GET", file)
-    (row,) = await accesses(client, file)
-    assert (row["how"], row["outcome"], row["wanted"], row["sent"]) == ("api", "done", None, None)
-    unfinished = "/api/v1/files/" + (await client.create(10)).rpartition("/")[2]
-    await client.request("GET", unfinished)
-    assert await accesses(client, unfinished) == []
+async def test_what_is_told_of_a_file_without_its_bytes_is_no_access(client, file):
+    """Its name, size and digests are told by listings and lookups too."""
+    _, shown = await ask(client, "GET", file)
+    assert shown["state"] == "complete"
+    crc64 = base64.b64decode(shown["crc64nvme"]).hex()
+    found = await client.request("GET", f"/api/v1/fingerprints/crc64nvme/{crc64}")
+    assert (found.status, file.rpartition("/")[2].encode() in found.body) == (200, True)
+    await client.request("GET", "/api/v1/files?name_contains=a")
+    await client.request("HEAD", file.replace("/api/v1", ""))
+    assert await accesses(client, file) == []
 
 
 async def test_an_empty_file_is_read_too(client):

@@ -18,7 +18,7 @@ class How(StrEnum):
     """The way by which somebody came to what is in a file."""
 
     API = "api"
-    """Was told what is known of a finished file, its checksums among it."""
+    """Was told what is known of a finished file. Not written any more: such rows may be there still."""
     CONTENT = "content"
     """Was sent bytes, by a login."""
     SHARE = "share"

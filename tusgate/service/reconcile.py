@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from tusgate.core.errors import Fenced, StoreRefused, UploadGone
 from tusgate.core.lifecycle import advance
-from tusgate.core.model import State, StoreName, UploadId
+from tusgate.core.model import FOREVER, State, StoreName, UploadId
 from tusgate.core.naming import PIECES, attempt_key
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from datetime import datetime
 
-    from tusgate.core.model import ListedObject, MultipartId, ObjectKey, StoredObject, Upload
+    from tusgate.core.model import Keeping, ListedObject, MultipartId, ObjectKey, StoredObject, Upload
     from tusgate.ports import SurveyedDatabase, SurveyedStore
     from tusgate.service.stores import Stores
 
@@ -119,6 +119,7 @@ class Reconciler:
     Args:
         now: the time, for the age of objects.
         grace: younger objects and multipart uploads are not called superfluous.
+        keeping: what becomes of files whose end is recorded now.
 
     Attributes:
         looked: how much was compared so far.
@@ -129,6 +130,7 @@ class Reconciler:
     mending: Mending
     now: datetime
     grace: timedelta = GRACE
+    keeping: Keeping = FOREVER
     looked: Looked = field(default_factory=Looked)
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CALLS_AT_ONCE))
 
@@ -229,7 +231,8 @@ class Reconciler:
         if self.now - upload.updated_at < self.grace:
             return []  # perhaps it is recorded at this moment
         detail = f"the database has {upload.offset} of its {stored.size} bytes"
-        mend = _later(self.database.commit, upload, advance(upload, stored.size, stored.size, stored=stored))
+        step = advance(upload, stored.size, stored.size, stored=stored, keeping=self.keeping)
+        mend = _later(self.database.commit, upload, step)
         return [_Suspicion(_finding(Trouble.NOT_RECORDED, upload, stored.key, detail), mend)]
 
     async def _about_parts(self, upload: Upload) -> list[_Suspicion]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from tusgate.core.access import Route
-from tusgate.core.audit import How
 from tusgate.core.model import CreatedVia, State, UploadId
 from tusgate.web.api import cursor
 from tusgate.web.api.content import Content
@@ -25,7 +24,7 @@ from tusgate.web.api.models import (
     TenantUsage,
 )
 from tusgate.web.hooks import exchange_of
-from tusgate.web.location import PublicAddress, TrustedProxies
+from tusgate.web.location import PublicAddress
 
 if TYPE_CHECKING:
     from tusgate.core.model import Upload
@@ -40,8 +39,6 @@ class FilesApi:
 
     def __init__(self, config: WebConfig, files: Files, audit: Audit) -> None:
         self._files = files
-        self._audit = audit
-        self._proxies = TrustedProxies(config.trusted_proxies)
         self._address = PublicAddress(config)
         self._content = Content(config, files, audit)
 
@@ -150,18 +147,8 @@ class FilesApi:
         return json_answer(FilePage(files=files, next_cursor=None if following is None else cursor.encode(following)))
 
     async def get(self, call: ApiCall) -> web.Response:
-        """Answer with one file. Whoever is told of a finished one is written down."""
-        upload = await self._files.find(call.scope, call.file_id)
-        if upload.state is State.COMPLETE and call.request.method == "GET":
-            await self._audit.begin(
-                upload,
-                reader=call.scope.owner,
-                proof=call.principal.proof,
-                how=How.API,
-                client=self._proxies.client_of(call.request),
-                is_over=True,
-            )
-        return json_answer(self.show(call, upload))
+        """Answer with one file."""
+        return json_answer(self.show(call, await self._files.find(call.scope, call.file_id)))
 
     async def change(self, call: ApiCall) -> web.Response:
         """Change what a file is called or said to be, and answer with it."""

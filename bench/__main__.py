@@ -17,7 +17,7 @@ from rich.table import Table
 
 from bench.concatenation import show_concatenation
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
-from bench.download import GIB, show_downloads
+from bench.download import GIB, SMALL_DOWNLOADS, show_downloads, show_small
 from bench.events import show_events
 from bench.identity import show_identity
 from bench.memory import show_memory
@@ -54,7 +54,7 @@ def bench(
         bool, typer.Option("--safety", help="measure what safety costs instead: commits, HEAD under load, takeover")
     ] = False,
     download: Annotated[
-        bool, typer.Option("--download", help="measure downloads instead: 1 GiB, slow readers")
+        bool, typer.Option("--download", help="measure downloads instead: 1 GiB, slow readers, the access log")
     ] = False,
     auth: Annotated[
         bool, typer.Option("--auth", help="measure identity instead: PATCH and HEAD with each kind of credential")
@@ -76,6 +76,7 @@ def bench(
         with _store() as (home, store):
             size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
             show_downloads(console, home, store, size=size, rounds=1 if smoke else rounds, seconds=seconds)
+            show_small(console, home, rounds=1 if smoke else rounds, downloads=320 if smoke else SMALL_DOWNLOADS)
         return
     if concat:
         with _store() as (home, store):

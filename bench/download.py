@@ -1,4 +1,4 @@
-"""Downloads: through the gateway beside straight from the store, and what many slow readers cost in memory."""
+"""Downloads: through the gateway beside straight from the store, many slow readers, and what the access log costs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import re
 import socket
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rich.table import Table
 
-from bench.contenders import cpu_seconds, peak_rss, tusgate
+from bench.contenders import TusServer, cpu_seconds, peak_rss, tusgate
 from bench.load import Connection, patch_fields
 from bench.memory import resident
+from tests.gateway import Gateway
+from tests.servers import postgres
 from tusgate.core.model import ObjectKey
 from tusgate.ports import Presentation
 from tusgate.s3.config import S3Config
@@ -26,12 +30,14 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from bench.contenders import TusServer
     from tests.servers.s3 import S3Server
 
 MIB = 1 << 20
 GIB = 1 << 30
 READERS = 200
+SMALL = 1024
+SMALL_READERS = 32
+SMALL_DOWNLOADS = 4000
 READ_AT_ONCE = 8 * 1024
 """Bytes that a slow reader takes twice a second."""
 _HEAD_END = b"\r\n\r\n"
@@ -107,6 +113,58 @@ def show_slow_readers(console: Console, server: TusServer, gateway: str, seconds
     each = (max(measured) - before) / READERS / 1024
     table.add_row(*(f"{value / MIB:.0f}" for value in (before, *measured)), f"{each:.0f}")
     console.print(table)
+
+
+def show_small(console: Console, home: Path, *, rounds: int, downloads: int = SMALL_DOWNLOADS) -> None:
+    """Print what the access log costs many readers of a tiny file in a directory: nothing else takes time there."""
+    kinds = [(database, kept) for database in ("SQLite", "PostgreSQL") for kept in ("none", "90d")]
+    table = Table(title=f"{downloads} downloads of 1 KiB, {SMALL_READERS} connections", title_justify="left")
+    for heading in ("", "downloads/s", "of no log", "gateway CPU ms each"):
+        table.add_column(heading, justify="right" if heading else "left")
+    with ExitStack() as stack:
+        dsn = stack.enter_context(postgres.running()).new_database
+        servers, paths = {}, {}
+        for number, (database, kept) in enumerate(kinds):
+            settings = {"TUSGATE_ACCESS_RETENTION": kept}
+            settings |= {"TUSGATE_DATABASE_URL": dsn()} if database == "PostgreSQL" else {}
+            name = f"{database}, {'no log' if kept == 'none' else 'access log'}"
+            servers[name] = server = stack.enter_context(Gateway(home / f"small-{number}", settings))
+            file_id = _uploaded(TusServer(name, server.endpoint), SMALL).rsplit("/", 1)[1]
+            paths[name] = f"/api/v1/files/{file_id}/content"
+        taken: dict[str, list[tuple[float, float]]] = {name: [] for name in servers}
+        for turn in range(rounds + 1):
+            for name, server in servers.items():
+                cpu, begin = cpu_seconds(server.pid), time.perf_counter()
+                _read_small(server.port, paths[name], downloads)
+                if turn:
+                    taken[name].append((time.perf_counter() - begin, cpu_seconds(server.pid) - cpu))
+    floor = 0.0
+    for name, runs in taken.items():
+        seconds, cpu = (statistics.median(each) for each in zip(*runs, strict=True))
+        floor = seconds if name.endswith("no log") else floor
+        rate = f"{downloads / seconds:.0f}"
+        table.add_row(name, rate, f"{floor / seconds:.2f}", f"{cpu / downloads * 1000:.2f}")
+    console.print(table)
+
+
+def _read_small(port: int, path: str, downloads: int) -> None:
+    """Download a tiny file so many times over keep-alive connections, each with a thread."""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+
+    def read(times: int) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            for _ in range(times):
+                connection.sendall(request)
+                received = b""
+                while _HEAD_END not in received or len(received.partition(_HEAD_END)[2]) < SMALL:
+                    chunk = connection.recv(65536)
+                    assert chunk, "the connection broke"
+                    received += chunk
+                assert received.startswith(b"HTTP/1.1 200"), received[:200]
+
+    with ThreadPoolExecutor(SMALL_READERS) as readers:
+        for done in [readers.submit(read, downloads // SMALL_READERS) for _ in range(SMALL_READERS)]:
+            done.result()
 
 
 def _uploaded(server: TusServer, size: int) -> str:

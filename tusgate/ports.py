@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
-    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
+    from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge
     from tusgate.core.direct import ListedPart, Plan, Slot
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
@@ -506,15 +506,18 @@ class ShareStore(Protocol):
 class AccessLog(Protocol):
     """Who read what. Raises DatabaseUnavailable as `Database` does; times are the database's."""
 
-    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
-        """Insert `new`, and count a download by the share link `counts`, in one commit.
+    async def begin_accesses(self, new: Sequence[NewAccess]) -> None:
+        """Insert all of `new` in one commit."""
+
+    async def begin_counted_access(self, new: NewAccess, share: Share) -> bool:
+        """Insert `new`, and count a download by the link `share`, in one commit.
 
         Returns:
-            False, and nothing has changed, when `counts` is used up, or no longer good.
+            False, and nothing has changed, when `share` is used up, or no longer good.
         """
 
-    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
-        """Note how an access ended, and that it was now. One that has ended stays as it is."""
+    async def end_accesses(self, ended: Sequence[EndedAccess]) -> None:
+        """Note how accesses ended, and that it was now, in one commit. Those that have ended stay as they are."""
 
     async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
         """Return up to `limit` accesses to a file, the latest first, from the place `after` (beginning and id) on."""

@@ -260,6 +260,7 @@ class TestOwnership:
         assert unscoped_accesses("SELECT * FROM uploads WHERE id = :id") > 0
         assert unscoped_accesses("UPDATE uploads SET state = :s WHERE id = :id AND tenant = :tenant") > 0
         assert unscoped_accesses("INSERT INTO parts (upload_id, number) VALUES (:id, :number)") > 0
+        assert unscoped_accesses("UPDATE accesses FROM given WHERE tenant = given.tenant AND owner = given.owner") > 0
         assert (
             unscoped_accesses(
                 "DELETE FROM pieces USING uploads WHERE pieces.tenant = :tenant AND pieces.owner = :owner"
@@ -278,7 +279,11 @@ def unscoped_accesses(sql: str) -> int:
             r"(?:(?<!DO )UPDATE|FROM|JOIN|USING|,)\s+(?:uploads|parts|pieces|garbage|shares|accesses)\b(?!\.)", sql
         )
     )
-    scoped = len(re.findall(r"tenant = :tenant AND (?:\w+\.)?owner = :owner", sql))
+    one = r"tenant = :tenant AND (?:\w+\.)?owner = :owner"
+    many = r"tenant = given\.tenant AND (?:\w+\.)?owner = given\.owner"
+    scoped = len(re.findall(one, sql)) + (
+        len(re.findall(many, sql)) if ":tenants::text[], :owners::text[]" in sql else 0
+    )
     inserts = re.findall(r"INSERT INTO (?:uploads|parts|pieces|garbage|shares|accesses) \(([^)]*)\)", sql)
     bare = sum("tenant, owner" not in " ".join(columns.split()) for columns in inserts)
     return max(reached - scoped, 0) + bare

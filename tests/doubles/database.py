@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
-    from tusgate.core.audit import AccessFilter, AccessId, NewAccess
+    from tusgate.core.audit import AccessFilter, AccessId, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge
     from tusgate.core.events import Outbox, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
@@ -756,9 +756,17 @@ class MemoryDatabase:
             del self._shares[share_id]
         return len(over)
 
-    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
-        if counts is not None and not await self.count_download(counts):
+    async def begin_accesses(self, new: Sequence[NewAccess]) -> None:
+        for each in new:
+            self._begin_access(each)
+
+    async def begin_counted_access(self, new: NewAccess, share: Share) -> bool:
+        if not await self.count_download(share):
             return False
+        self._begin_access(new)
+        return True
+
+    def _begin_access(self, new: NewAccess) -> None:
         self._accesses[new.id] = Access(
             id=new.id,
             scope=new.scope,
@@ -774,12 +782,13 @@ class MemoryDatabase:
             began_at=self._now(),
             ended_at=None if new.ending is Ending.STARTED else self._now(),
         )
-        return True
 
-    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
-        row = self._accesses.get(begun.id)
-        if row is not None and row.scope == begun.scope and row.ended_at is None:
-            self._accesses[begun.id] = replace(row, sent=sent, ending=ending, ended_at=self._now())
+    async def end_accesses(self, ended: Sequence[EndedAccess]) -> None:
+        for each in ended:
+            begun = each.begun
+            row = self._accesses.get(begun.id)
+            if row is not None and row.scope == begun.scope and row.ended_at is None:
+                self._accesses[begun.id] = replace(row, sent=each.sent, ending=each.ending, ended_at=self._now())
 
     async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
         found = [row for row in self._accesses.values() if (row.scope, row.file_id) == (scope, file_id)]

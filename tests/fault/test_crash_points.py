@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.fault.dying import MORTAL, death, doom, live, until_nothing_is_left
-from tests.fault.honest import LOST, Upload, heard
+from tests.fault.honest import LOST, PAUSE, Upload, heard
 from tests.fault.joined import begin_apart, begin_in_another_order, begin_in_place
 from tests.fault.past_the_gateway import send_past_the_gateway
 from tests.fault.proxy import DropAnswer, Gate, s3_error
@@ -193,6 +193,16 @@ async def a_file_that_is_shared(rig: Rig) -> None:
     assert (await heard(lambda: rig.client.request("GET", link, session))).status == 404
 
 
+async def a_file_that_is_read(rig: Rig) -> None:
+    """By somebody who comes back until it is written down how one of the readings has ended."""
+    path = await begun(rig, len(SMALL))
+    await Upload(rig, path, SMALL).run()
+    while not any(row["ended_at"] for row in rig.rows("SELECT ended_at FROM accesses")):
+        answer = await heard(lambda: rig.client.request("GET", f"/api/v1/files/{id_of(path)}/content"))
+        assert (answer.status, answer.body) == (200, SMALL)
+        await asyncio.sleep(PAUSE)
+
+
 async def a_file_that_is_digested(rig: Rig) -> None:
     """The store does not give the file as long as the gateway is to die over that."""
     path = await begun(rig, len(SMALL))
@@ -257,14 +267,15 @@ SHARING = (
     "take-try-back",
     "count-download",
     "revoke-share",
-    "begin-access",
-    "end-access",
+    "begin-accesses",
+    "begin-counted-access",
 )
 SLOW_STORIES: dict[str, Story] = {
     **dict.fromkeys(CLEANING_UP, a_terminated_file_is_removed),
     "expire": an_abandoned_file_is_removed,
     **dict.fromkeys(SHARING, a_file_that_is_shared),
     **dict.fromkeys(DIGESTING, a_file_that_is_digested),
+    "end-accesses": a_file_that_is_read,
 }
 """Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes
 its time over passwords."""

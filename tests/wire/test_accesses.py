@@ -66,14 +66,14 @@ async def test_a_download_is_written_down_with_all_that_is_known_of_it(client, f
 async def test_a_row_is_there_before_the_first_byte_leaves(rig, client, file):
     """What the reader has, somebody can be told of, also if the process dies now."""
     written = []
-    begin = rig.database.begin_access
+    begin = rig.database.begin_accesses
 
-    async def watched(new, counts=None):
+    async def watched(new):
         assert connection_is_silent()
-        written.append(new)
-        return await begin(new, counts)
+        written.extend(new)
+        await begin(new)
 
-    rig.database.begin_access = watched
+    rig.database.begin_accesses = watched
     async with client.connect() as connection:
 
         def connection_is_silent():
@@ -153,10 +153,10 @@ async def test_what_the_store_cannot_give_is_no_access(rig, client, file):
 
 
 async def test_no_byte_leaves_that_cannot_be_written_down(rig, client, file):
-    async def away(new, counts=None):
+    async def away(*_):
         raise DatabaseUnavailable("away")
 
-    rig.database.begin_access = away
+    rig.database.begin_accesses = rig.database.begin_counted_access = away
     answer = await client.request("GET", f"{file}/content")
     assert (answer.status, "Retry-After" in answer.headers) == (503, True)
     path, made = await share(client, file, max_downloads=1)
@@ -167,14 +167,14 @@ async def test_no_byte_leaves_that_cannot_be_written_down(rig, client, file):
 
 async def test_a_reader_does_not_wait_for_the_end_to_be_written_down(rig, client, file):
     """The database goes away while bytes flow: the reader has them, and the end is written down when it is back."""
-    is_back, end, tried = asyncio.Event(), rig.database.end_access, []
+    is_back, end, tried = asyncio.Event(), rig.database.end_accesses, []
 
-    async def silent(begun, sent, ending):
-        tried.append(begun)
+    async def silent(ended):
+        tried.extend(ended)
         await is_back.wait()
-        await end(begun, sent, ending)
+        await end(ended)
 
-    rig.database.end_access = silent
+    rig.database.end_accesses = silent
     async with client.connect() as connection:
         for _ in range(2):
             connection.send_head("GET", f"{file}/content", {})

@@ -63,6 +63,19 @@ class NewAccess:
     ending: Ending = Ending.STARTED
 
 
+@dataclass(frozen=True, slots=True)
+class EndedAccess:
+    """An access that is over, after `sent` bytes were handed to the network."""
+
+    begun: NewAccess
+    sent: int
+
+    @property
+    def ending(self) -> Ending:
+        """What became of it."""
+        return Ending.DONE if self.sent == self.begun.wanted else Ending.BROKEN
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access(NewAccess):
     """A row of the access log.

@@ -49,7 +49,7 @@ from tusgate.database.rows import (
     counts_from,
     creation_of,
     description_of,
-    end_of,
+    ended_accesses,
     ending_of,
     expectation_of,
     fenced_by,
@@ -64,6 +64,7 @@ from tusgate.database.rows import (
     limits_of,
     misplaced,
     movement_of,
+    new_accesses,
     not_described,
     not_shared,
     object_of,
@@ -90,7 +91,7 @@ if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
 
     from tusgate.core.access import ApiToken, NewApiToken
-    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
+    from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter, Position
@@ -700,15 +701,19 @@ class PostgresDatabase:
         """See `ports.ShareStore.forget_shares`."""
         return len(await self._all(_queries.system_forget_shares, seconds=seconds, limit=limit))
 
-    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
-        """See `ports.AccessLog.begin_access`."""
-        share_id = None if counts is None else counts.id
-        return await self._one(_queries.begin_access, **access_of(new), share_id=share_id) is not None
-
-    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
-        """See `ports.AccessLog.end_access`."""
+    async def begin_accesses(self, new: Sequence[NewAccess]) -> None:
+        """See `ports.AccessLog.begin_accesses`."""
         async with self._statement() as connection:
-            await _queries.end_access(connection, **end_of(begun, sent, ending))
+            await _queries.begin_accesses(connection, **new_accesses(new))
+
+    async def begin_counted_access(self, new: NewAccess, share: Share) -> bool:
+        """See `ports.AccessLog.begin_counted_access`."""
+        return await self._one(_queries.begin_counted_access, **access_of(new), share_id=share.id) is not None
+
+    async def end_accesses(self, ended: Sequence[EndedAccess]) -> None:
+        """See `ports.AccessLog.end_accesses`."""
+        async with self._statement() as connection:
+            await _queries.end_accesses(connection, **ended_accesses(ended))
 
     async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
         """See `ports.AccessLog.list_accesses`."""

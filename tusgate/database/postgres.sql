@@ -778,8 +778,20 @@ DELETE FROM shares WHERE id IN (
 )
 RETURNING id;
 
--- name: begin_access^
--- With a share link, only if that counts one download more.
+-- name: begin_accesses!
+INSERT INTO accesses (
+    id, tenant, owner, upload_id, reader, proof, how, client, first_byte, wanted, outcome, ended_at
+)
+SELECT id, tenant, owner, upload_id, reader, proof, how, client, first_byte, wanted, outcome,
+    CASE WHEN is_over THEN now() END
+FROM unnest(
+    :ids::text[], :tenants::text[], :owners::text[], :upload_ids::text[], :readers::text[], :proofs::text[],
+    :hows::text[], :clients::text[], :first_bytes::bigint[], :wanteds::bigint[], :outcomes::text[], :are_over::boolean[]
+) AS new (
+    id, tenant, owner, upload_id, reader, proof, how, client, first_byte, wanted, outcome, is_over
+);
+
+-- name: begin_counted_access^
 WITH counted AS (
     UPDATE shares SET downloads = downloads + 1
     WHERE id = :share_id AND tenant = :tenant AND owner = :owner AND revoked_at IS NULL
@@ -791,12 +803,16 @@ INSERT INTO accesses (
 )
 SELECT :id::text, :tenant, :owner, :upload_id::text, :reader::text, :proof::text, :how::text, :client::text,
     :first_byte::bigint, :wanted::bigint, :outcome::text, CASE WHEN :is_over::boolean THEN now() END
-WHERE :share_id::text IS NULL OR EXISTS (SELECT 1 FROM counted)
+FROM counted
 RETURNING id;
 
--- name: end_access!
-UPDATE accesses SET sent = :sent, outcome = :outcome, ended_at = now()
-WHERE id = :id AND tenant = :tenant AND owner = :owner AND ended_at IS NULL;
+-- name: end_accesses!
+UPDATE accesses SET sent = given.sent, outcome = given.outcome, ended_at = now()
+FROM unnest(
+    :ids::text[], :tenants::text[], :owners::text[], :sents::bigint[], :outcomes::text[]
+) AS given (id, tenant, owner, sent, outcome)
+WHERE accesses.id = given.id AND accesses.tenant = given.tenant AND accesses.owner = given.owner
+    AND accesses.ended_at IS NULL;
 
 -- name: list_accesses
 SELECT * FROM accesses

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tusgate.core.access import NewApiToken
-    from tusgate.core.audit import NewAccess
+    from tusgate.core.audit import EndedAccess, NewAccess
     from tusgate.core.events import EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter
@@ -349,6 +349,31 @@ def access_of(new: NewAccess) -> dict[str, object]:
     }
 
 
+def new_accesses(new: Sequence[NewAccess]) -> dict[str, object]:
+    """Return the columns of `access_of` for many of them, as lists."""
+    return columns_from(
+        [access_of(each) for each in new],
+        id="ids",
+        tenant="tenants",
+        owner="owners",
+        upload_id="upload_ids",
+        reader="readers",
+        proof="proofs",
+        how="hows",
+        client="clients",
+        first_byte="first_bytes",
+        wanted="wanteds",
+        outcome="outcomes",
+        is_over="are_over",
+    )
+
+
+def ended_accesses(ended: Sequence[EndedAccess]) -> dict[str, object]:
+    """Return the columns of `end_of` for many of them, as lists."""
+    rows = [end_of(each) for each in ended]
+    return columns_from(rows, id="ids", tenant="tenants", owner="owners", sent="sents", outcome="outcomes")
+
+
 def access_from(row: Row) -> Access:
     """Return the access that `row` of the table accesses holds."""
     return Access(
@@ -368,10 +393,10 @@ def access_from(row: Row) -> Access:
     )
 
 
-def end_of(begun: NewAccess, sent: int, ending: Ending) -> dict[str, object]:
+def end_of(ended: EndedAccess) -> dict[str, object]:
     """Return the columns of an access that has ended, and what its row is found by."""
-    scope = begun.scope
-    return {"id": begun.id, "tenant": scope.tenant, "owner": scope.owner, "sent": sent, "outcome": ending}
+    begun, scope = ended.begun, ended.begun.scope
+    return {"id": begun.id, "tenant": scope.tenant, "owner": scope.owner, "sent": ended.sent, "outcome": ended.ending}
 
 
 def spent_on(upload: Upload) -> TokenSpent:

@@ -82,7 +82,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from tusgate.core.access import ApiToken, NewApiToken
-    from tusgate.core.audit import Access, AccessFilter, Ending, NewAccess
+    from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
     from tusgate.core.events import Outbox
     from tusgate.core.fingerprint import Fingerprint
@@ -452,13 +452,17 @@ class SqliteDatabase:
         bounds = {"seconds": seconds, "limit": limit}
         return len(await self._writer.run(lambda connection: list(_queries.system_forget_shares(connection, **bounds))))
 
-    async def begin_access(self, new: NewAccess, counts: Share | None = None) -> bool:
-        """See `ports.AccessLog.begin_access`."""
-        return await self._writer.run(partial(_begin_access, new=new, counts=counts))
+    async def begin_accesses(self, new: Sequence[NewAccess]) -> None:
+        """See `ports.AccessLog.begin_accesses`."""
+        await self._writer.run(partial(_begin_accesses, new=new))
 
-    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
-        """See `ports.AccessLog.end_access`."""
-        await self._writer.run(lambda connection: _queries.end_access(connection, **end_of(begun, sent, ending)))
+    async def begin_counted_access(self, new: NewAccess, share: Share) -> bool:
+        """See `ports.AccessLog.begin_counted_access`."""
+        return await self._writer.run(partial(_begin_counted_access, new=new, share=share))
+
+    async def end_accesses(self, ended: Sequence[EndedAccess]) -> None:
+        """See `ports.AccessLog.end_accesses`."""
+        await self._writer.run(partial(_end_accesses, ended=ended))
 
     async def list_accesses(self, scope: Scope, file_id: UploadId, after: Position | None, limit: int) -> list[Access]:
         """See `ports.AccessLog.list_accesses`."""
@@ -655,11 +659,21 @@ def _place_of(after: Position | None) -> dict[str, object]:
     return {"after_time": milliseconds_from(after.created_at), "after_id": after.id}
 
 
-def _begin_access(connection: sqlite3.Connection, new: NewAccess, counts: Share | None) -> bool:
-    if counts is not None and _queries.count_download(connection, **identity_of_share(counts)) is None:
+def _begin_accesses(connection: sqlite3.Connection, new: Sequence[NewAccess]) -> None:
+    for each in new:
+        _queries.begin_access(connection, **access_of(each))
+
+
+def _begin_counted_access(connection: sqlite3.Connection, new: NewAccess, share: Share) -> bool:
+    if _queries.count_download(connection, **identity_of_share(share)) is None:
         return False
     _queries.begin_access(connection, **access_of(new))
     return True
+
+
+def _end_accesses(connection: sqlite3.Connection, ended: Sequence[EndedAccess]) -> None:
+    for each in ended:
+        _queries.end_access(connection, **end_of(each))
 
 
 def _list_all_accesses(

@@ -1,8 +1,8 @@
 """The access log: no byte of a file leaves before it is written down who gets it.
 
-An access costs one commit at its beginning, which its reader waits for; a database that is away then means 503, as it
-does for finding the file. How it ended is written down behind the reader's back, and tried again for a minute; if that
-fails the row says `started` for ever, and the log tells.
+The reader of a file waits until the beginning is committed, together with all others that wait by then; a database that
+is away means 503, as it does for finding the file. How accesses ended is written down behind their readers' backs, many
+at once, and tried again for a minute; if that fails the rows say `started` for ever, and the log tells.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from tusgate.core.audit import AccessId, Ending, NewAccess
+from tusgate.core.audit import AccessId, EndedAccess, Ending, NewAccess
 from tusgate.core.errors import Unavailable, UploadNotFound
 from tusgate.core.listing import Position
 from tusgate.core.model import UploadId
+from tusgate.service.batches import Batches
 from tusgate.service.tenants import Tenants
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tusgate.core.audit import Access, AccessFilter, How
     from tusgate.core.model import Scope, Upload
     from tusgate.core.sharing import Share
@@ -28,8 +31,12 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+MOST_TOGETHER: Final = 500
+"""Accesses in one commit."""
+GATHERING: Final = 0.05
+"""Seconds that ends wait for others."""
 RETRY_AFTER: Final = (1.0, 5.0, 20.0, 30.0)
-"""Seconds before each further try to write down an end."""
+"""Seconds before each further try to write down ends."""
 MOST_UNWRITTEN: Final = 10_000
 """Ends that one process remembers while the database is away."""
 
@@ -47,7 +54,10 @@ class Audit:
         self._database = database
         self._tenants = tenants or Tenants()
         self._is_kept = is_kept
-        self._unwritten: set[asyncio.Task[None]] = set()
+        self._beginnings = Batches(self._write_beginnings, MOST_TOGETHER)
+        self._ends: list[EndedAccess] = []
+        self._unwritten = 0
+        self._writing: set[asyncio.Task[None]] = set()
 
     async def begin(
         self,
@@ -91,40 +101,58 @@ class Audit:
             wanted=wanted,
             ending=Ending.DONE if is_over else Ending.STARTED,
         )
-        if not await self._database.begin_access(new, counts):
+        if counts is None:
+            await self._beginnings.write(new)
+        elif not await self._database.begin_counted_access(new, counts):
             raise UploadNotFound
         return new
+
+    async def _write_beginnings(self, new: Sequence[NewAccess]) -> None:
+        await self._database.begin_accesses(new)
 
     def end(self, begun: NewAccess | None, sent: int) -> None:
         """Have it written down how an access ended. Returns at once."""
         if begun is None:
             return
-        if len(self._unwritten) >= MOST_UNWRITTEN:
-            log.warning("access.unfinished", access_id=begun.id, upload_id=begun.file_id, sent=sent)
+        if self._unwritten >= MOST_UNWRITTEN:
+            _tell_unfinished(EndedAccess(begun, sent))
             return
-        task = asyncio.create_task(self._write_end(begun, sent))
-        self._unwritten.add(task)
-        task.add_done_callback(self._unwritten.discard)
+        self._unwritten += 1
+        self._ends.append(EndedAccess(begun, sent))
+        if len(self._ends) == 1:
+            task = asyncio.create_task(self._write_ends())
+            self._writing.add(task)
+            task.add_done_callback(self._writing.discard)
 
-    async def _write_end(self, begun: NewAccess, sent: int) -> None:
-        ending = Ending.DONE if sent == begun.wanted else Ending.BROKEN
-        for seconds in (*RETRY_AFTER, None):
-            try:
-                await self._database.end_access(begun, sent, ending)
-            except Unavailable:
-                if seconds is not None:
-                    await asyncio.sleep(seconds)
-            else:
-                return
-        log.warning("access.unfinished", access_id=begun.id, upload_id=begun.file_id, sent=sent)
+    async def _write_ends(self) -> None:
+        await asyncio.sleep(GATHERING)
+        ends, self._ends = self._ends, []
+        for first in range(0, len(ends), MOST_TOGETHER):
+            await self._write_together(ends[first : first + MOST_TOGETHER])
+
+    async def _write_together(self, ends: Sequence[EndedAccess]) -> None:
+        try:
+            for seconds in (*RETRY_AFTER, None):
+                try:
+                    await self._database.end_accesses(ends)
+                except Unavailable:
+                    if seconds is not None:
+                        await asyncio.sleep(seconds)
+                else:
+                    return
+            for ended in ends:
+                _tell_unfinished(ended)
+        finally:
+            self._unwritten -= len(ends)
 
     async def close(self) -> None:
         """Wait a moment for ends that are being written down; the others stay unwritten. Idempotent."""
-        if self._unwritten:
-            await asyncio.wait(self._unwritten, timeout=2.0)
-        for task in self._unwritten:
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=2.0)
+        for task in self._writing:
             task.cancel()
-        await asyncio.gather(*self._unwritten, return_exceptions=True)
+        await asyncio.gather(*self._writing, return_exceptions=True)
+        await self._beginnings.close()
 
     async def of_file(
         self, scope: Scope, file_id: UploadId, after: Position | None, limit: int
@@ -148,6 +176,10 @@ class Audit:
         """
         self._tenants.admit(tenant)
         return _page(await self._database.list_all_accesses(tenant, wanted, after, limit + 1), limit)
+
+
+def _tell_unfinished(ended: EndedAccess) -> None:
+    log.warning("access.unfinished", access_id=ended.begun.id, upload_id=ended.begun.file_id, sent=ended.sent)
 
 
 def _page(found: list[Access], limit: int) -> tuple[list[Access], Position | None]:

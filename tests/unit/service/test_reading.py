@@ -28,10 +28,10 @@ from tusgate.service.jobs import HASTE, JobRules, Jobs
 from tusgate.service.stores import Stores
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from typing import Any
 
-    from tusgate.core.audit import Access, NewAccess
+    from tusgate.core.audit import Access, EndedAccess, NewAccess
     from tusgate.core.model import Upload
 
 
@@ -40,11 +40,11 @@ class AwayFor(MemoryDatabase):
 
     failing = 0
 
-    async def end_access(self, begun: NewAccess, sent: int, ending: Ending) -> None:
+    async def end_accesses(self, ended: Sequence[EndedAccess]) -> None:
         if self.failing:
             self.failing -= 1
             raise DatabaseUnavailable("away")
-        await super().end_access(begun, sent, ending)
+        await super().end_accesses(ended)
 
 
 def a_database() -> AwayFor:
@@ -117,7 +117,7 @@ def test_old_rows_are_forgotten_many_of_them_in_small_steps() -> None:
         database = a_database()
         file = await completed(database, Keeping())
         for _ in range(25):
-            await database.begin_access(an_access(file))
+            await database.begin_accesses([an_access(file)])
         share = await database.create_share(a_new_share(file))
         await database.revoke_share(file.scope, file.id, share.id)
         stores = Stores[ObjectStore](MemoryStore())
@@ -153,7 +153,7 @@ def test_a_log_that_is_no_longer_wanted_is_forgotten_whole() -> None:
     async def work() -> None:
         database = a_database()
         file = await completed(database, Keeping())
-        await database.begin_access(an_access(file))
+        await database.begin_accesses([an_access(file)])
         stores = Stores[ObjectStore](MemoryStore())
         jobs = Jobs(database, stores, Completion(database, stores, "x"), JobRules(), reading=database)
         assert await jobs.forget() == 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Route
 
     from tests.browser.conftest import Browser
     from tests.gateway import Gateway
@@ -119,6 +119,25 @@ def test_uppy_pauses_and_goes_on(
     page.wait_for_function("window.seen.progress > 0", timeout=30_000)
     page.evaluate("window.uppy.pauseAll()")
     network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+    page.evaluate("window.uppy.resumeAll()")
+    result = ended(page)
+    assert "error" not in result, result
+    (key,) = deployment.objects.keys()
+    assert deployment.objects.sha256(key) == file.sha256
+
+
+def test_uppy_goes_on_after_a_pause_that_took_the_answer_to_its_last_request(
+    page: Page, deployment: Deployment, version: int, file: Payload
+) -> None:
+    """DM-02: the file is made by then, so that all its parts are listed and Complete is said again."""
+
+    def miss_the_answer(route: Route) -> None:
+        assert route.fetch().status == 200
+        page.evaluate("() => { window.uppy.pauseAll(); window.seen.paused = true; }")
+
+    page.route("**/complete**", miss_the_answer, times=1)
+    start(page, deployment, version)
+    page.wait_for_function("window.seen.paused === true", timeout=60_000)
     page.evaluate("window.uppy.resumeAll()")
     result = ended(page)
     assert "error" not in result, result

@@ -17,7 +17,8 @@ from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, URL_TTL, running
 from tests.wire.rufh import RufhClient
 from tusgate.core.access import REQUIRED, Permission, Route
-from tusgate.core.direct import Plan, Slot
+from tusgate.core.direct import Plan, Slot, same_etag
+from tusgate.core.model import Part
 from tusgate.core.quota import Quota
 from tusgate.core.tenant import Tenant
 from tusgate.service.tenants import Tenants
@@ -244,10 +245,57 @@ async def test_urls_change_nothing_once_the_file_is_there(rig, client):
     assert (await client.complete(upload_id))[0] == 200
     assert (await client.put(urls[0], bytes(PART_SIZE)))[0] in (403, 404)
     assert await rig.stored(f"/{upload_id}") == DATA
-    status, refused = await client.ask("POST", f"/{upload_id}/urls", {})
+    status, refused = await client.ask("POST", f"/{upload_id}/urls", {"parts": [1]})
     assert (status, refused["code"]) == (409, "parts_fixed")
-    status, again = await client.complete(upload_id, {1: "whatever"})
-    assert (status, again["state"]) == (200, "complete")
+
+
+@pytest.mark.parametrize("size", [len(DATA), None])
+async def test_a_client_that_has_missed_the_end_finds_all_parts_there_and_completes_again(client, size):
+    """DM-02, I9: the connection broke, or the page was paused, while Complete was answered."""
+    upload_id, urls = await client.begin(size)
+    etags = {}
+    for number, part in enumerate(PARTS, 1):
+        (url,) = [url for url in urls if url["number"] == number] or await client.urls(upload_id, parts=[number])
+        etags[number] = (await client.put(url, part))[1]
+    status, first = await client.complete(upload_id, etags)
+    assert status == 200
+    standing = await client.parts(upload_id)
+    assert [(part["number"], part["size"], part["wrong"]) for part in standing] == [
+        (number, len(part), []) for number, part in enumerate(PARTS, 1)
+    ]
+    assert [same_etag(part["etag"], etags[part["number"]]) for part in standing] == [True] * len(PARTS)
+    assert await client.urls(upload_id) == []
+    for named in (etags, {number: etag.strip('"').upper() for number, etag in etags.items()}):
+        assert await client.complete(upload_id, named) == (200, first)
+
+
+async def test_a_complete_that_names_other_parts_than_the_file_was_made_of_is_refused(rig, client):
+    """DM-02, I9: whoever asks must not take the file for another one; the file stays as it is."""
+    upload_id, urls = await client.begin(len(DATA))
+    etags = await client.send(urls, DATA)
+    assert (await client.complete(upload_id))[0] == 200
+    for named, expected in (
+        ({**etags, 1: etags[2]}, [(1, "etag")]),
+        ({1: etags[1], 2: etags[2]}, [(3, "not_named")]),
+        ({**etags, 4: etags[1]}, [(4, "foreign")]),
+    ):
+        status, refused = await client.complete(upload_id, named)
+        assert (status, wrong(refused)) == (409, expected), named
+    assert (await client.complete(upload_id))[0] == 200
+    assert await rig.stored(f"/{upload_id}") == DATA
+
+
+async def test_an_object_that_somebody_else_has_completed_has_all_its_parts(rig, client):
+    """Its parts are not known one by one any more, and nothing is to be sent."""
+    upload_id, urls = await client.begin(len(DATA))
+    etags = await client.send(urls, DATA)
+    row = await rig.row(f"/{upload_id}")
+    listed = await rig.store.list_parts(row.object_key, row.multipart_id)
+    parts = [Part(part.number, 0, part.size, part.etag, part.crc64) for part in listed]
+    await rig.store.complete_multipart(row.object_key, row.multipart_id, parts, -1, plan=row.plan)
+    assert (await client.complete(upload_id, etags))[0] == 200
+    assert [(part["number"], part["wrong"]) for part in await client.parts(upload_id)] == [(1, []), (2, []), (3, [])]
+    assert (await client.complete(upload_id, etags))[0] == 200
 
 
 async def test_an_aborted_upload_takes_nothing_more_and_leaves_nothing(rig, client):

@@ -224,6 +224,49 @@ def standings(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) 
             yield Standing(Slot(number), found[number], (Fault(number, Wrong.FOREIGN),))
 
 
+def fixed_standings(upload: Upload, parts: Sequence[Part], limits: PartLimits) -> Iterator[Standing]:
+    """Yield how the parts stand of an upload that has all of them: those that it was, or is being, made of.
+
+    Where somebody else has made the object of them it is not known what each of them was.
+    """
+    if _is_foreign_whole(parts):
+        for number in range(1, (part_count(upload) or 0) + 1):
+            yield Standing(slot(upload, number, limits), None, ())
+        return
+    plan = upload.plan or Plan()
+    for part in parts:
+        declared = plan.digest(part.number)
+        found = ListedPart(
+            part.number, part.size, part.etag, part.crc64, declared if plan.algorithm == "sha256" else None
+        )
+        yield Standing(Slot(part.number, part.start, part.size, declared), found, ())
+
+
+def check_same_parts(parts: Sequence[Part], named: Mapping[int, str] | None) -> None:
+    """Raise unless `named` are the parts that an upload was, or is being, made of: a Complete that is said again.
+
+    Raises:
+        PartsRefused: they are others (DM-02).
+    """
+    if named is None or _is_foreign_whole(parts):
+        return
+    etags = {part.number: part.etag for part in parts}
+    faults = [Fault(number, Wrong.NOT_NAMED) for number in etags.keys() - named.keys()]
+    faults += [Fault(number, Wrong.FOREIGN) for number in named.keys() - etags.keys()]
+    faults += [
+        Fault(number, Wrong.ETAG, bare_etag(named[number]), etag)
+        for number, etag in etags.items()
+        if number in named and not same_etag(named[number], etag)
+    ]
+    if faults:
+        raise PartsRefused(sorted(faults, key=lambda fault: fault.number))
+
+
+def _is_foreign_whole(parts: Sequence[Part]) -> bool:
+    """Return whether the one part is an object that somebody else has completed: only such ETags count parts."""
+    return len(parts) == 1 and "-" in parts[0].etag
+
+
 def check_parts(
     upload: Upload, listed: Sequence[ListedPart], named: Mapping[int, str] | None, limits: PartLimits
 ) -> tuple[Part, ...]:

@@ -20,8 +20,10 @@ from tusgate.core.direct import (
     Slot,
     check_is_direct,
     check_parts,
+    check_same_parts,
     check_size,
     check_takes_parts,
+    fixed_standings,
     is_the_file,
     part_count,
     slot,
@@ -197,14 +199,19 @@ class DirectUploads:
     async def parts(self, scope: Scope, upload_id: UploadId) -> tuple[Upload, list[Standing]]:
         """Return the upload and how its parts stand: those in the store, and those that are still to come.
 
+        Of an upload that has all of them, those that it is made of: its client may have missed that.
+
         Raises:
-            UploadNotFound, NotDirect, UploadGone, PartsFixed: there are no parts any more.
+            UploadNotFound, NotDirect, UploadGone: there are no parts any more.
         """
-        self._uploads.admit(scope)
-        upload = await self._database.get(scope, upload_id)
-        check_takes_parts(upload)
-        listed = await self._listed(upload)
-        return upload, list(standings(upload, listed, self._store_of(upload).limits))
+        upload = await self.look(scope, upload_id)
+        limits = self._store_of(upload).limits
+        try:
+            check_takes_parts(upload)
+            return upload, list(standings(upload, await self._listed(upload), limits))
+        except PartsFixed:
+            upload = await self._database.get(scope, upload_id)
+            return upload, list(fixed_standings(upload, await self._database.parts(upload), limits))
 
     async def sign(
         self, scope: Scope, upload_id: UploadId, numbers: Sequence[int], seconds: int | None = None
@@ -234,10 +241,15 @@ class DirectUploads:
 
         Raises:
             InvalidRequest: only the client knows which parts there are.
-            UploadNotFound, NotDirect, UploadGone, PartsFixed: it takes no parts.
+            UploadNotFound, NotDirect, UploadGone: it takes no parts.
         """
-        self._uploads.admit(scope)
-        upload = await self._database.get(scope, upload_id)
+        upload = await self.look(scope, upload_id)
+        try:
+            return await self._page_of_missing(upload, after, limit, seconds)
+        except PartsFixed:
+            return Tickets([], seconds=min(seconds or self._rules.url_ttl, self._rules.url_ttl))
+
+    async def _page_of_missing(self, upload: Upload, after: int, limit: int, seconds: int | None) -> Tickets:
         check_takes_parts(upload)
         if part_count(upload) is None:
             raise InvalidRequest("parts", "the numbers of the parts to sign, as the size was not declared")
@@ -258,7 +270,8 @@ class DirectUploads:
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to complete.
-            PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again.
+            PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again. Or
+                the file is made, or being made, of other parts than `named`.
             InvalidRequest, TooLarge: nothing has changed.
             Fenced: others change it all the time.
         """
@@ -272,6 +285,8 @@ class DirectUploads:
             upload = await self._sealed(upload, named, most)
         else:
             raise Fenced
+        check_present(upload)
+        check_same_parts(await self._database.parts(upload), named)
         if upload.state is State.SEALED:
             upload = await self._completion.wait(upload, self._rules.finish_wait)
         check_present(upload)

@@ -113,7 +113,7 @@ class DirectApi:
                 route=Route.PARTS,
                 name="listDirectParts",
                 summary="Show which parts are in the store, and which are still to be sent",
-                description="Asked of the store each time. 409 once the upload is being finished, or is complete.",
+                description="Asked of the store each time; once all are there, those that the file is made of.",
                 answer=self.parts,
                 query=PartsQuery,
                 result=PartsPage,
@@ -127,7 +127,8 @@ class DirectApi:
                 summary="Make URLs for parts",
                 description=(
                     "For parts named by number, or page by page for all that are not in the store as planned. URLs that"
-                    " have expired are made again by the same request. The upload lives on as if bytes had come."
+                    " have expired are made again by the same request. The upload lives on as if bytes had come. Once"
+                    " all parts are there a page has no URLs, and parts named by number are 409."
                 ),
                 answer=self.sign,
                 body=UrlWish,
@@ -143,7 +144,8 @@ class DirectApi:
                 description=(
                     "What the store has is compared with what was declared; 409 names all that is wrong in `parts`,"
                     " nothing has changed then, and wrong parts can be sent again. 202 means that the file is still"
-                    " being put together: ask for the upload until it is complete. Asking again is harmless."
+                    " being put together: ask for the upload until it is complete. Asking again is harmless: it is"
+                    " answered alike, as long as the parts named are those that the file is made of."
                 ),
                 answer=self.complete,
                 body=DirectCompletion,

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import pty
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +13,7 @@ import pytest
 
 from tests.clients.deployment import Deployment, DirectoryObjects
 from tests.clients.payload import BOUNDARY_SIZES, MIB, PART
+from tests.clients.upload_command import TIMEOUT, Command
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:
@@ -26,45 +24,6 @@ if TYPE_CHECKING:
     from tests.gateway import Gateway
 
 pytestmark = pytest.mark.clients
-
-TIMEOUT = 120.0
-
-
-class Command:
-    """`tusgate upload` with a home directory, and so a memory of unfinished uploads, of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TUSGATE_")}
-        self.environment = {**clean, "HOME": str(home)}
-
-    def line(self, endpoint: str, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "tusgate", "upload", "--endpoint", endpoint, *arguments]
-
-    def start(self, endpoint: str, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            self.line(endpoint, *arguments),
-            cwd=self.home,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, endpoint: str, *arguments: str, data: bytes | None = None) -> list[str]:
-        """Run it to its end and return the URLs that it printed; it must succeed."""
-        ended = subprocess.run(
-            self.line(endpoint, *arguments),
-            cwd=self.home,
-            env=self.environment,
-            input=data,
-            capture_output=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stderr.decode()
-        return ended.stdout.decode().split()
 
 
 @pytest.fixture
@@ -175,26 +134,7 @@ def test_a_terminal_shows_name_and_progress(
     deployment: Deployment, payload: Callable[[int], Payload], command: Command
 ) -> None:
     file = payload(3 * PART + 7)
-    terminal, ours = pty.openpty()
-    environment = {**command.environment, "TERM": "xterm", "COLUMNS": "160"}
-    with subprocess.Popen(
-        command.line(deployment.gateway.endpoint, str(file.path)),
-        env=environment,
-        cwd=command.home,
-        stdout=subprocess.PIPE,
-        stderr=ours,
-    ) as process:
-        os.close(ours)
-        shown = b"".join(iter(lambda: _read(terminal), b"")).decode()
-        assert process.wait(TIMEOUT) == 0
-    os.close(terminal)
+    shown = command.show(deployment.gateway.endpoint, str(file.path))
     assert file.path.name in shown
     assert "100%" in shown
     assert "24.0/24.0 MiB" in shown
-
-
-def _read(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 4096)
-    except OSError:  # Linux says EIO when the other side has closed
-        return b""

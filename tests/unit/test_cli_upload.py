@@ -13,8 +13,9 @@ import pytest
 from aiohttp import web
 
 from tusgate.cli.resume import Fingerprint, ResumeStore
+from tusgate.cli.sending import TransferError
 from tusgate.cli.transfer import Plan, upload_file, upload_stream
-from tusgate.cli.tus_client import TransferError, TusClient
+from tusgate.cli.tus_client import TusClient
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
+from tusgate.cli.patience import Patience
 from tusgate.cli.resume import Fingerprint
-from tusgate.cli.tus_client import TransferError, TransferInterruptedError, UploadGoneError
+from tusgate.cli.sending import TransferError, TransferInterruptedError, UploadGoneError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
     from pathlib import Path
 
     from tusgate.cli.resume import ResumeStore
-    from tusgate.cli.tus_client import Body, TusClient
+    from tusgate.cli.sending import Body
+    from tusgate.cli.tus_client import TusClient
 
 READ_SIZE: Final = 256 * 1024
 """Bytes read from disk at a time: enough to keep a network busy, little enough for a smooth bar."""
 STREAM_BLOCK: Final = 8 << 20
 """Bytes of stdin that are kept until the server has them, when no chunk size is given."""
-LONGEST_PAUSE: Final = 30.0
-LONGEST_ASKED_PAUSE: Final = 120.0
 
 
 class Watcher(Protocol):
@@ -77,7 +76,7 @@ async def upload_file(client: TusClient, path: Path, plan: Plan, store: ResumeSt
 
     chunk = plan.chunk_size or max(file.size, 1)
     with path.open("rb") as opened:
-        body = _file_body(opened.fileno(), check_unchanged, watcher)
+        body = file_body(opened.fileno(), check_unchanged, watcher.moved)
         while transfer.offset < file.size:
             await transfer.bring(url, min(transfer.offset + chunk, file.size), body)
     store.forget(file)
@@ -108,18 +107,17 @@ class _Transfer:
     def __init__(self, client: TusClient, plan: Plan, watcher: Watcher) -> None:
         self.offset = 0
         self._client = client
-        self._plan = plan
         self._watcher = watcher
-        self._failures = 0
+        self._patience = Patience(plan.retries, plan.first_pause, watcher.waiting)
 
     async def create(self, length: int | None, metadata: Mapping[str, str]) -> str:
         while True:
             try:
                 url = await self._client.create(length, metadata)
             except TransferInterruptedError as error:
-                await self._pause(error)
+                await self._patience.pause(error)
             else:
-                self._failures = 0
+                self._patience.progressed()
                 return url
 
     async def resume(self, url: str, size: int) -> bool:
@@ -130,9 +128,9 @@ class _Transfer:
             except UploadGoneError:
                 return False
             except TransferInterruptedError as error:
-                await self._pause(error)
+                await self._patience.pause(error)
             else:
-                self._failures = 0
+                self._patience.progressed()
                 self._arrive(standing.offset)
                 return standing.length == size and standing.offset <= size
 
@@ -148,28 +146,20 @@ class _Transfer:
                 self._arrive(await self._client.append(url, self.offset, end - self.offset, body, length))
             except TransferInterruptedError as error:
                 asked = False
-                await self._pause(error)
+                await self._patience.pause(error)
 
     def _arrive(self, offset: int) -> None:
         if offset < self.offset:
             raise TransferError(f"the server lost bytes: it had {self.offset} and says {offset} now")
         if offset > self.offset:
-            self._failures = 0
+            self._patience.progressed()
         self.offset = offset
         self._watcher.moved(offset)
 
-    async def _pause(self, error: TransferInterruptedError) -> None:
-        self._failures += 1
-        if self._failures > self._plan.retries:
-            raise TransferError(f"{error}; given up after {self._failures} tries without progress") from error
-        longest = min(self._plan.first_pause * 2 ** (self._failures - 1), LONGEST_PAUSE)
-        jittered = longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
-        seconds = max(jittered, min(error.retry_after, LONGEST_ASKED_PAUSE))
-        self._watcher.waiting(seconds, str(error))
-        await asyncio.sleep(seconds)
 
+def file_body(descriptor: int, check_unchanged: Callable[[], None], moved: Callable[[int], None]) -> Body:
+    """Return what reads bytes of the file `descriptor`, and tells `moved` up to where they have gone out."""
 
-def _file_body(descriptor: int, check_unchanged: Callable[[], None], watcher: Watcher) -> Body:
     # Nothing is opened in here and no position is shared: a request that was cut leaves its generator behind.
     async def body(offset: int, size: int) -> AsyncIterator[bytes]:
         end = offset + size
@@ -180,7 +170,7 @@ def _file_body(descriptor: int, check_unchanged: Callable[[], None], watcher: Wa
                 # Before the last bytes go out: the server must never get to complete a mixture of two files.
                 check_unchanged()
             yield chunk
-            watcher.moved(offset)
+            moved(offset)
 
     return body
 

@@ -5,27 +5,31 @@ Nothing in here knows tusgate: any tus server will do.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
-import aiohttp
 from yarl import URL
 
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+from tusgate.cli.sending import (
+    TransferError,
+    TransferInterruptedError,
+    UploadGoneError,
+    requested,
+    retry_after,
+    status_line,
+)
 
-    Body = Callable[[int, int], AsyncIterator[bytes]]
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    import aiohttp
+
+    from tusgate.cli.sending import Body
 
 TUS_VERSION: Final = "1.0.0"
-STALL_TIMEOUT: Final = 60.0
-"""Seconds without one byte accepted by the network after which a request is given up."""
-ANSWER_TIMEOUT: Final = 300.0
-"""Seconds to wait for an answer once all is sent: some servers put the object together before they answer."""
-
 _GONE: Final = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
 _TRY_AGAIN: Final = {
     HTTPStatus.REQUEST_TIMEOUT,
@@ -34,26 +38,6 @@ _TRY_AGAIN: Final = {
     HTTPStatus.TOO_MANY_REQUESTS,
 }
 _REASON_LENGTH: Final = 200
-
-
-class TransferError(Exception):
-    """The upload cannot go on; the text is for the user."""
-
-
-class UploadGoneError(TransferError):
-    """The server does not know this upload (any more)."""
-
-
-class TransferInterruptedError(TransferError):
-    """The request failed in a way that another one may not.
-
-    Attributes:
-        retry_after: seconds that the server asked to wait; 0 when it did not say.
-    """
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,46 +100,20 @@ class TusClient:
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: AsyncIterator[bytes] | None = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT) as deadline:
-                data = None if body is None else _watched(body, deadline)
-                async with self._session.request(
-                    method,
-                    url,
-                    headers={"Tus-Resumable": TUS_VERSION, **headers},
-                    data=data,
-                    allow_redirects=False,
-                ) as answer:
-                    await _check_status(answer)
-                    yield answer
-        except TimeoutError as error:
-            raise TransferInterruptedError("the server does not answer") from error
-        except aiohttp.InvalidURL as error:
-            raise TransferError(f"{url} is not a URL") from error
-        except aiohttp.ClientError as error:
-            if isinstance(error.__cause__, TransferError):  # raised by the body
-                raise error.__cause__ from None
-            raise TransferInterruptedError(_network_reason(error)) from error
-
-
-async def _watched(body: AsyncIterator[bytes], deadline: asyncio.Timeout) -> AsyncIterator[bytes]:
-    """Pass `body` on; each chunk that the network takes buys another `STALL_TIMEOUT`."""
-    clock = asyncio.get_running_loop().time
-    async for chunk in body:
-        deadline.reschedule(clock() + STALL_TIMEOUT)
-        yield chunk
-    deadline.reschedule(clock() + ANSWER_TIMEOUT)
+        fields = {"Tus-Resumable": TUS_VERSION, **headers}
+        async with requested(self._session, method, url, fields, body) as answer:
+            await _check_status(answer)
+            yield answer
 
 
 async def _check_status(answer: aiohttp.ClientResponse) -> None:
     status = answer.status
     if HTTPStatus(200) <= status < HTTPStatus(300):
         return
-    reason = f"{status} {answer.reason or ''}".strip()
     text = (await answer.content.read(_REASON_LENGTH)).decode("utf-8", "replace").strip()
-    message = f"the server refused: {reason}" + (f" ({text.splitlines()[0]})" if text else "")
+    message = f"the server refused: {status_line(answer)}" + (f" ({text.splitlines()[0]})" if text else "")
     if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        raise TransferInterruptedError(message, _retry_after(answer))
+        raise TransferInterruptedError(message, retry_after(answer))
     if status in _GONE and answer.method != "POST":
         raise UploadGoneError(message)
     raise TransferError(message)
@@ -166,15 +124,6 @@ def _offset_in(answer: aiohttp.ClientResponse) -> int:
     if not (text.isascii() and text.isdigit()):
         raise TransferError(f"{answer.url} does not answer like a tus upload: no Upload-Offset")
     return int(text)
-
-
-def _retry_after(answer: aiohttp.ClientResponse) -> float:
-    text = answer.headers.get("Retry-After", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
-
-
-def _network_reason(error: aiohttp.ClientError) -> str:
-    return str(error) or "the connection was closed"
 
 
 def encode_metadata(metadata: Mapping[str, str]) -> str:

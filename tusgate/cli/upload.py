@@ -1,4 +1,4 @@
-"""`tusgate upload`: files to a tus server, with progress bars, from a terminal or a script."""
+"""`tusgate upload`: files to a tus server, or straight to S3, with progress bars, from a terminal or a script."""
 
 from __future__ import annotations
 
@@ -23,14 +23,19 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from tusgate.cli.direct_client import DirectClient
+from tusgate.cli.direct_transfer import upload_directly
 from tusgate.cli.exits import Exit
 from tusgate.cli.resume import ResumeStore
+from tusgate.cli.sending import TransferError
 from tusgate.cli.transfer import Plan, upload_file, upload_stream
-from tusgate.cli.tus_client import TransferError, TusClient
+from tusgate.cli.tus_client import TusClient
 from tusgate.settings import load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    Bring = Callable[[str, "_Bar"], Awaitable[str]]
 
 STDIN: Final = "-"
 CONNECT_TIMEOUT: Final = 20.0
@@ -43,13 +48,21 @@ def upload(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Where uploads are created; else TUSGATE_PUBLIC_URL or this machine's gateway, with its path.",
+            help="Where uploads are created; else TUSGATE_PUBLIC_URL or this machine's gateway, with its path."
+            " With --direct the address of /api/v1/uploads.",
         ),
     ] = None,
+    direct: Annotated[
+        bool, typer.Option("--direct", help="Send the parts straight to S3, by URLs that the gateway signs.")
+    ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Files on their way at once.")] = 3,
     chunk_size: Annotated[
         str | None,
-        typer.Option(metavar="SIZE", help="Most bytes of one request (64MiB); for proxies that limit it."),
+        typer.Option(
+            metavar="SIZE",
+            help="Most bytes of one request (64MiB), for proxies that limit it. With --direct the"
+            " size of a part that is wished for.",
+        ),
     ] = None,
     metadata: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Metadata for each upload; repeatable.")
@@ -62,8 +75,10 @@ def upload(
 ) -> None:
     """Upload files; print the URL of each to stdout. The same command goes on after Ctrl-C or a failure."""
     plan = Plan(_chunk_size(chunk_size), retries, _pairs("--metadata", metadata))
-    where = endpoint or load_settings().settings.endpoint_url
-    batch = _Batch(where, plan, _pairs("--header", header), parallel)
+    if direct and STDIN in files:
+        raise typer.BadParameter("a pipe has no parts that could be sent again: leave --direct out", param_hint="-")
+    where = endpoint or _own_endpoint(direct=direct)
+    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct)
     try:
         failed = asyncio.run(batch.run(list(dict.fromkeys(files))))
     except KeyboardInterrupt:
@@ -71,6 +86,11 @@ def upload(
         raise
     if failed:
         sys.exit(Exit.FAILED)
+
+
+def _own_endpoint(*, direct: bool) -> str:
+    settings = load_settings().settings
+    return settings.direct_url if direct else settings.endpoint_url
 
 
 def _chunk_size(text: str | None) -> int | None:
@@ -96,34 +116,49 @@ def _pairs(flag: str, items: Iterable[str] | None) -> dict[str, str]:
 class _Batch:
     """All files of one command."""
 
-    def __init__(self, endpoint: str, plan: Plan, headers: dict[str, str], parallel: int) -> None:
+    def __init__(self, endpoint: str, plan: Plan, headers: dict[str, str], parallel: int, *, direct: bool) -> None:
         self._endpoint = endpoint
         self._plan = plan
         self._headers = headers
         self._room = asyncio.Semaphore(parallel)
         self._store = ResumeStore(endpoint)
+        self._direct = direct
         self._failed = 0
 
     async def run(self, files: Sequence[str]) -> int:
         """Upload all `files`; one that fails does not stop the others. Return how many failed."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
         with _progress() as progress:
-            async with (
-                aiohttp.ClientSession(
-                    headers=self._headers, timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar()
-                ) as session,
-                asyncio.TaskGroup() as group,
-            ):
-                client = TusClient(session, self._endpoint)
+            async with _session(self._headers) as session, _session({}) as store, asyncio.TaskGroup() as group:
+                bring = self._straight_to(session, store) if self._direct else self._through(session)
                 for name in files:
-                    group.create_task(self._upload(client, name, progress))
+                    group.create_task(self._upload(bring, name, progress))
         return self._failed
 
-    async def _upload(self, client: TusClient, name: str, progress: Progress) -> None:
+    def _through(self, session: aiohttp.ClientSession) -> Bring:
+        client = TusClient(session, self._endpoint)
+
+        async def bring(name: str, bar: _Bar) -> str:
+            if name == STDIN:
+                return await upload_stream(client, sys.stdin.buffer, self._plan, bar)
+            bar.total(_size_of(Path(name)))
+            return await upload_file(client, Path(name), self._plan, self._store, bar)
+
+        return bring
+
+    def _straight_to(self, session: aiohttp.ClientSession, store: aiohttp.ClientSession) -> Bring:
+        client = DirectClient(session, store, self._endpoint)
+
+        async def bring(name: str, bar: _Bar) -> str:
+            bar.total(_size_of(Path(name)))
+            return await upload_directly(client, Path(name), self._plan, self._store, bar)
+
+        return bring
+
+    async def _upload(self, bring: Bring, name: str, progress: Progress) -> None:
         async with self._room:
             with _Bar(progress, name) as bar:
                 try:
-                    url = await self._bring(client, name, bar)
+                    url = await bring(name, bar)
                 except (TransferError, OSError) as error:
                     self._failed += 1
                     bar.failed(_reason(error))
@@ -135,11 +170,10 @@ class _Batch:
                     else:
                         print(url, flush=True)
 
-    async def _bring(self, client: TusClient, name: str, bar: _Bar) -> str:
-        if name == STDIN:
-            return await upload_stream(client, sys.stdin.buffer, self._plan, bar)
-        bar.total(_size_of(Path(name)))
-        return await upload_file(client, Path(name), self._plan, self._store, bar)
+
+def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
+    return aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
 
 
 class _Bar:

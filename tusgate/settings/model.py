@@ -563,11 +563,20 @@ class Settings(BaseSettings):
     @property
     def endpoint_url(self) -> str:
         """Where uploads are created, as this machine reaches it: PUBLIC_URL or HOST:PORT, with BASE_PATH."""
+        return self._own_url + self.base_path
+
+    @property
+    def direct_url(self) -> str:
+        """Where direct uploads begin, as this machine reaches it."""
+        return self._own_url + "/api/v1/uploads"
+
+    @property
+    def _own_url(self) -> str:
         if self.public_url is not None:
-            return self.public_url + self.base_path
+            return self.public_url
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - compared, not bound
         name = f"[{host}]" if ":" in host else host
-        return f"http://{name}:{self.port}{self.base_path}"
+        return f"http://{name}:{self.port}"
 
 
 def _secret_in(name: str, path: Path) -> str:

@@ -34,6 +34,7 @@ from tusgate.identity.static_tokens import StaticTokens
 from tusgate.s3.config import S3Config
 from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
+from tusgate.s3.queue import QueueConfig, SqsReports
 from tusgate.s3.sign import Credentials
 from tusgate.s3.store import S3Store
 from tusgate.service.audit import Audit
@@ -42,7 +43,7 @@ from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
 from tusgate.service.direct import DirectRules, DirectUploads
-from tusgate.service.evidence import Evidence
+from tusgate.service.evidence import Evidence, QueueWatch
 from tusgate.service.expirer import OwnClocks
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
@@ -321,19 +322,24 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority, hooks)
         jobs = Jobs(database, stores, completion, _job_rules(settings), _own_clocks(), database)
         stack.push_async_callback(jobs.stop)
+        direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings))
+        evidence = Evidence(database, direct)
+        await stack.enter_async_context(_queue_watched(settings, evidence))
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
             audit = Audit(database, is_kept=settings.access_retention is not None, tenants=tenants)
             stack.push_async_callback(audit.close)
-            services = _api_services(settings, database, stores, uploads, completion, feed, audit)
-            add_api(app, config, services, authority)
+            add_api(
+                app,
+                config,
+                _api_services(settings, database, stores, uploads, direct, evidence, feed, audit),
+                authority,
+            )
         has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores))
-        if settings.crash is not None:
-            _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
-            log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
+        _await_crash(settings, app)
         server = _server(settings, app, reuse_port)
         stack.push_async_callback(server.close)
         await database.listen(writers.taken_over)
@@ -346,6 +352,12 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         await feed.close()
         await _drain(server, writers, settings.drain_timeout)
     log.info(LogEvent.SERVER_STOPPED)
+
+
+def _await_crash(settings: Settings, app: Application) -> None:
+    if settings.crash is not None:
+        _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
+        log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
 
 
 def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer:
@@ -698,12 +710,12 @@ def _api_services(
     database: SurveyedDatabase,
     stores: Stores[SurveyedStore],
     uploads: Uploads,
-    completion: Completion,
+    direct: DirectUploads,
+    evidence: Evidence,
     feed: Feed,
     audit: Audit,
 ) -> ApiServices:
     files = Files(database, stores, uploads, settings.max_downloads)
-    direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings))
     secret = settings.s3_events_secret
     events = EventsApi(feed, partial(document_of, source=settings.event_source))
     return ApiServices(
@@ -711,9 +723,33 @@ def _api_services(
         direct=direct,
         audit=audit,
         sharing=Sharing(database, files, Passwords()) if settings.offers_shares else None,
-        evidence=None if secret is None else (Evidence(database, direct), secret.get_secret_value()),
+        evidence=None if secret is None else (evidence, secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
     )
+
+
+@asynccontextmanager
+async def _queue_watched(settings: Settings, evidence: Evidence) -> AsyncIterator[None]:
+    """Act on the reports of the queue of S3 events, where there is one."""
+    if settings.s3_events_queue is None:
+        yield
+        return
+    access_key, secret_key, token = settings.s3_access_key, settings.s3_secret_key, settings.s3_session_token
+    assert access_key is not None  # the settings have checked that S3 is whole
+    assert secret_key is not None
+    config = QueueConfig(
+        url=settings.s3_events_queue,
+        region=settings.s3_region,
+        access_key=access_key.get_secret_value(),
+        secret_key=secret_key.get_secret_value(),
+        session_token=token.get_secret_value() if token is not None else None,
+    )
+    watch = QueueWatch(SqsReports(config), evidence)
+    watch.start()
+    try:
+        yield
+    finally:
+        await watch.stop()
 
 
 def _direct_door(settings: Settings, stores: Stores[SurveyedStore]) -> DirectDoor | None:

@@ -426,6 +426,36 @@ class Hook(Protocol):
         """Release all connections. Idempotent."""
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A message of the object store that waits in a queue.
+
+    Attributes:
+        text: as it came; whoever may write to the queue may have sent it.
+        receipt: what `ReportQueue.drop` needs.
+    """
+
+    text: str
+    receipt: str
+
+
+class ReportQueue(Protocol):
+    """A queue that the object store writes to. What is received and not dropped comes again, to whoever asks then."""
+
+    async def receive(self) -> list[Report]:
+        """Return the next reports; waits up to 20 s for one, and returns none then.
+
+        Raises:
+            StoreUnavailable: the queue cannot be reached, or refuses us.
+        """
+
+    async def drop(self, report: Report) -> None:
+        """Remove a report for good. Raises StoreUnavailable; it may come again then."""
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+
+
 class Sink(Protocol):
     """Somebody who is told of events: at least once of each."""
 

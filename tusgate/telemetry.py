@@ -63,6 +63,8 @@ class LogEvent(StrEnum):
     UPLOAD_EXPIRED = "upload.expired"
     DIRECT_REFUSED = "direct.refused"
     EVIDENCE_TAKEN = "evidence.taken"
+    EVIDENCE_POSTPONED = "evidence.postponed"
+    EVIDENCE_UNREADABLE = "evidence.unreadable"
     COMPLETION_NOT_COPIED = "completion.not_copied"
     COMPLETION_RETRIED = "completion.retried"
     COMPLETION_POSTPONED = "completion.postponed"

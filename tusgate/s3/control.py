@@ -1,4 +1,4 @@
-"""Every S3 call that carries no upload bytes, through aiobotocore. botocore is known to this module only.
+"""Every S3 call that carries no upload bytes, through aiobotocore. Of S3 botocore is known to this module only.
 
 Its retries are off: one policy (`retry`) serves the whole package, and botocore's would hide that Complete was
 sent twice, which turns a lost answer into a NoSuchUpload.

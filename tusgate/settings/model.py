@@ -294,6 +294,9 @@ class Settings(BaseSettings):
         None, "Secret that senders of S3 events show at /api/v1/s3-events; without it events are not taken."
     )
     s3_events_secret_file: File | None = _direct(None, "File that holds S3_EVENTS_SECRET.")
+    s3_events_queue: WebUrl | None = _direct(
+        None, "URL of the queue of Amazon SQS that the bucket sends its events to; read with the keys of the bucket."
+    )
     direct_url_ttl: Duration = _direct(
         900.0, "How long a signed URL takes a part; clients ask for new ones.", ge=10, le=43_200
     )
@@ -453,6 +456,8 @@ class Settings(BaseSettings):
             raise wrong(missing, f"a value, because {ENV_PREFIX}{given.upper()} is set")
         if self.direct == "on" and self.s3_bucket is None:
             raise wrong("direct", f"off, because there is no {ENV_PREFIX}S3_BUCKET", "on")
+        if self.s3_events_queue is not None and self.s3_bucket is None:
+            raise wrong("s3_events_queue", f"nothing, because there is no {ENV_PREFIX}S3_BUCKET", self.s3_events_queue)
         if self.direct == "on" and not self.offers_api:
             raise wrong("direct", f"off, or {ENV_PREFIX}API=on", "on")
 
@@ -568,7 +573,7 @@ class Settings(BaseSettings):
     @property
     def direct_url(self) -> str:
         """Where direct uploads begin, as this machine reaches it."""
-        return self._own_url + "/api/v1/uploads"
+        return f"{self._own_url}{API_PATH}/uploads"
 
     @property
     def _own_url(self) -> str:

@@ -6,29 +6,25 @@ import base64
 import binascii
 import hmac
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote_plus
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tusgate.core.errors import InvalidCredentials, InvalidRequest, Unauthenticated
+from tusgate.core.store_events import LONGEST_KEY, MOST_RECORDS, keys_in
 from tusgate.web.api.door import Operation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tusgate.service.evidence import Evidence
     from tusgate.web.api.door import ApiCall
 
-MOST_RECORDS: Final = 1000
 _LARGEST_EVENT: Final = 1024 * 1024
-_LONGEST_KEY: Final = 3 * 1024
 _LENIENT: Final = ConfigDict(extra="ignore")
 
 
 class _EventObject(BaseModel):
     model_config = _LENIENT
-    key: str = Field(max_length=_LONGEST_KEY)
+    key: str = Field(max_length=LONGEST_KEY)
 
 
 class _EventSource(BaseModel):
@@ -50,15 +46,12 @@ class S3Event(BaseModel):
     Type: str | None = Field(default=None, description="Of a message of SNS.")
     Message: str | None = Field(default=None, description="The notification as text, in a message of SNS.")
 
-    def keys(self) -> Iterator[str]:
-        """Yield the object keys that it is about. Raises InvalidRequest when the message of SNS is none."""
-        yield from (unquote_plus(record.s3.object.key) for record in self.Records)
-        if self.Type == "Notification" and self.Message is not None:
-            try:
-                inner = S3Event.model_validate_json(self.Message)
-            except ValidationError:
-                raise InvalidRequest("Message", "an event notification of S3") from None
-            yield from (unquote_plus(record.s3.object.key) for record in inner.Records)
+    def keys(self) -> list[str]:
+        """Return the object keys that it is about. Raises InvalidRequest when the message of SNS is none of S3."""
+        keys = keys_in(self.model_dump())
+        if keys is None and self.Type == "Notification" and self.Message is not None:
+            raise InvalidRequest("Message", "an event notification of S3")
+        return keys or []
 
 
 class S3EventsApi:

@@ -17,6 +17,7 @@ import uvloop
 
 import tests.servers.aws
 import tests.servers.chromium
+import tests.servers.clamd
 import tests.servers.kafka
 import tests.servers.minio
 import tests.servers.nats
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.servers.aws import Aws
+    from tests.servers.clamd import Clamd
     from tests.servers.kafka import Kafka
     from tests.servers.nats import Nats
     from tests.servers.nginx import Nginx
@@ -49,9 +51,23 @@ hypothesis.settings.register_profile("untimed", deadline=None)  # how long an ex
 hypothesis.settings.load_profile("untimed")
 
 BROKERS = ("nats", "rabbitmq", "redis", "kafka")
-SERVERS = ("minio", "mc", "postgres", "pgbouncer", "versity", "nginx", "caddy", "node", "chromium", *BROKERS)
+PROCESSORS = ("clamd", "ffmpeg")
+SERVERS = (
+    "minio",
+    "mc",
+    "postgres",
+    "pgbouncer",
+    "versity",
+    "nginx",
+    "caddy",
+    "node",
+    "chromium",
+    *BROKERS,
+    *PROCESSORS,
+)
 SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versity_server", "nginx", "caddy"}
 SERVER_FIXTURES |= {"nats_server", "encrypted_nats", "rabbitmq_server", "redis_server", "kafka_server", "aws_server"}
+SERVER_FIXTURES |= {"clamd", "ffmpeg"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
 pytest_plugins = ["tests.gateway", "tests.left_open"]
@@ -198,6 +214,20 @@ def aws_server() -> Iterator[Aws]:
     """Something like SQS and SNS for the whole session; it comes with the packages for development."""
     with tests.servers.aws.running() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def clamd(pytestconfig: pytest.Config) -> Iterator[Clamd]:
+    """clamd for the whole session. It knows no virus but the one for tests."""
+    with _needed(pytestconfig, "clamd"), tests.servers.clamd.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ffmpeg(pytestconfig: pytest.Config) -> Path:
+    """The ffmpeg program; ffprobe comes with it."""
+    with _needed(pytestconfig, "ffmpeg"):
+        return acquire.find("ffmpeg")
 
 
 @pytest.fixture

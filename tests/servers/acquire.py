@@ -26,7 +26,9 @@ GO_PROGRAMS = {
     "nats-server": "github.com/nats-io/nats-server/v2@v2.15.2",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.7.0",
 }
-DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer", "redis-server", "rabbitmq-server")
+DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer", "redis-server", "rabbitmq-server", "clamd", "ffmpeg")
+PACKAGES = {"clamd": "clamav-daemon"}
+"""Where a package of Debian is called otherwise than its program."""
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.0"
 PROGRAMS = {"versity": "versitygw", "nats": "nats-server", "redis": "redis-server", "rabbitmq": "rabbitmq-server"}
 """What a server is called here, where its program is called something else."""
@@ -250,12 +252,15 @@ def _install_wheel(name: str, requirement: str) -> None:
 
 
 def _install_debian_package(name: str) -> None:
+    package = PACKAGES.get(name, name)
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise MissingError(f"{name} is not installed; install the package {name} (apt-get as root does it by itself)")
+        raise MissingError(
+            f"{name} is not installed; install the package {package} (apt-get as root does it by itself)"
+        )
     # RUNLEVEL=1 keeps the package from starting a service of its own on port 80.
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
     _run(["apt-get", "update", "-q"], environment)
-    _run(["apt-get", "install", "-q", "-y", "--no-install-recommends", name], environment)
+    _run(["apt-get", "install", "-q", "-y", "--no-install-recommends", package], environment)
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None) -> None:

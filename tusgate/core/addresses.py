@@ -1,11 +1,15 @@
-"""Which network addresses belong to the public internet."""
+"""How network addresses are written, and which belong to the public internet."""
 
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Final
 
 USUAL_PORTS: Final = frozenset({80, 443})
+_HOST_AND_PORT: Final = re.compile(
+    r"(?:\[(?P<literal>[0-9A-Fa-f:.]+)\]|(?P<host>[^\s/:\[\]]+)):(?P<port>[0-9]{1,5})", re.ASCII
+)
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _IPV4_COMPATIBLE: Final = ipaddress.ip_network("::/96")
 
@@ -35,3 +39,16 @@ def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
     if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address.ipv4_mapped or address.sixtofour
+
+
+def place_of(text: str) -> str | tuple[str, int]:
+    """Return where a server listens: `/run/x.sock` as it is, `host:3310` and `[::1]:3310` as host and port.
+
+    Raises ValueError for all else.
+    """
+    if text.startswith("/"):
+        return text
+    found = _HOST_AND_PORT.fullmatch(text)
+    if found is None or not 0 < int(found["port"]) < 1 << 16:
+        raise ValueError
+    return found["literal"] or found["host"], int(found["port"])

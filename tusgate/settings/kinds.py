@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ByteSize, Field, IPvAnyNet
 from pydantic_settings import NoDecode
 
 from tusgate.core.access import Permission
+from tusgate.core.addresses import place_of
 from tusgate.core.errors import SettingsError
 from tusgate.core.naming import check_template
 from tusgate.crash import STEPS, parse
@@ -164,6 +165,11 @@ def _key_template(value: str) -> str:
     return value
 
 
+def _listening_place(value: str) -> str:
+    place_of(value)
+    return value
+
+
 def _crash_place(value: str) -> str:
     parse(value)
     return value
@@ -274,6 +280,11 @@ KeyTemplate = Annotated[
     Kind("TEMPLATE", "a relative key with {id}, and at most {tenant}, {date} and {filename} beside it"),
 ]
 KeyPrefix = Annotated[str, AfterValidator(_key_prefix), Kind("PREFIX", "a key prefix such as uploads/")]
+Place = Annotated[
+    str,
+    AfterValidator(_listening_place),
+    Kind("PLACE", "the path of a socket such as /run/clamav/clamd.ctl, or host:port such as clamd:3310"),
+]
 CrashPlace = Annotated[
     str,
     AfterValidator(_crash_place),

@@ -41,6 +41,7 @@ from tusgate.settings.kinds import (
     OptionalSize,
     Origins,
     Permissions,
+    Place,
     Rate,
     Secret,
     Secrets,
@@ -107,6 +108,7 @@ _download = partial(_setting, "Files and downloads")
 _direct = partial(_setting, "Direct uploads")
 _path = partial(_setting, "Memory and parts")
 _event = partial(_setting, "Events")
+_process = partial(_setting, "Processing")
 _run = partial(_setting, "Running")
 
 
@@ -368,6 +370,12 @@ class Settings(BaseSettings):
         1000, "Clients that follow events of one process at once, others are answered 503.", ge=1, le=10_000
     )
 
+    clamd: Place = _process(
+        "/run/clamav/clamd.ctl", "Where the clamd listens that virus-scan asks: a socket, or host:port."
+    )
+    processor_environment: Texts = _process(
+        (), "Names of environment variables that processors are to see, too; by themselves they see none of ours."
+    )
     workers: Count = _run(1, "Processes that share the port; BUDGET is for each.", ge=1, le=256)
     drain_timeout: Duration = _run(20.0, "How long requests may take to save their bytes at SIGTERM.", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe message that is logged.")

@@ -46,7 +46,8 @@ class MediaInfo:
 
 def duration_of(probed: dict[str, Any]) -> float | None:
     """Return the seconds of what `programs.probe` has looked at, or None where the file does not say."""
-    return _number(probed.get("format", {}).get("duration"), float)
+    seconds: float | None = _number(probed.get("format", {}).get("duration"), float)
+    return seconds
 
 
 def _described(stream: dict[str, Any]) -> Json:

@@ -19,6 +19,7 @@ from bench.concatenation import show_concatenation
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
 from bench.download import GIB, SMALL_DOWNLOADS, show_downloads, show_small
 from bench.events import show_events
+from bench.hooks import show_hooks
 from bench.identity import show_identity
 from bench.memory import show_memory
 from bench.safety import show_safety
@@ -62,6 +63,9 @@ def bench(
     events: Annotated[
         bool, typer.Option("--events", help="measure what events cost small uploads instead, with a webhook")
     ] = False,
+    hooks: Annotated[
+        bool, typer.Option("--hooks", help="measure what before-hooks cost small uploads instead: HTTP, plug-in")
+    ] = False,
     concat: Annotated[
         bool, typer.Option("--concat", help="measure one file as parallel pieces instead: 1 GiB, three ways")
     ] = False,
@@ -91,9 +95,12 @@ def bench(
         with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as home:
             show_identity(console, Path(home), blocks=1 if smoke else 20)
         return
-    if events:
+    if events or hooks:
         with _store() as (home, store):
-            show_events(console, home, store, rounds)
+            if events:
+                show_events(console, home, store, rounds)
+            if hooks:
+                show_hooks(console, home, store, uploads=20 if smoke else 1000, rounds=1 if smoke else rounds)
         return
     for workload in SMOKE if smoke else WORKLOADS:
         # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import statistics
-import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from bench.aside import in_a_thread
 from bench.contenders import TusServer, Workload, check_and_empty, tusgate
 from tests.receiver import OK, Received, Receiver, receiving, status
 from tests.servers import postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import asyncio
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from rich.console import Console
@@ -43,7 +43,7 @@ def show_events(console: Console, home: Path, store: S3Server, rounds: int) -> N
     database = {"PostgreSQL": True, "SQLite": False}
     for name, on_postgres in database.items():
         with ExitStack() as stack:
-            receiver = stack.enter_context(_receiver_in_a_thread())
+            receiver = stack.enter_context(in_a_thread(_receiver()))
             servers = {}
             for number, (sink, types) in enumerate(SINKS.items()):
                 folder = home / f"{name}-{number}"
@@ -116,25 +116,8 @@ async def _answer(request: Received, writer: asyncio.StreamWriter) -> None:
     writer.write(status(410) if request.path == "/gone" else OK)
 
 
-@contextmanager
-def _receiver_in_a_thread() -> Iterator[Receiver]:
-    ready: list[Receiver] = []
-    started, ended = threading.Event(), asyncio.Event()
-    loop = asyncio.new_event_loop()
-
-    async def receive() -> None:
-        async with receiving() as receiver:
-            receiver.answers = [_answer]
-            ready.append(receiver)
-            started.set()
-            await ended.wait()
-
-    thread = threading.Thread(target=loop.run_until_complete, args=(receive(),))
-    thread.start()
-    started.wait()
-    try:
-        yield ready[0]
-    finally:
-        loop.call_soon_threadsafe(ended.set)
-        thread.join()
-        loop.close()
+@asynccontextmanager
+async def _receiver() -> AsyncIterator[Receiver]:
+    async with receiving() as receiver:
+        receiver.answers = [_answer]
+        yield receiver

@@ -42,3 +42,9 @@ def test_concatenation_is_measured_at_a_tiny_size(minio_server: object) -> None:
 def test_the_benchmark_of_identity_runs_at_a_tiny_size() -> None:
     printed = smoke("--auth")
     assert all(kind in printed for kind in ("open", "static token", "JWT, RS256", "upload token"))
+
+
+@pytest.mark.servers
+def test_hooks_are_measured_at_a_tiny_size(minio_server: object) -> None:
+    printed = smoke("--hooks")
+    assert all(kind in printed for kind in ("no hook", "plug-in: create", "HTTP: create", "HTTP: finish"))

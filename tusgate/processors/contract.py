@@ -68,7 +68,7 @@ class ProcessorError(Exception):
         permanent: another try would end the same way, because of the file.
     """
 
-    def __init__(self, reason: str, *, permanent: bool) -> None:
+    def __init__(self, reason: str, permanent: bool = True) -> None:
         super().__init__(reason)
         self.permanent = permanent
 

@@ -30,6 +30,7 @@ def videos(ffmpeg: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "clip.mkv": (*bars, *tone, "-c:v", "mpeg4", "-c:a", "flac"),
         "clip.webm": (*bars, "-c:v", "libvpx", "-deadline", "realtime", "-b:v", "1M"),
         "sound.mp3": (*tone, *title),
+        "vast.mp4": ("-f", "lavfi", "-i", "color=size=8400x8400:rate=1:duration=1", "-c:v", "ffv1", "-f", "matroska"),
         "tall.mp4": ("-f", "lavfi", "-i", "testsrc=size=300x2600:rate=5:duration=1", "-c:v", "mpeg4"),
     }
     for name, recipe in recipes.items():
@@ -153,7 +154,8 @@ def misleading(folder: Path, videos: dict[str, Path]) -> dict[str, str]:
         "hls": f"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile://{other}\n#EXT-X-ENDLIST\n",
         "hls of a text": f"#EXTM3U\n#EXT-X-MEDIA-SEQUENCE:0\n#EXTINF:10,\nconcat:{secret}|{other}\n#EXT-X-ENDLIST\n",
         "concat": f"ffconcat version 1.0\nfile '{other}'\n",
-        "dash": f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><BaseURL>{other}</BaseURL></MPD>',
+        "dash": f'<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:isoff-on-demand:2011">'
+        f"<BaseURL>{other}</BaseURL></MPD>",
         "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nm=video 5004 RTP/AVP 96\n",
         "subtitles": "WEBVTT\n\n00:00.000 --> 00:10.000\nhello\n",
         "text": SECRET,
@@ -171,24 +173,24 @@ async def test_a_file_that_names_others_or_is_no_video_leads_nowhere(
     with pytest.raises(ProcessorFailed) as failed:
         await run(name, path, tmp_path)
     assert failed.value.permanent
-    assert failed.value.reason.startswith("ffprobe gave up: ")
+    if kind in {"hls", "hls of a text", "concat", "dash", "sdp", "subtitles"}:
+        assert failed.value.reason == "this is no format of video or sound that is read"
+    else:
+        assert failed.value.reason == "ffprobe gave up: the file: Invalid data found when processing input"
     assert str(tmp_path) not in failed.value.reason
     assert not [*(tmp_path / "workspace").iterdir()]
 
 
-def test_ffmpeg_itself_would_have_followed_the_playlist(ffmpeg: Path, videos: dict[str, Path], tmp_path: Path) -> None:
-    """Else the test above would say nothing."""
-    (tmp_path / "list.mp4").write_text(misleading(tmp_path, videos)["concat"])
-    command = [
-        str(ffmpeg.with_name("ffprobe")),
-        "-v",
-        "error",
-        "-safe",
-        "0",
-        "-show_format",
-        str(tmp_path / "list.mp4"),
-    ]
-    assert "duration=2" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@pytest.mark.parametrize(("kind", "options"), [("hls", []), ("concat", ["-safe", "0"])])
+def test_ffprobe_itself_would_have_followed(
+    kind: str, options: list[str], ffmpeg: Path, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    """Else the test above would say nothing: that it may open local files only is not enough."""
+    path = tmp_path / "source.mp4"
+    path.write_text(misleading(tmp_path, videos)[kind])
+    ffprobe = [str(ffmpeg.with_name("ffprobe")), "-v", "error", "-protocol_whitelist", "file"]
+    command = [*ffprobe, *options, "-show_format", str(path)]
+    assert "nb_streams=2" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("name", ["video-poster", "transcode"])
@@ -207,3 +209,13 @@ async def test_sound_alone_has_no_poster(videos: dict[str, Path], tmp_path: Path
     with pytest.raises(ProcessorFailed) as failed:
         await run("video-poster", videos["sound.mp3"], tmp_path)
     assert failed.value.permanent
+
+
+async def test_pictures_without_end_are_not_decoded(videos: dict[str, Path], tmp_path: Path) -> None:
+    """70 megapixels in each picture of a file of some KiB."""
+    assert videos["vast.mp4"].stat().st_size < 1 << 20
+    for name in ("video-poster", "transcode"):
+        with pytest.raises(ProcessorFailed) as failed:
+            await run(name, videos["vast.mp4"], tmp_path)
+        assert failed.value.permanent
+        assert failed.value.reason.startswith("ffprobe gave up: Picture size 8400x8400 exceeds ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from contextlib import contextmanager
@@ -27,6 +28,9 @@ _MOST_PIXELS: Final = 1 << 26
 """Of one frame: 8K has half of that."""
 _MOST_PROBED: Final = 1 << 20
 _LONGEST_COMPLAINT: Final = 300
+_NOT_ALLOWED: Final = "not on whitelist"
+_SPEAKER: Final = re.compile(r"\[[^\]\[]* @ 0x[0-9a-f]+\] ")
+"""Which part of ffmpeg speaks, and where it lies in memory."""
 
 
 def probe(source: Source) -> dict[str, Any]:
@@ -109,8 +113,10 @@ def _running(command: list[str], source: Source) -> Iterator[IO[bytes]]:
 
 
 def _complaint(complaints: IO[bytes], source: Source, program: str) -> str:
-    """Return the last thing that the program had to say, without the place of the file."""
+    """Return the last thing that the program had to say, without places on this machine and in its memory."""
     complaints.seek(0)
-    lines = complaints.read().decode(errors="replace").strip().splitlines()
-    last = lines[-1].replace(f"file:{source.path}", "the file")[-_LONGEST_COMPLAINT:] if lines else "no reason given"
-    return f"{program} gave up: {last}"
+    said = complaints.read(_MOST_PROBED).decode(errors="replace").strip()
+    if _NOT_ALLOWED in said:
+        return "this is no format of video or sound that is read"
+    last = _SPEAKER.sub("", said.rpartition("\n")[2]).replace(f"file:{source.path}", "the file")
+    return f"{program} gave up: {last[:_LONGEST_COMPLAINT] or 'no reason given'}"

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
+    from tusgate.core.processing import ClaimId, Job, Json, Staged
     from tusgate.core.quota import Quota, Usage
     from tusgate.core.sharing import NewShare, Share, ShareId
 
@@ -212,6 +213,8 @@ class Database(Protocol):
     async def complete(self, upload: Upload, stored: StoredObject, keeping: Keeping = FOREVER) -> Upload:
         """Move a SEALED upload to COMPLETE with its verified object; idempotent when it is COMPLETE already.
 
+        The jobs that `keeping` gives it are written in the same commit.
+
         Raises:
             UploadGone: it was terminated or failed meanwhile.
         """
@@ -227,6 +230,7 @@ class Database(Protocol):
     async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:
         """Move any upload that is not terminated or expired to TERMINATED; everything it stored becomes garbage.
 
+        Its jobs end with it, and so do the files that were made of it, unless they must be kept.
         The row stays, and has `by` in `ended_by`.
 
         A final in whose object partials lie becomes their group (again), and expires after the last of them.
@@ -405,6 +409,84 @@ class Events(Protocol):
         """Return the first `limit` events behind the place `after`, by their places."""
 
 
+class JobQueue(Protocol):
+    """Jobs of finished files: the work of one processor on one file each. Of all tenants.
+
+    A job is written by the step of `Database` that completes its file, and ends with the file. A method that is given
+    a job changes nothing and raises JobLost unless its claim still holds. Every method raises DatabaseUnavailable as
+    those of `Database` do.
+    """
+
+    async def claim(
+        self,
+        processors: Sequence[str],
+        claim: ClaimId,
+        holder: str,
+        lease: float,
+        tries: int,
+        tenant: str | None = None,
+    ) -> Job | None:
+        """Take the job that has been due for longest, if there is one, for `lease` seconds, and count a try.
+
+        Skips what others are claiming (SKIP LOCKED). One whose lease ran out may be taken again, under another claim;
+        what its former holder had staged is garbage then.
+
+        Args:
+            processors: any of these.
+            claim: its name from now on; nobody else may know it.
+            holder: who takes it, for operators.
+            lease: in seconds.
+            tries: of jobs that have fewer.
+            tenant: of its files only; None: of all.
+        """
+
+    async def held(self, tenant: str, claim: ClaimId) -> Job:
+        """Return the job that has this claim. Raises JobLost."""
+
+    async def lost(self, tries: int, limit: int) -> list[Job]:
+        """Return jobs that had `tries` tries and whose last holder has not been heard of."""
+
+    async def heartbeat(self, job: Job, lease: float, progress: float) -> None:
+        """Hold on to `job` for `lease` seconds from now, and to what was announced and staged for it."""
+
+    async def intend(self, job: Job, key: ObjectKey) -> None:
+        """Announce that an object, or a multipart upload, is about to be made at `key`, in the store of the source.
+
+        It becomes garbage `INTENT_LIFE` seconds after the last heartbeat at the earliest, unless `finish` takes it.
+        """
+
+    async def stage(self, job: Job, staged: Staged) -> None:
+        """Note a derived file that is in the store, at a key that was announced; it replaces one of that name."""
+
+    async def finish(self, job: Job, facts: Mapping[str, Json]) -> Upload:
+        """Settle `job` as done: all that is staged becomes complete files of the source's owner, in the same commit.
+
+        Returns the source.
+
+        Raises:
+            JobLost: also when something that is staged may be gone by now.
+            QuotaExceeded: the tenant has no room for the derived files; the job is as it was.
+        """
+
+    async def refuse(self, job: Job, reason: str, facts: Mapping[str, Json]) -> Upload:
+        """Settle `job` as refused: nobody should have the file. Returns it."""
+
+    async def fail(self, job: Job, error: str, retry_in: float | None) -> Upload:
+        """Let others try after `retry_in` seconds, or give up (None): file and data stay. Returns the file."""
+
+    async def release(self, job: Job) -> None:
+        """Let others take `job` at once; the try is not counted."""
+
+    async def revive(self, file: Upload) -> Upload:
+        """Let dead jobs of `file` be tried again as if they never had been. Raises JobLost when it is no file."""
+
+    async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
+        """Return the jobs of files of one scope, by their names."""
+
+    async def derived(self, files: Sequence[Upload]) -> dict[UploadId, list[Upload]]:
+        """Return the files that were made of files of one scope, and are still there."""
+
+
 class Hook(Protocol):
     """Whoever is asked before something happens to an upload; also what a plug-in has to be.
 
@@ -563,6 +645,10 @@ class AccessLog(Protocol):
 
 class ReadingDatabase(Database, ShareStore, AccessLog, Protocol):
     """A database with what reading files needs."""
+
+    @property
+    def jobs(self) -> JobQueue:
+        """Return the jobs that its steps have written."""
 
 
 class SurveyedDatabase(ReadingDatabase, TokenStore, Protocol):

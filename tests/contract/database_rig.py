@@ -193,6 +193,7 @@ class PostgresRig(SqlRig):
         ("deliveries", ("due_at", "settled_at")),
         ("shares", ("created_at", "expires_at", "revoked_at", "tries_since")),
         ("accesses", ("began_at", "ended_at")),
+        ("jobs", ("due_at", "settled_at")),
     )
 
     def __init__(self, dsn: str, pooler: PgBouncer | None = None) -> None:

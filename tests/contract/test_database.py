@@ -239,7 +239,7 @@ class TestOwnership:
         calls = {name for name in vars(tusgate.ports.Database) if not name.startswith("_")}
         assert calls - system == {name.split()[0] for name in self.CALLS}
 
-    @pytest.mark.parametrize("name", ["postgres.sql", "sqlite.sql"])
+    @pytest.mark.parametrize("name", ["postgres.sql", "sqlite.sql", "postgres_jobs.sql", "sqlite_jobs.sql"])
     def test_every_statement_that_serves_a_request_names_tenant_and_owner(self, name: str) -> None:
         text = Path(tusgate.database.__file__).with_name(name).read_text()
         statements = re.split(r"^-- name: ", text, flags=re.MULTILINE)[1:]
@@ -269,14 +269,14 @@ class TestOwnership:
         )
 
 
-TABLES = r"\b(uploads|parts|pieces|garbage|shares|accesses)\b"
+TABLES = r"\b(uploads|parts|pieces|garbage|shares|accesses|jobs)\b"
 
 
 def unscoped_accesses(sql: str) -> int:
     """Return how many reads, changes and inserts of our tables there are beyond those with tenant and owner."""
     reached = len(
         re.findall(
-            r"(?:(?<!DO )UPDATE|FROM|JOIN|USING|,)\s+(?:uploads|parts|pieces|garbage|shares|accesses)\b(?!\.)", sql
+            r"(?:(?<!DO )UPDATE|FROM|JOIN|USING|,)\s+(?:uploads|parts|pieces|garbage|shares|accesses|jobs)\b(?!\.)", sql
         )
     )
     one = r"tenant = :tenant AND (?:\w+\.)?owner = :owner"
@@ -284,7 +284,7 @@ def unscoped_accesses(sql: str) -> int:
     scoped = len(re.findall(one, sql)) + (
         len(re.findall(many, sql)) if ":tenants::text[], :owners::text[]" in sql else 0
     )
-    inserts = re.findall(r"INSERT INTO (?:uploads|parts|pieces|garbage|shares|accesses) \(([^)]*)\)", sql)
+    inserts = re.findall(r"INSERT INTO (?:uploads|parts|pieces|garbage|shares|accesses|jobs) \(([^)]*)\)", sql)
     bare = sum("tenant, owner" not in " ".join(columns.split()) for columns in inserts)
     return max(reached - scoped, 0) + bare
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from tests.doubles.jobs import MemoryJobs, Work
 from tusgate.core.access import ApiToken
 from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
@@ -37,6 +38,7 @@ from tusgate.core.events import (
 from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
 from tusgate.core.listing import folded
 from tusgate.core.model import FOREVER, Garbage, Misplaced, Role, State, StoreName, Upload
+from tusgate.core.processing import Processed
 from tusgate.core.quota import Quota, Usage, passed_by, refusal_of, usage_of
 from tusgate.core.sharing import Share
 
@@ -145,6 +147,7 @@ class _Tables:
     deliveries: dict[tuple[EventId, str], _Sent] = field(default_factory=dict)
     disabled_sinks: dict[str, str] = field(default_factory=dict)
     events: dict[EventId, Event] = field(default_factory=dict)
+    jobs: dict[tuple[UploadId, str], Work] = field(default_factory=dict)
     next_waste: int = 1
     quotas: dict[str, Quota] = field(default_factory=dict)
     places: dict[str, str] = field(default_factory=dict)
@@ -162,6 +165,7 @@ class MemoryDatabase:
         self._closed = False
         self.deliveries = MemoryDeliveries(clock, self._tables)
         self.events = MemoryEvents(clock, self._tables)
+        self.jobs = MemoryJobs(self, self._tables.jobs)
 
     def another(self, outbox: Outbox | None = None) -> MemoryDatabase:
         """Return one more client of the same database."""
@@ -479,6 +483,7 @@ class MemoryDatabase:
             raise Retained(row.upload.retain_until)
         row.digest_due = None
         self._tell(deletion_of(row.upload), row)
+        self._end_work(row, State.TERMINATED, by)
         if row.upload.role is Role.FINAL and self._members(row.upload):
             self._change(
                 row, role=Role.GROUP, concat=None, metadata=None, filename=None, expires_at=self._now(), ended_by=by
@@ -489,6 +494,23 @@ class MemoryDatabase:
         self._change(row, state=State.TERMINATED, expires_at=None, ended_by=by)
         self._end_members(row, EventType.TERMINATED)
         return row.upload
+
+    def _end_work(self, row: _Row, state: State, by: str | None) -> None:
+        """End the jobs of a file that ends, and the files that were made of it."""
+        self.jobs.end(row.upload.id)
+        for derived in list(self._rows.values()):
+            is_made_of_it = derived.upload.derived_from == row.upload.id and derived.upload.state is State.COMPLETE
+            if is_made_of_it and not self._is_retained(derived):
+                self._end_derived(derived, state, by)
+
+    def _end_derived(self, row: _Row, state: State, by: str | None) -> None:
+        self._tell(EventType.EXPIRED if state is State.EXPIRED else EventType.DELETED, row)
+        self._discard_contents(row, with_object=True)
+        self._change(row, state=state, expires_at=None, ended_by=by)
+
+    def _insert(self, upload: Upload) -> _Row:
+        row = self._rows[upload.id] = _Row(upload, changed=self._clock())
+        return row
 
     def _end_members(self, row: _Row, event_type: EventType, **changes: object) -> None:
         for member in self._members(row.upload):
@@ -553,6 +575,7 @@ class MemoryDatabase:
             self._discard_contents(row, with_object=row.upload.state is State.COMPLETE)
             self._change(row, state=State.EXPIRED)
             self._tell(EventType.EXPIRED, row)
+            self._end_work(row, State.EXPIRED, None)
             row.digest_due = None
         return [row.upload for row in expired]
 
@@ -927,6 +950,7 @@ class MemoryDatabase:
             row.upload = replace(row.upload, put_attempts=attempt)
 
     def _finish(self, row: _Row, stored: StoredObject, keeping: Keeping, step: Step | None = None) -> Upload:
+        jobs = () if keeping.processing is None else keeping.processing.jobs_of(row.upload)
         row.finisher, row.finish_until = None, 0.0
         keeps_expiring = row.upload.role in {Role.PARTIAL, Role.GROUP}
         anew = None if step is None else self._next_expiry(row, step)
@@ -937,6 +961,8 @@ class MemoryDatabase:
             etag=stored.etag,
             crc64=stored.crc64 if stored.crc64 >= 0 else None,
             completed_at=self._now(),
+            processing=Processed.PROCESSING if jobs else None,
+            withheld=any(job.is_gate for job in jobs),
             expires_at=(anew or row.upload.expires_at)
             if keeps_expiring
             else self._expiry(self._now(), keeping.lifetime, None),
@@ -950,6 +976,9 @@ class MemoryDatabase:
         self._drop_pieces(row)
         if row.upload.role is not Role.PARTIAL:
             self._tell(EventType.COMPLETED, row)
+        if jobs:
+            self.jobs.insert(row.upload, jobs)
+            self._tell(EventType.PROCESSING, row)
         return row.upload
 
     def _tell(self, event_type: EventType, row: _Row) -> bool:
@@ -1026,6 +1055,7 @@ def _is_wanted(upload: Upload, wanted: FileFilter) -> bool:
         upload.state in wanted.states
         and upload.role in (None, Role.FINAL)
         and wanted.created_via in (None, upload.created_via)
+        and upload.derived_from == wanted.derived_from
         and (wanted.created_from is None or upload.created_at >= wanted.created_from)
         and (wanted.created_before is None or upload.created_at < wanted.created_before)
         and (wanted.name_prefix is None or name.startswith(folded(wanted.name_prefix)))

@@ -29,6 +29,10 @@ TusgateError
 │   ├── NotDirect             parts are sent to the store only where the upload was created so
 │   └── OnlyDirect            the upload was created so, and takes no bytes through the gateway
 ├── NotComplete               a file whose bytes are not all there and verified yet cannot be read
+├── StillProcessing           a file that nobody reads before it was looked at
+├── NotClean                  a file that nobody reads, because of what was found in it, or could not be found out
+├── JobLost                   a job that somebody else has, that is settled, or whose file is gone
+├── ProcessingFailed          a processor has not done its work on a file
 ├── DownloadsOff              this server hands out no files
 ├── DirectOff                 this server lets nobody send bytes to its store
 ├── PartsRefused              what the store has is not what was planned; nothing has changed
@@ -311,6 +315,38 @@ class NotComplete(TusgateError):
     """The file is not complete yet; try again when its state is complete."""
 
     code = "not_complete"
+
+
+class StillProcessing(TusgateError):
+    """The file is still being looked at; nobody reads it before."""
+
+    code = "still_processing"
+
+
+class NotClean(TusgateError):
+    """The file was refused by a processor, or could not be looked at; nobody reads it."""
+
+    code = "not_clean"
+
+
+class JobLost(TusgateError):
+    """The job is somebody else's by now, is settled, or its file is gone."""
+
+    code = "job_lost"
+
+
+class ProcessingFailed(TusgateError):
+    """The processor has not done its work.
+
+    Attributes:
+        permanent: trying again would end the same way.
+    """
+
+    code = "processing_failed"
+
+    def __init__(self, message: str | None = None, *, permanent: bool = False) -> None:
+        super().__init__(message)
+        self.permanent = permanent
 
 
 class DownloadsOff(TusgateError):

@@ -29,6 +29,9 @@ class EventType(StrEnum):
     EXPIRED: nobody went on in time, or the time of a finished file was over.
     TERMINATED: deleted by the client before it was complete.
     DELETED: somebody deleted the finished file.
+    PROCESSING: the finished file has jobs.
+    READY: all of them are done.
+    PROCESSING_FAILED: they have ended, and not all well: one was given up, or says that nobody should have the file.
     """
 
     CREATED = "upload.created"
@@ -38,6 +41,9 @@ class EventType(StrEnum):
     EXPIRED = "upload.expired"
     TERMINATED = "upload.terminated"
     DELETED = "file.deleted"
+    PROCESSING = "file.processing"
+    READY = "file.ready"
+    PROCESSING_FAILED = "file.failed"
 
 
 LONGEST_NUMBER: Final = 9

@@ -62,6 +62,7 @@ class FileFilter:
         created_before: created earlier than then.
         name_contains, name_prefix: of the file name, without regard to case.
         created_via: the protocol that the upload came by.
+        derived_from: made of this file; None: of none, sent by somebody.
     """
 
     states: frozenset[State] = field(default=PRESENT)
@@ -71,6 +72,7 @@ class FileFilter:
     name_contains: str | None = None
     name_prefix: str | None = None
     created_via: CreatedVia | None = None
+    derived_from: UploadId | None = None
 
     @property
     def type_prefix(self) -> str | None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.direct import Plan
     from tusgate.core.grid import Grid
+    from tusgate.core.processing import Processed, Processing
 
 UploadId = NewType("UploadId", str)
 ObjectKey = NewType("ObjectKey", str)
@@ -97,6 +98,10 @@ class Upload:
         counted: False for a partial whose bytes count as those of its sealed group.
         plan: what was declared of the parts of a direct upload; None for all others.
         fingerprint: what the client tells the file by; see `core.fingerprint`.
+        processing: what has become of the jobs of a finished file; None: it has none.
+        withheld: nobody reads it: a job that has to be done before is not.
+        derived_from: the file that this one was made of; both end together.
+        derivation: what it is to that file, such as `thumbnail/thumbnail`: processor and name.
     """
 
     id: UploadId
@@ -131,6 +136,10 @@ class Upload:
     retain_until: datetime | None = None
     ended_by: str | None = None
     sha256: bytes | None = None
+    processing: Processed | None = None
+    withheld: bool = False
+    derived_from: UploadId | None = None
+    derivation: str | None = None
 
     @property
     def has_all_bytes(self) -> bool:
@@ -255,10 +264,12 @@ class Keeping:
     Attributes:
         lifetime: seconds until it expires; None = never by itself.
         digests: its SHA-256 is to be computed.
+        processing: says which jobs it gets; None: no file gets any.
     """
 
     lifetime: float | None = None
     digests: bool = False
+    processing: Processing | None = None
 
 
 FOREVER: Final = Keeping()

@@ -38,6 +38,7 @@ from tusgate.database.migrate import check_complete, missing
 from tusgate.database.postgres_deliveries import PostgresDeliveries
 from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
 from tusgate.database.postgres_events import PostgresEvents
+from tusgate.database.postgres_jobs import PostgresJobs
 from tusgate.database.rows import (
     PARTS_FORGOTTEN,
     access_from,
@@ -154,6 +155,7 @@ class PostgresDatabase:
     Attributes:
         deliveries: of the events that were written.
         events: for those who listen.
+        jobs: of finished files.
     """
 
     def __init__(
@@ -167,6 +169,7 @@ class PostgresDatabase:
     ) -> None:
         self.deliveries = PostgresDeliveries(self._statement)
         self.events = PostgresEvents(self._statement)
+        self.jobs = PostgresJobs(self._statement, self._transaction, outbox, self._tell)
         self._outbox = outbox
         self._dsn = dsn
         self._pool_size = pool_size
@@ -408,7 +411,8 @@ class PostgresDatabase:
                 abandon_multipart=True,
                 **lifetime_of(upload, step),
                 **self._sinks(event_type, upload),
-                **keeping_of(step.keeping),
+                **keeping_of(step.keeping, upload),
+                processing_sinks=self._outbox.sinks_for(EventType.PROCESSING, upload.scope.tenant),
             )
         else:
             moved = await self._change(
@@ -421,7 +425,10 @@ class PostgresDatabase:
                 **self._sinks(event_type, upload),
                 progress_every=self._outbox.progress_every,
             )
-        self._outbox.tell(event_type, upload.scope.tenant)
+        if step.stored is not None:
+            self._tell_finished(moved)
+        else:
+            self._outbox.tell(event_type, upload.scope.tenant)
         return moved
 
     async def parts(self, upload: Upload) -> list[Part]:
@@ -455,13 +462,20 @@ class PostgresDatabase:
             lifetime=None,
             max_age=None,
             **self._sinks(EventType.COMPLETED, upload),
-            **keeping_of(keeping),
+            **keeping_of(keeping, upload),
+            processing_sinks=self._outbox.sinks_for(EventType.PROCESSING, upload.scope.tenant),
         )
         if row is not None:
-            self._outbox.tell(EventType.COMPLETED, upload.scope.tenant)
-            return upload_from(row)
+            finished = upload_from(row)
+            self._tell_finished(finished)
+            return finished
         found = await self.get(upload.scope, upload.id)
         return completed_before(found)
+
+    def _tell_finished(self, finished: Upload) -> None:
+        self._outbox.tell(EventType.COMPLETED, finished.scope.tenant)
+        if finished.processing is not None:
+            self._outbox.tell(EventType.PROCESSING, finished.scope.tenant)
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         """See `ports.Database.fail`."""
@@ -490,6 +504,7 @@ class PostgresDatabase:
             row = await _queries.hide_final(connection, **identity_of(found), by=by) or await _queries.end_upload(
                 connection, **identity_of(found), **ending_of(found, State.TERMINATED), reason=None, by=by
             )
+            await self._end_work(connection, found, State.TERMINATED, by)
         self._outbox.tell(deletion_of(found), scope.tenant)
         return upload_from(row)
 
@@ -517,6 +532,7 @@ class PostgresDatabase:
             expired = await _expire(connection, limit, judge)
             for upload in expired:
                 await self._tell(connection, EventType.EXPIRED, upload.scope, [upload.id])
+                await self._end_work(connection, upload, State.EXPIRED)
         if expired:
             self._outbox.written()
         return expired
@@ -810,6 +826,17 @@ class PostgresDatabase:
             await _queries.tell(
                 connection, tenant=scope.tenant, owner=scope.owner, ids=list(upload_ids), type=event_type, sinks=sinks
             )
+
+    async def _end_work(self, connection: Connection, file: Upload, state: State, by: str | None = None) -> None:
+        """End the jobs of a file that ends, and the files that were made of it."""
+        if file.processing is None:
+            return
+        await _queries.delete_jobs(connection, **identity_of(file))
+        derived = [upload_from(row) async for row in _queries.lock_derived(connection, **identity_of(file))]
+        ids = [each.id for each in derived]
+        told = EventType.EXPIRED if state is State.EXPIRED else EventType.DELETED
+        await self._tell(connection, told, file.scope, ids)
+        await _queries.end_derived(connection, **identity_of(file), ids=ids, state=state, by=by)
 
     async def _insert(self, connection: Connection, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """Insert an upload. Raises TokenSpent when its token has made another one."""

@@ -59,7 +59,7 @@ WHERE tenant = :tenant AND owner = :owner
     AND (:type_prefix::text IS NULL OR starts_with(lower(content_type) || ';', :type_prefix))
     AND (:name_prefix::text IS NULL OR starts_with(coalesce(filename_folded, lower(filename)), :name_prefix))
     AND (:name_part::text IS NULL OR strpos(coalesce(filename_folded, lower(filename)), :name_part) > 0)
-    AND (role IS NULL OR role = 'final')
+    AND (role IS NULL OR role = 'final') AND derived_from IS NOT DISTINCT FROM :derived_from::text
 ORDER BY created_at DESC, id DESC
 LIMIT :limit;
 
@@ -221,7 +221,8 @@ WITH finished AS (
     SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
         crc64 = :crc64, completed_at = now(), updated_at = now(), finisher = NULL, finisher_until = NULL,
         multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END,
-        event_number = uploads.event_number + 1,
+        event_number = uploads.event_number + CASE WHEN :processing::text IS NULL THEN 1 ELSE 2 END,
+        processing = :processing, withheld = :withheld,
         expires_at = CASE WHEN uploads.role IN ('partial', 'group') THEN coalesce(
             least(
                 now() + make_interval(secs => :lifetime), uploads.created_at + make_interval(secs => :max_age)
@@ -247,14 +248,25 @@ WITH finished AS (
     DELETE FROM garbage USING finished
     WHERE garbage.upload_id = finished.id AND garbage.tenant = :tenant AND garbage.owner = :owner
         AND garbage.intent_epoch IS NOT NULL AND NOT garbage.multipart AND garbage.object_key = :object_key
+), new_jobs AS (
+    INSERT INTO jobs (upload_id, tenant, owner, processor, version, is_gate)
+    SELECT finished.id, finished.tenant, finished.owner, job.*
+    FROM finished, unnest(:job_processors::text[], :job_versions::integer[], :job_gates::boolean[]) AS job
 ), told AS (
     INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
-    SELECT id, event_number, tenant, owner, 'upload.completed', to_json(finished), clock_timestamp() FROM finished
+    SELECT id, event_number - CASE WHEN processing IS NULL THEN 0 ELSE 1 END, tenant, owner, 'upload.completed',
+        to_json(finished), clock_timestamp()
+    FROM finished
     WHERE :sinks::text[] IS NOT NULL AND (role IS NULL OR role = 'final')
+    UNION ALL
+    SELECT id, event_number, tenant, owner, 'file.processing', to_json(finished), clock_timestamp() FROM finished
+    WHERE :processing_sinks::text[] IS NOT NULL AND processing IS NOT NULL
     RETURNING *
 ), deliveries_of_it AS (
     INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
-    SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink
+    SELECT upload_id, number, sink, tenant, owner FROM told, unnest(
+        CASE type WHEN 'upload.completed' THEN :sinks::text[] ELSE :processing_sinks::text[] END
+    ) AS sink
 )
 SELECT * FROM finished;
 
@@ -334,6 +346,28 @@ WITH named AS (
 )
 INSERT INTO deliveries (upload_id, number, sink, tenant, owner)
 SELECT upload_id, number, sink, tenant, owner FROM told, unnest(:sinks::text[]) AS sink;
+
+-- name: delete_jobs!
+DELETE FROM jobs WHERE upload_id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: lock_derived
+-- Those that end with the file which they were made of: a hold of their own keeps them.
+SELECT * FROM uploads
+WHERE derived_from = :id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+    AND (retain_until IS NULL OR retain_until <= now())
+ORDER BY id
+FOR UPDATE;
+
+-- name: end_derived!
+-- Runs after lock_derived, in its transaction.
+WITH ended AS (
+    UPDATE uploads
+    SET state = :state, updated_at = now(), expires_at = NULL, ended_by = :by, digest_due_at = NULL
+    WHERE id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner
+    RETURNING *
+)
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
+SELECT id, tenant, owner, object_key, false FROM ended;
 
 -- name: close_group!
 -- A group that is too old for more partials gives its name away.

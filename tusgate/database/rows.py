@@ -7,14 +7,24 @@ Rule 2: a CRC64 is unsigned; it is kept as 8 bytes, because both databases have 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.audit import Access, Ending, How
 from tusgate.core.clockwatch import ClockReading
 from tusgate.core.direct import Plan
-from tusgate.core.errors import Fenced, InvalidRequest, NotComplete, Retained, TokenSpent, UploadGone, UploadNotFound
+from tusgate.core.errors import (
+    Fenced,
+    InvalidRequest,
+    JobLost,
+    NotComplete,
+    Retained,
+    TokenSpent,
+    UploadGone,
+    UploadNotFound,
+)
 from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_present, sources_of
@@ -31,6 +41,16 @@ from tusgate.core.model import (
     StoreName,
     Upload,
     UploadId,
+)
+from tusgate.core.processing import (
+    LONGEST_ERROR,
+    Job,
+    JobState,
+    Processed,
+    Staged,
+    derivation_of,
+    is_withheld,
+    processed,
 )
 from tusgate.core.quota import Usage
 from tusgate.core.sharing import Share
@@ -95,6 +115,10 @@ def upload_from(row: Row) -> Upload:
         retain_until=_optional_moment(row["retain_until"]),
         ended_by=row["ended_by"],
         sha256=row["sha256"],
+        processing=None if row["processing"] is None else Processed(row["processing"]),
+        withheld=bool(row["withheld"]),
+        derived_from=row["derived_from"],
+        derivation=row["derivation"],
     )
 
 
@@ -471,6 +495,7 @@ def filter_of(wanted: FileFilter) -> dict[str, object]:
         "type_prefix": wanted.type_prefix,
         "name_prefix": _folded(wanted.name_prefix),
         "name_part": _folded(wanted.name_contains),
+        "derived_from": wanted.derived_from,
     }
 
 
@@ -531,9 +556,127 @@ def movement_of(upload: Upload, step: Step) -> dict[str, object]:
     }
 
 
-def keeping_of(keeping: Keeping) -> dict[str, object]:
-    """Return what becomes of a file once it is finished."""
-    return {"kept_for": keeping.lifetime, "digests": keeping.digests}
+def keeping_of(keeping: Keeping, upload: Upload) -> dict[str, object]:
+    """Return what becomes of a file once it is finished, and the jobs that it gets as one array per column."""
+    jobs = () if keeping.processing is None else keeping.processing.jobs_of(upload)
+    return {
+        "kept_for": keeping.lifetime,
+        "digests": keeping.digests,
+        "processing": Processed.PROCESSING if jobs else None,
+        "withheld": any(job.is_gate for job in jobs),
+        "job_processors": [job.processor for job in jobs],
+        "job_versions": [job.version for job in jobs],
+        "job_gates": [job.is_gate for job in jobs],
+    }
+
+
+def job_from(row: Row, source: Upload) -> Job:
+    """Return the job that `row` of the table jobs holds, on the file `source`."""
+    return Job(
+        source=source,
+        processor=row["processor"],
+        version=row["version"],
+        is_gate=bool(row["is_gate"]),
+        state=JobState(row["state"]),
+        tries=row["tries"],
+        progress=row["progress"],
+        claim=row["claim"],
+        error=row["error"],
+        facts=json.loads(row["facts"]),
+        due_at=moment_from(row["due_at"]),
+        settled_at=_optional_moment(row["settled_at"]),
+    )
+
+
+def holding_of(job: Job) -> dict[str, object]:
+    """Return what every statement of whoever holds a job has in its WHERE."""
+    return {**identity_of(job.source), "processor": job.processor, "claim": job.claim}
+
+
+def staged_to(staged: Sequence[Staged]) -> str:
+    """Return the column of files that wait for the end of their job."""
+    return json.dumps([asdict(each) for each in staged])
+
+
+def staged_from(text: str) -> list[Staged]:
+    """Return the files that `staged_to` wrote."""
+    return [Staged(**each) for each in json.loads(text)]
+
+
+def derived_of(job: Job, staged: Staged) -> dict[str, object]:
+    """Return the columns of a derived file, which is complete from the start. It came in one piece, as by a PUT."""
+    return {
+        "id": staged.id,
+        "tenant": job.source.scope.tenant,
+        "owner": job.source.scope.owner,
+        "created_via": CreatedVia.PLAIN,
+        "length": staged.size,
+        "grid": staged.grid,
+        "filename": staged.filename,
+        "filename_folded": _folded(staged.filename),
+        "content_type": staged.content_type,
+        "object_key": staged.key,
+        "etag": staged.etag,
+        "crc64": _crc_to(staged.crc64),
+        "route": job.source.route,
+        "derived_from": job.source.id,
+        "derivation": derivation_of(job, staged.name),
+    }
+
+
+def settlement_of(
+    state: JobState, *, error: str | None = None, facts: str | None = None, delay: float = 0.0, not_counted: int = 0
+) -> dict[str, object]:
+    """Return the columns of a job that is taken from its holder.
+
+    Args:
+        state: from now on.
+        error: why.
+        facts: as JSON; None: as they are.
+        delay: seconds until it may be claimed again.
+        not_counted: tries that do not count.
+    """
+    told = None if error is None else error[:LONGEST_ERROR].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return {"state": state, "error": told, "facts": facts, "delay": delay, "not_counted": not_counted}
+
+
+def check_kept(staged: Sequence[Staged], taken: Sequence[Row]) -> None:
+    """Raise JobLost unless all of `staged` was still its job's own: the intents that were taken over say so."""
+    if {each.key for each in staged} - {row["object_key"] for row in taken if not row["multipart"]}:
+        raise JobLost
+
+
+def jobs_by_file(rows: Sequence[Row], files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
+    """Return the jobs of `files` by the id of the file."""
+    found: dict[UploadId, list[Job]] = {file.id: [] for file in files}
+    sources = {file.id: file for file in files}
+    for row in rows:
+        found[row["upload_id"]].append(job_from(row, sources[row["upload_id"]]))
+    return found
+
+
+def uploads_by_source(derived: Sequence[Upload]) -> dict[UploadId, list[Upload]]:
+    """Return derived files by the id of the file that they were made of."""
+    found: dict[UploadId, list[Upload]] = {}
+    for each in derived:
+        if each.derived_from is not None:
+            found.setdefault(each.derived_from, []).append(each)
+    return found
+
+
+def outcome_of(rows: Sequence[Row]) -> dict[str, object]:
+    """Return the columns of a file whose jobs are `rows`."""
+    states = [JobState(row["state"]) for row in rows]
+    gates = [state for state, row in zip(states, rows, strict=True) if row["is_gate"]]
+    return {"processing": processed(states), "withheld": is_withheld(gates)}
+
+
+OUTCOME_EVENTS: Final = {
+    Processed.READY: EventType.READY,
+    Processed.REFUSED: EventType.PROCESSING_FAILED,
+    Processed.FAILED: EventType.PROCESSING_FAILED,
+}
+"""What is told when all jobs of a file have ended."""
 
 
 def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:

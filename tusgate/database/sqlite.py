@@ -75,6 +75,7 @@ from tusgate.database.rows import (
 )
 from tusgate.database.sqlite_deliveries import SqliteDeliveries
 from tusgate.database.sqlite_events import SqliteEvents
+from tusgate.database.sqlite_jobs import SqliteJobs
 from tusgate.database.sqlite_threads import ReadingThread, WritingThread
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
+    from tusgate.core.processing import NewJob
     from tusgate.core.quota import Quota
     from tusgate.core.sharing import NewShare, Share, ShareId
     from tusgate.database.migrate import Migration
@@ -130,6 +132,7 @@ class SqliteDatabase:
     Attributes:
         deliveries: of the events that were written.
         events: for those who listen.
+        jobs: of finished files.
     """
 
     def __init__(
@@ -140,6 +143,7 @@ class SqliteDatabase:
         self._reader = ReadingThread(Path(path), clock)
         self.deliveries = SqliteDeliveries(self._reader, self._writer)
         self.events = SqliteEvents(self._reader)
+        self.jobs = SqliteJobs(self._reader, self._writer, outbox, _tell)
 
     async def migrate(self) -> list[str]:
         """See `ports.Database.migrate`. The transaction of the writer is the lock."""
@@ -774,10 +778,10 @@ def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step, st
         length=step.length,
         abandon_multipart=True,
         **lifetime_of(upload, step),
-        **keeping_of(step.keeping),
+        **keeping_of(step.keeping, upload),
     )
     finished = _changed(connection, upload, row)
-    _settle_object(connection, finished)
+    _settle_object(connection, finished, _jobs_of(upload, step.keeping))
     if before.multipart_id is not None:
         _discard_multipart(connection, before)
     return finished
@@ -813,19 +817,26 @@ def _complete(connection: sqlite3.Connection, upload: Upload, stored: StoredObje
         abandon_multipart=False,
         lifetime=None,
         max_age=None,
-        **keeping_of(keeping),
+        **keeping_of(keeping, upload),
     )
     if row is None:
         return completed_before(_get(connection, upload.scope, upload.id))
     finished = upload_from(row)
-    _settle_object(connection, finished)
+    _settle_object(connection, finished, _jobs_of(upload, keeping))
     return finished
 
 
-def _settle_object(connection: sqlite3.Connection, finished: Upload) -> None:
+def _jobs_of(upload: Upload, keeping: Keeping) -> Sequence[NewJob]:
+    return () if keeping.processing is None else keeping.processing.jobs_of(upload)
+
+
+def _settle_object(connection: sqlite3.Connection, finished: Upload, jobs: Sequence[NewJob]) -> None:
     _queries.settle_object(connection, **identity_of(finished), object_key=finished.object_key)
     _drop_pieces(connection, finished, _EVERYTHING)
     _tell(connection, EventType.COMPLETED, finished)
+    if jobs:
+        _queries.insert_jobs(connection, [identity_of(finished) | asdict(job) for job in jobs])
+        _tell(connection, EventType.PROCESSING, finished)
 
 
 def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload:
@@ -845,6 +856,7 @@ def _terminate(connection: sqlite3.Connection, scope: Scope, upload_id: UploadId
     if _queries.is_retained(connection, **identity_of(found)) is not None:
         raise retained(found)
     _tell(connection, deletion_of(found), found)  # before the change: what was deleted is described as it was
+    _end_work(connection, found, State.TERMINATED, by)
     hidden = _queries.hide_final(connection, **identity_of(found), by=by)
     return upload_from(hidden) if hidden is not None else _end(connection, found, State.TERMINATED, None, by)
 
@@ -864,6 +876,17 @@ def _end(
     return upload_from(row)
 
 
+def _end_work(connection: sqlite3.Connection, file: Upload, state: State, by: str | None = None) -> None:
+    """End the jobs of a file that ends, and the files that were made of it."""
+    if file.processing is None:
+        return
+    _queries.delete_jobs(connection, **identity_of(file))
+    for row in list(_queries.list_derived(connection, **identity_of(file))):
+        derived = upload_from(row)
+        _tell(connection, EventType.EXPIRED if state is State.EXPIRED else EventType.DELETED, derived)
+        _end(connection, derived, state, None, by)
+
+
 def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Upload]:
     clock = _queries.system_clock(connection)
     verdict = judge(reading_from(clock))
@@ -879,6 +902,7 @@ def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Up
         finished = due.state is State.COMPLETE
         _discard_contents(connection, due, has_object=finished, has_multipart=not finished)
         _tell(connection, EventType.EXPIRED, due)
+        _end_work(connection, due, State.EXPIRED)
     return expired
 
 

@@ -45,7 +45,7 @@ WHERE tenant = :tenant AND owner = :owner
         OR substr(coalesce(filename_folded, lower(filename)), 1, length(:name_prefix)) = :name_prefix
     )
     AND (:name_part IS NULL OR instr(coalesce(filename_folded, lower(filename)), :name_part) > 0)
-    AND (role IS NULL OR role = 'final')
+    AND (role IS NULL OR role = 'final') AND derived_from IS :derived_from
 ORDER BY created_at DESC, id DESC
 LIMIT :limit;
 
@@ -150,10 +150,25 @@ SET state = 'complete', upload_offset = :end, upload_length = :length, object_ke
     expires_at = CASE WHEN role IN ('partial', 'group') THEN coalesce(
         earliest(now_ms() + ms(:lifetime), created_at + ms(:max_age)), expires_at
     ) ELSE now_ms() + ms(:kept_for) END,
-    digest_due_at = CASE WHEN :digests AND (role IS NULL OR role = 'final') THEN now_ms() END
+    digest_due_at = CASE WHEN :digests AND (role IS NULL OR role = 'final') THEN now_ms() END,
+    processing = :processing, withheld = :withheld
 WHERE id = :id AND tenant = :tenant AND owner = :owner
     AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
 RETURNING *;
+
+-- name: insert_jobs*!
+INSERT INTO jobs (upload_id, tenant, owner, processor, version, is_gate, due_at)
+VALUES (:id, :tenant, :owner, :processor, :version, :is_gate, now_ms());
+
+-- name: delete_jobs!
+DELETE FROM jobs WHERE upload_id = :id AND tenant = :tenant AND owner = :owner;
+
+-- name: list_derived
+-- Those that end with the file which they were made of: a hold of their own keeps them.
+SELECT * FROM uploads
+WHERE derived_from = :id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+    AND (retain_until IS NULL OR retain_until <= now_ms())
+ORDER BY id;
 
 -- name: tell^
 -- Raises the number of the upload's events, if anybody wants to hear of this one.

@@ -30,6 +30,9 @@ _STATUS: Final = {
     EventType.EXPIRED: State.EXPIRED,
     EventType.TERMINATED: State.TERMINATED,
     EventType.DELETED: State.TERMINATED,
+    EventType.PROCESSING: State.COMPLETE,
+    EventType.READY: State.COMPLETE,
+    EventType.PROCESSING_FAILED: State.COMPLETE,
 }
 
 
@@ -82,6 +85,9 @@ def _described(upload: Upload, status: State) -> dict[str, object]:
         "created_at": _text(upload.created_at),
         "completed_at": _text(upload.completed_at),
         "expires_at": _text(upload.expires_at),
+        "processing": upload.processing,
+        "derived_from": upload.derived_from,
+        "derivation": upload.derivation,
     }
 
 

@@ -1,0 +1,230 @@
+"""Jobs of finished files, in PostgreSQL. Settling one is a transaction; see `postgres`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import aiosql
+
+from tusgate.core.errors import JobLost
+from tusgate.core.events import EventType
+from tusgate.core.processing import INTENT_LIFE, JobState, Processed
+from tusgate.database.rows import (
+    OUTCOME_EVENTS,
+    check_kept,
+    derived_of,
+    holding_of,
+    identity_of,
+    job_from,
+    jobs_by_file,
+    outcome_of,
+    settlement_of,
+    staged_from,
+    staged_to,
+    upload_from,
+    uploads_by_source,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    from tusgate.core.events import Outbox
+    from tusgate.core.model import ObjectKey, Scope, Upload, UploadId
+    from tusgate.core.processing import ClaimId, Job, Json, Staged
+    from tusgate.ports import JobQueue
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+    Lend = Callable[[], AbstractAsyncContextManager[Connection]]
+
+_queries: Any = aiosql.from_path(Path(__file__).with_name("postgres_jobs.sql"), "asyncpg", mandatory_parameters=False)
+
+
+class Tell(Protocol):
+    """Writes the same event about uploads of one scope, within a transaction."""
+
+    async def __call__(
+        self, connection: Connection, event_type: EventType, scope: Scope, upload_ids: Sequence[UploadId], /
+    ) -> None:
+        """Write it, if anybody wants it."""
+
+
+class PostgresJobs:
+    """The port `JobQueue`.
+
+    Args:
+        lend: a connection for one statement.
+        transact: a connection within a transaction.
+        outbox: who is told.
+        tell: writes an event within a transaction.
+    """
+
+    def __init__(self, lend: Lend, transact: Lend, outbox: Outbox, tell: Tell) -> None:
+        self._lend = lend
+        self._transact = transact
+        self._outbox = outbox
+        self._tell = tell
+
+    async def claim(
+        self,
+        processors: Sequence[str],
+        claim: ClaimId,
+        holder: str,
+        lease: float,
+        tries: int,
+        tenant: str | None = None,
+    ) -> Job | None:
+        """See `ports.JobQueue.claim`."""
+        wanted = {"processors": list(processors), "tries": tries, "of_tenant": tenant}
+        async with self._transact() as connection:
+            row = await _queries.system_claim(connection, **wanted, claim=claim, holder=holder, lease=lease)
+            return None if row is None else job_from(row, await _source(connection, row))
+
+    async def held(self, tenant: str, claim: ClaimId) -> Job:
+        """See `ports.JobQueue.held`."""
+        async with self._transact() as connection:
+            row = await _queries.tenant_held(connection, tenant=tenant, claim=claim)
+            if row is None:
+                raise JobLost
+            return job_from(row, await _source(connection, row))
+
+    async def lost(self, tries: int, limit: int) -> list[Job]:
+        """See `ports.JobQueue.lost`."""
+        async with self._transact() as connection:
+            rows = [row async for row in _queries.system_lost(connection, tries=tries, limit=limit)]
+            return [job_from(row, await _source(connection, row)) for row in rows]
+
+    async def heartbeat(self, job: Job, lease: float, progress: float) -> None:
+        """See `ports.JobQueue.heartbeat`."""
+        values = {"lease": lease, "progress": progress, "intent_life": INTENT_LIFE}
+        async with self._lend() as connection:
+            if await _queries.heartbeat(connection, **holding_of(job), **values) is None:
+                raise JobLost
+
+    async def intend(self, job: Job, key: ObjectKey) -> None:
+        """See `ports.JobQueue.intend`."""
+        async with self._lend() as connection:
+            found = await _queries.intend(connection, **holding_of(job), object_key=key, epoch=job.source.epoch)
+        if found is None:
+            raise JobLost
+
+    async def stage(self, job: Job, staged: Staged) -> None:
+        """See `ports.JobQueue.stage`."""
+        async with self._transact() as connection:
+            row = await _queries.get_staged(connection, **holding_of(job))
+            if row is None:
+                raise JobLost
+            others = [each for each in staged_from(row["staged"]) if each.name != staged.name]
+            await _queries.stage(connection, **holding_of(job), staged=staged_to([*others, staged]))
+
+    async def finish(self, job: Job, facts: Mapping[str, Json]) -> Upload:
+        """See `ports.JobQueue.finish`."""
+        async with self._transact() as connection:
+            await _locked(connection, job)
+            row = await _queries.get_staged(connection, **holding_of(job))
+            if row is None:
+                raise JobLost
+            staged = staged_from(row["staged"])
+            await self._settle(connection, job, JobState.DONE, facts=json.dumps(facts))
+            await self._adopt(connection, job, staged)
+            file = await self._outcome(connection, job)
+        self._outbox.written()
+        return file
+
+    async def refuse(self, job: Job, reason: str, facts: Mapping[str, Json]) -> Upload:
+        """See `ports.JobQueue.refuse`."""
+        return await self._end_job(job, JobState.REFUSED, error=reason, facts=json.dumps(facts))
+
+    async def fail(self, job: Job, error: str, retry_in: float | None) -> Upload:
+        """See `ports.JobQueue.fail`."""
+        state = JobState.DEAD if retry_in is None else JobState.WAITING
+        return await self._end_job(job, state, error=error, delay=retry_in or 0.0)
+
+    async def release(self, job: Job) -> None:
+        """See `ports.JobQueue.release`."""
+        await self._end_job(job, JobState.WAITING, not_counted=1)
+
+    async def revive(self, file: Upload) -> Upload:
+        """See `ports.JobQueue.revive`."""
+        async with self._transact() as connection:
+            row = await _queries.lock_file(connection, **identity_of(file))
+            if row is None:
+                raise JobLost
+            current = upload_from(row)
+            if not [name async for name in _queries.revive(connection, **identity_of(file))]:
+                return current
+            revived = await self._noted(connection, current)
+            await self._tell(connection, EventType.PROCESSING, file.scope, [file.id])
+        self._outbox.written()
+        return revived
+
+    async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
+        """See `ports.JobQueue.of`."""
+        if not files:
+            return {}
+        async with self._lend() as connection:
+            found = _queries.list_jobs(connection, **identity_of(files[0]) | {"ids": [file.id for file in files]})
+            return jobs_by_file([row async for row in found], files)
+
+    async def derived(self, files: Sequence[Upload]) -> dict[UploadId, list[Upload]]:
+        """See `ports.JobQueue.derived`."""
+        if not files:
+            return {}
+        async with self._lend() as connection:
+            found = _queries.list_derived(connection, **identity_of(files[0]) | {"ids": [file.id for file in files]})
+            return uploads_by_source([upload_from(row) async for row in found])
+
+    async def _end_job(self, job: Job, state: JobState, **values: Any) -> Upload:
+        async with self._transact() as connection:
+            await _locked(connection, job)
+            await self._settle(connection, job, state, **values)
+            file = await self._outcome(connection, job)
+        self._outbox.written()
+        return file
+
+    async def _settle(self, connection: Connection, job: Job, state: JobState, **values: Any) -> None:
+        if await _queries.settle(connection, **holding_of(job), **settlement_of(state, **values)) is None:
+            raise JobLost
+
+    async def _adopt(self, connection: Connection, job: Job, staged: Sequence[Staged]) -> None:
+        """Make files of what is staged."""
+        if not staged:
+            return
+        keys = [each.key for each in staged]
+        taken = _queries.take_over(connection, **identity_of(job.source), keys=keys, intent_life=INTENT_LIFE)
+        check_kept(staged, [row async for row in taken])
+        for each in staged:
+            made = upload_from(await _queries.insert_derived(connection, **derived_of(job, each)))
+            for event_type in (EventType.CREATED, EventType.COMPLETED):
+                await self._tell(connection, event_type, made.scope, [made.id])
+
+    async def _outcome(self, connection: Connection, job: Job) -> Upload:
+        """Note what has become of the file, and tell it when that is the end of its jobs."""
+        file = await self._noted(connection, job.source)
+        if file.processing is not None and file.processing is not Processed.PROCESSING:
+            await self._tell(connection, OUTCOME_EVENTS[file.processing], file.scope, [file.id])
+        return file
+
+    async def _noted(self, connection: Connection, file: Upload) -> Upload:
+        rows = [row async for row in _queries.list_states(connection, **identity_of(file))]
+        row = await _queries.note_outcome(connection, **identity_of(file), **outcome_of(rows))
+        return upload_from(row)
+
+
+async def _source(connection: Connection, row: Any) -> Upload:
+    return upload_from(await _queries.system_get_upload(connection, upload_id=row["upload_id"]))
+
+
+async def _locked(connection: Connection, job: Job) -> None:
+    """Lock the file, as whoever ends it does before its jobs. Raises JobLost."""
+    if await _queries.lock_file(connection, **identity_of(job.source)) is None:
+        raise JobLost
+
+
+if TYPE_CHECKING:
+    _: type[JobQueue] = PostgresJobs

@@ -23,6 +23,7 @@ import uvloop
 from tusgate.core.errors import DeliveryFailed, Fenced, SettingsError, Unavailable, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Keeping, Scope, State
+from tusgate.core.processing import Chosen, Declared, Processing
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
@@ -31,6 +32,8 @@ from tusgate.identity.authority import CombinedAuthority
 from tusgate.identity.config import IssuerConfig, ProxyConfig
 from tusgate.identity.proxies import VouchedUsers
 from tusgate.identity.static_tokens import StaticTokens
+from tusgate.processors.port import ProcessorSandbox
+from tusgate.processors.registry import find as find_processors
 from tusgate.s3.config import S3Config
 from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
@@ -59,6 +62,7 @@ from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import UploadRules, Uploads, let_fail
 from tusgate.service.warm import WarmCells
+from tusgate.service.worker import Worker, WorkerRules
 from tusgate.service.writers import Writers
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
     from tusgate.core.clockwatch import Verdict
     from tusgate.core.model import Upload
     from tusgate.core.quota import Usage
+    from tusgate.core.tenant import Tenant
     from tusgate.identity.authority import Verifier
     from tusgate.ports import (
         Authority,
@@ -102,6 +107,7 @@ if TYPE_CHECKING:
         SurveyedStore,
         TokenStore,
     )
+    from tusgate.processors import Processor
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.settings import Settings
@@ -131,6 +137,15 @@ def run(settings: Settings, *, reuse_port: bool = False) -> None:
         SettingsError: the address, the database or the interpreter cannot be used as set.
     """
     uvloop.run(_serve(settings, reuse_port))
+
+
+def work(settings: Settings) -> None:
+    """Do jobs of finished files until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: there are no processors, or the database is not migrated.
+    """
+    uvloop.run(_work(settings))
 
 
 def migrate(settings: Settings) -> list[str]:
@@ -303,43 +318,37 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         database = await stack.enter_async_context(_opened_database(settings, outbox))
         tenancy = load_tenancy(settings)
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
-        await _prepare(database, tenancy, tenants, embedded=settings.sqlite_path is not None)
-        stores = _stores(settings, tenancy)
-        stack.push_async_callback(stores.close)
-        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-        writers = Writers()
-        hooks = _hooks(settings)
+        stores = await _prepared(stack, settings, tenancy, tenants, database)
+        holder = _holder()
+        processors = find_processors(_names_of_processors(settings, tenancy))
+        keeping = _keeping(settings, _processing(settings, tenancy, processors))
+        writers, hooks = Writers(), _hooks(settings)
         stack.push_async_callback(hooks.close)
-        completion = Completion(database, stores, holder, tenants, hooks, _keeping(settings))
-        lines = _lines(settings, tenancy, partial(_stop, database, writers))
-        relay = Relay(database.deliveries, lines, holder, _relay_rules(settings))
-        stack.push_async_callback(relay.stop)
+        completion = Completion(database, stores, holder, tenants, hooks, keeping)
+        relay = _relay(stack, settings, tenancy, database, writers, holder)
         feed = Feed(database, database.events, FeedRules(most=settings.max_listeners), time.monotonic)
         wakes += [relay.wake, feed.wake]
         stack.push_async_callback(completion.stop)
         authority = _authority(settings, database)
         stack.push_async_callback(authority.close)
-        uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority, hooks)
+        expiry = _expiry(settings, keeping)
+        uploads = _uploads(settings, database, stores, tenants, writers, completion, holder, authority, hooks, expiry)
         jobs = Jobs(database, stores, completion, _job_rules(settings), _own_clocks(), database)
         stack.push_async_callback(jobs.stop)
-        direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings))
+        direct = DirectUploads(database, stores, uploads, completion, _direct_rules(settings, expiry))
         evidence = Evidence(database, direct)
         await stack.enter_async_context(_queue_watched(settings, evidence))
+        _start_worker(stack, settings, database, stores, processors if settings.worker == "on" else ())
+        has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
-            audit = Audit(database, is_kept=settings.access_retention is not None, tenants=tenants)
-            stack.push_async_callback(audit.close)
-            add_api(
-                app,
-                config,
-                _api_services(settings, database, stores, uploads, direct, evidence, feed, audit),
-                authority,
-            )
-        has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
+            audit = _audit(stack, settings, database, tenants)
+            services = _api_services(settings, database, stores, uploads, direct, evidence, feed, audit)
+            add_api(app, config, services, authority)
         if has_page:
             add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores))
-        _await_crash(settings, app)
+        _crash_at_an_answer(settings, app)
         server = _server(settings, app, reuse_port)
         stack.push_async_callback(server.close)
         await database.listen(writers.taken_over)
@@ -354,10 +363,87 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
     log.info(LogEvent.SERVER_STOPPED)
 
 
-def _await_crash(settings: Settings, app: Application) -> None:
-    if settings.crash is not None:
-        _crash_at_an_answer(app, settings.base_path, Crash(settings.crash))
-        log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
+async def _work(settings: Settings) -> None:
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(_opened_database(settings))
+        tenancy = load_tenancy(settings)
+        processors = find_processors(_names_of_processors(settings, tenancy))
+        if not processors:
+            raise SettingsError("TUSGATE_PROCESSORS: expected names of processors, as gateways have")
+        stores = await _prepared(stack, settings, tenancy, Tenants(), database)
+        _start_worker(stack, settings, database, stores, processors)
+        log.info(LogEvent.WORKER_STARTED, pid=os.getpid(), processors=",".join(each.name for each in processors))
+        await _until_told_to_stop()
+    log.info(LogEvent.SERVER_STOPPED)
+
+
+def _relay(
+    stack: AsyncExitStack,
+    settings: Settings,
+    tenancy: Tenancy,
+    database: SurveyedDatabase,
+    writers: Writers,
+    holder: str,
+) -> Relay:
+    lines = _lines(settings, tenancy, partial(_stop, database, writers))
+    relay = Relay(database.deliveries, lines, holder, _relay_rules(settings))
+    stack.push_async_callback(relay.stop)
+    return relay
+
+
+def _audit(stack: AsyncExitStack, settings: Settings, database: SurveyedDatabase, tenants: Tenants) -> Audit:
+    audit = Audit(database, is_kept=settings.access_retention is not None, tenants=tenants)
+    stack.push_async_callback(audit.close)
+    return audit
+
+
+def _start_worker(
+    stack: AsyncExitStack,
+    settings: Settings,
+    database: SurveyedDatabase,
+    stores: Stores[SurveyedStore],
+    processors: Sequence[Processor],
+) -> None:
+    """Begin to do jobs of these processors, until `stack` is left."""
+    largest = {processor.name: processor.largest for processor in processors}
+    rules = WorkerRules(slots=settings.worker_jobs, scratch=settings.scratch_dir)
+    worker = Worker(database.jobs, stores, largest, ProcessorSandbox(), _holder(), rules)
+    stack.push_async_callback(worker.stop)
+    worker.start()
+
+
+def _holder() -> str:
+    """Return what this process is known by."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def _names_of_processors(settings: Settings, tenancy: Tenancy) -> list[str]:
+    """Return the processors that anybody's files get, without external ones."""
+    named = [*settings.processors, *(name for tenant in tenancy.tenants or () for name in tenant.processors or ())]
+    external = {name for name, _ in settings.external_processors}
+    return [name for name in dict.fromkeys(named) if name not in external]
+
+
+def _processing(settings: Settings, tenancy: Tenancy, processors: Sequence[Processor]) -> Processing | None:
+    """Return which jobs files get; None: none at all."""
+    declared = [Declared(each.name, each.version, tuple(each.types)) for each in processors]
+    declared += [Declared(name, 1, types) for name, types in settings.external_processors]
+    if not declared:
+        return None
+    external = tuple(name for name, _ in settings.external_processors)
+    usual = Chosen((*settings.processors, *external), frozenset(settings.publish_when_clean))
+    tenants = {tenant.name: _chosen(tenant, usual) for tenant in tenancy.tenants or ()}
+    others = usual if tenancy.others is None else _chosen(tenancy.others, usual)
+    return Processing(tuple(declared), others, tenants)
+
+
+def _chosen(tenant: Tenant, usual: Chosen) -> Chosen:
+    """Return the processors of one tenant. Raises SettingsError for one that must be done before, and never is."""
+    names = usual.processors if tenant.processors is None else tenant.processors
+    gates = usual.gates if tenant.publish_when_clean is None else frozenset(tenant.publish_when_clean)
+    for name in sorted(gates - set(names)):
+        raise SettingsError(f"tenants.{tenant.name}.publish_when_clean: expected names of its processors, got {name}")
+    return Chosen(names, gates)
 
 
 def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer:
@@ -376,8 +462,12 @@ def _announce(settings: Settings, *, has_page: bool) -> None:
     log.info(LogEvent.SERVER_STARTED, url=url, page=page, auth=",".join(settings.auth))
 
 
-def _crash_at_an_answer(app: Application, base_path: str, crash: Crash) -> None:
-    watch_answers(app, base_path, partial(crash.passing, BEFORE_ANSWER), partial(crash.passing, AFTER_ANSWER))
+def _crash_at_an_answer(settings: Settings, app: Application) -> None:
+    if settings.crash is not None:
+        crash = Crash(settings.crash)
+        before, after = partial(crash.passing, BEFORE_ANSWER), partial(crash.passing, AFTER_ANSWER)
+        watch_answers(app, settings.base_path, before, after)
+        log.warning(LogEvent.CRASH_AWAITED, place=settings.crash)
 
 
 async def _drain(server: WebServer, writers: Writers, timeout: float) -> None:
@@ -509,6 +599,16 @@ def _relay_rules(settings: Settings) -> RelayRules:
         dead_retention=settings.dead_event_retention,
         tidies_always=settings.event_stream != "off",
     )
+
+
+async def _prepared(
+    stack: AsyncExitStack, settings: Settings, tenancy: Tenancy, tenants: Tenants, database: SurveyedDatabase
+) -> Stores[SurveyedStore]:
+    """Return the stores, to be closed by `stack`, after the database was made ready for them."""
+    await _prepare(database, tenancy, tenants, embedded=settings.sqlite_path is not None)
+    stores = _stores(settings, tenancy)
+    stack.push_async_callback(stores.close)
+    return stores
 
 
 async def _prepare(database: SurveyedDatabase, tenancy: Tenancy, tenants: Tenants, *, embedded: bool) -> None:
@@ -681,6 +781,7 @@ def _uploads(
     holder: str,
     authority: Authority,
     hooks: Hooks,
+    expiry: Expiry,
 ) -> Uploads:
     budget = Budget(settings.budget)
     tools = IntakeTools(
@@ -691,7 +792,7 @@ def _uploads(
         parts_in_flight=settings.parts_in_flight,
         piece_inline_max=settings.piece_inline_max,
         max_size=settings.max_size,
-        expiry=_expiry(settings),
+        expiry=expiry,
     )
     rules = UploadRules(
         part_size=settings.part_size,
@@ -760,22 +861,23 @@ def _direct_door(settings: Settings, stores: Stores[SurveyedStore]) -> DirectDoo
     return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", stores=tuple(sorted(origins)))
 
 
-def _direct_rules(settings: Settings) -> DirectRules:
+def _direct_rules(settings: Settings, expiry: Expiry) -> DirectRules:
     return DirectRules(
         offered=settings.direct == "on",
         url_ttl=round(settings.direct_url_ttl),
         part_size=settings.part_size,
         finish_wait=settings.finish_wait,
-        expiry=_expiry(settings),
+        expiry=expiry,
     )
 
 
-def _expiry(settings: Settings) -> Expiry:
-    return Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=_keeping(settings))
+def _expiry(settings: Settings, keeping: Keeping) -> Expiry:
+    return Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=keeping)
 
 
-def _keeping(settings: Settings) -> Keeping:
-    return Keeping(lifetime=settings.file_expiry, digests=settings.file_digest == "sha256")
+def _keeping(settings: Settings, processing: Processing | None) -> Keeping:
+    digests = settings.file_digest == "sha256"
+    return Keeping(lifetime=settings.file_expiry, digests=digests, processing=processing)
 
 
 def _job_rules(settings: Settings) -> JobRules:

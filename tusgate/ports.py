@@ -16,6 +16,7 @@ from tusgate.core.model import FOREVER, Role
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping, Sequence
     from datetime import datetime
+    from pathlib import Path
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
@@ -474,8 +475,8 @@ class JobQueue(Protocol):
     async def fail(self, job: Job, error: str, retry_in: float | None) -> Upload:
         """Let others try after `retry_in` seconds, or give up (None): file and data stay. Returns the file."""
 
-    async def release(self, job: Job) -> None:
-        """Let others take `job` at once; the try is not counted."""
+    async def release(self, job: Job, retry_in: float = 0.0) -> None:
+        """Let others take `job` after `retry_in` seconds; the try is not counted."""
 
     async def revive(self, file: Upload) -> Upload:
         """Let dead jobs of `file` be tried again as if they never had been. Raises JobLost when it is no file."""
@@ -485,6 +486,67 @@ class JobQueue(Protocol):
 
     async def derived(self, files: Sequence[Upload]) -> dict[UploadId, list[Upload]]:
         """Return the files that were made of files of one scope, and are still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A copy of a finished file, for a processor.
+
+    Attributes:
+        size: bytes.
+    """
+
+    path: Path
+    size: int
+    content_type: str | None
+    filename: str | None
+
+
+class MadeFile(Protocol):
+    """A file that a processor has made."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+
+    @property
+    def name(self) -> str:
+        """What it is to its source, such as `thumbnail`."""
+
+    @property
+    def content_type(self) -> str:
+        """Its media type."""
+
+    @property
+    def filename(self) -> str:
+        """What people see."""
+
+
+class Made(Protocol):
+    """What a processor has made and found."""
+
+    @property
+    def derived(self) -> Sequence[MadeFile]:
+        """Files, in the workspace."""
+
+    @property
+    def facts(self) -> Mapping[str, Json]:
+        """What it has found."""
+
+    @property
+    def refused(self) -> str | None:
+        """Why nobody should have the file."""
+
+
+class Sandbox(Protocol):
+    """Runs processors, each in a process of its own with limits of time and memory."""
+
+    async def run(self, processor: str, source: SourceFile, workspace: Path, progress: Callable[[float], None]) -> Made:
+        """Run one processor; cancelled, nothing of it goes on. `progress` is told numbers from 0 to 1.
+
+        Raises:
+            ProcessingFailed: whatever went wrong.
+        """
 
 
 class Hook(Protocol):

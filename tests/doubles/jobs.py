@@ -163,9 +163,9 @@ class MemoryJobs:
             return self._settle(work, JobState.DEAD, error=error)
         return self._settle(work, JobState.WAITING, retry_in, error=error)
 
-    async def release(self, job: Job) -> None:
+    async def release(self, job: Job, retry_in: float = 0.0) -> None:
         work = self._held(job)
-        self._settle(work, JobState.WAITING, tries=work.job.tries - 1, error=None)
+        self._settle(work, JobState.WAITING, retry_in, tries=work.job.tries - 1, error=None)
 
     async def revive(self, file: Upload) -> Upload:
         row = self._rows.get(file.id)

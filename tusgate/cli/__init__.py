@@ -21,6 +21,7 @@ from tusgate.cli.serve import serve
 from tusgate.cli.token import token
 from tusgate.cli.upload import upload
 from tusgate.cli.usage import usage
+from tusgate.cli.worker import worker
 
 app = typer.Typer(
     help="Take resumable uploads (tus) and store them in S3.",
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(with_settings(serve))
+app.command()(with_settings(worker))
 app.command()(with_settings(migrate))
 app.command()(with_settings(config))
 app.command()(with_settings(gc))

@@ -57,6 +57,8 @@ class Route(StrEnum):
     """Where many files are deleted at once."""
     FILE = "file"
     """What the API says of one file."""
+    PROCESSING = "file/processing"
+    """What is done with a finished file."""
     CONTENT = "content"
     """The bytes of a file."""
     EVENTS = "events"
@@ -103,6 +105,7 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.FILE, "GET"): frozenset({Permission.READ}),
     (Route.FILE, "PATCH"): frozenset({Permission.CREATE}),  # who names new files may name them again
     (Route.FILE, "DELETE"): frozenset({Permission.DELETE}),
+    (Route.PROCESSING, "POST"): frozenset({Permission.CREATE}),  # whose jobs came with the creation
     (Route.CONTENT, "GET"): frozenset({Permission.READ}),
     (Route.USAGE, "GET"): frozenset({Permission.LIST}),
     (Route.EVENTS, "GET"): frozenset({Permission.LIST}),

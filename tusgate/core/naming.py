@@ -70,6 +70,12 @@ def attempt_key(key: ObjectKey, attempt: int) -> ObjectKey:
     return key if attempt == 1 else ObjectKey(f"{key}~{attempt}")
 
 
+def derived_key(source: ObjectKey, upload_id: UploadId, filename: str) -> ObjectKey:
+    """Return the key of a file that was made of the one at `source`: beside it, in a folder of its own."""
+    folder, slash, _ = source.rpartition("/")
+    return ObjectKey(f"{folder}{slash}{upload_id}/{clean_segment(filename)}")
+
+
 def piece_key(upload_id: UploadId, epoch: int, number: int) -> ObjectKey:
     """Return the key of the `number`-th piece (from 0) that the writer with `epoch` stores."""
     return ObjectKey(f"{PIECES}{upload_id}/{epoch}-{number}")

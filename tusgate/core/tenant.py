@@ -27,6 +27,8 @@ class Tenant:
         quota: what the tenant may have in all.
         request_rate: requests per second.
         bandwidth: bytes of uploads per second.
+        processors: of its files, by their names; None: as in the plain settings.
+        publish_when_clean: those that have to be done before anybody reads a file; None: as in the plain settings.
     """
 
     name: str = "default"
@@ -38,6 +40,8 @@ class Tenant:
     quota: Quota | None = None
     request_rate: float | None = None
     bandwidth: int | None = None
+    processors: tuple[str, ...] | None = None
+    publish_when_clean: tuple[str, ...] | None = None
 
     def check_type(self, content_type: str | None, role: Role | None) -> None:
         """Raise TypeNotAllowed unless the tenant takes such files.

@@ -146,9 +146,9 @@ class SqliteJobs:
         state = JobState.DEAD if retry_in is None else JobState.WAITING
         return await self._end_job(job, state, error=error, delay=retry_in or 0.0)
 
-    async def release(self, job: Job) -> None:
+    async def release(self, job: Job, retry_in: float = 0.0) -> None:
         """See `ports.JobQueue.release`."""
-        await self._end_job(job, JobState.WAITING, not_counted=1)
+        await self._end_job(job, JobState.WAITING, not_counted=1, delay=retry_in)
 
     async def revive(self, file: Upload) -> Upload:
         """See `ports.JobQueue.revive`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
@@ -10,9 +11,12 @@ import structlog
 from tusgate.core.access import Permission
 from tusgate.core.errors import (
     HookRefused,
+    JobLost,
+    NotClean,
     NotComplete,
     ObjectLost,
     Retained,
+    StillProcessing,
     TooManyDownloads,
     UploadGone,
     UploadNotFound,
@@ -20,6 +24,7 @@ from tusgate.core.errors import (
 from tusgate.core.lifecycle import check_present
 from tusgate.core.listing import Position
 from tusgate.core.model import State
+from tusgate.core.processing import Processed
 from tusgate.core.quota import Quota
 from tusgate.service.digest import crc64
 
@@ -30,8 +35,9 @@ if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.listing import Changes, FileFilter
     from tusgate.core.model import Scope, Upload, UploadId
+    from tusgate.core.processing import Job
     from tusgate.core.quota import Usage
-    from tusgate.ports import Database, ObjectStore, Presentation
+    from tusgate.ports import ObjectStore, Presentation, ReadingDatabase
     from tusgate.service.hooks import Exchange
     from tusgate.service.stores import Stores
     from tusgate.service.uploads import Uploads
@@ -39,6 +45,18 @@ if TYPE_CHECKING:
     Outcome = Literal["deleted", "gone", "not_found", "refused", "retained"]
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What is done with a file, or was.
+
+    Attributes:
+        derived: files that were made of it.
+    """
+
+    jobs: tuple[Job, ...] = ()
+    derived: tuple[Upload, ...] = ()
 
 
 class Files:
@@ -52,7 +70,9 @@ class Files:
             1 MiB, for as long as its reader likes.
     """
 
-    def __init__(self, database: Database, stores: Stores[ObjectStore], uploads: Uploads, most_downloads: int) -> None:
+    def __init__(
+        self, database: ReadingDatabase, stores: Stores[ObjectStore], uploads: Uploads, most_downloads: int
+    ) -> None:
         self._database = database
         self._stores = stores
         self._uploads = uploads
@@ -85,6 +105,30 @@ class Files:
         found = await self._database.list_files(scope, wanted, after, limit + 1)
         page = found[:limit]
         return page, Position.of(page[-1]) if len(found) > limit else None
+
+    async def work_on(self, files: Sequence[Upload]) -> dict[UploadId, Work]:
+        """Return what is done, or was, with those of `files` that have jobs; all of one scope."""
+        processed = [file for file in files if file.processing is not None]
+        if not processed:
+            return {}
+        jobs, derived = await self._database.jobs.of(processed), await self._database.jobs.derived(processed)
+        return {file.id: Work(tuple(jobs[file.id]), tuple(derived.get(file.id, ()))) for file in processed}
+
+    async def process_again(self, scope: Scope, file_id: UploadId) -> Upload:
+        """Have the jobs of a file tried again that were given up, and return it.
+
+        Raises:
+            UploadNotFound, NotComplete, UploadGone: there is no such file.
+        """
+        self._uploads.admit(scope)
+        upload = await self._database.get(scope, file_id)
+        check_present(upload)
+        if upload.state is not State.COMPLETE:
+            raise NotComplete
+        try:
+            return await self._database.jobs.revive(upload)
+        except JobLost:
+            raise UploadGone(State.TERMINATED) from None
 
     async def usage(self, scope: Scope) -> tuple[Usage, Quota]:
         """Return what the whole tenant has, and what it may have."""
@@ -148,6 +192,7 @@ class Files:
         Raises:
             UploadNotFound: unknown, or somebody else's.
             NotComplete: its object is not there and verified yet.
+            StillProcessing, NotClean: it is kept from readers.
             UploadGone: failed, expired or deleted.
         """
         self._uploads.admit(scope)
@@ -155,7 +200,14 @@ class Files:
         check_present(upload)
         if upload.state is not State.COMPLETE:
             raise NotComplete
+        await self._check_published(upload)
         return upload
+
+    async def _check_published(self, upload: Upload) -> None:
+        """Raise StillProcessing or NotClean for a file that nobody may read (yet), or that was made of such a one."""
+        source = upload if upload.derived_from is None else await self._database.get(upload.scope, upload.derived_from)
+        if source.withheld:
+            raise StillProcessing if source.processing is Processed.PROCESSING else NotClean
 
     async def read(self, upload: Upload, start: int, size: int) -> AsyncGenerator[bytes]:
         """Stream `size` bytes of a finished file from byte `start`; close it when it is given up.

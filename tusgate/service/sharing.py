@@ -6,7 +6,16 @@ import base64
 import secrets
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.errors import NotComplete, TenantUnknown, TooManyShares, TooManyTries, UploadGone, UploadNotFound
+from tusgate.core.errors import (
+    NotClean,
+    NotComplete,
+    StillProcessing,
+    TenantUnknown,
+    TooManyShares,
+    TooManyTries,
+    UploadGone,
+    UploadNotFound,
+)
 from tusgate.core.sharing import ID_BYTES, NewShare, ShareId
 
 if TYPE_CHECKING:
@@ -77,8 +86,8 @@ class Sharing:
         """Return a link that is good, and its file.
 
         Raises:
-            UploadNotFound: it is unknown, over or revoked, or its file or tenant is not there (any more); one and the
-                same error.
+            UploadNotFound: it is unknown, over or revoked, or its file or tenant is not there (any more), or nobody
+                reads it; one and the same error.
             Throttled: the tenant of the file is asked about its files faster than it may be.
         """
         share = await self._shares.find_share(share_id)
@@ -86,7 +95,7 @@ class Sharing:
             raise UploadNotFound
         try:
             return share, await self._files.finished(share.scope, share.file_id)
-        except (NotComplete, TenantUnknown, UploadGone):
+        except (NotClean, NotComplete, StillProcessing, TenantUnknown, UploadGone):
             raise UploadNotFound from None
 
     async def is_right(self, share: Share, password: str) -> bool:

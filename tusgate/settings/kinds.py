@@ -96,6 +96,20 @@ def _split_commas(value: object) -> object:
     return value
 
 
+def _split_external(value: object) -> object:
+    """Return names with their types; each is written name=TYPES, with blanks between types."""
+    if not isinstance(value, str):
+        return value
+    pairs = [item.partition("=") for item in value.split(",") if item.strip()]
+    if not all(name.strip() and types.split() for name, _, types in pairs):
+        raise ValueError
+    return [(name.strip(), tuple(types.lower().split())) for name, _, types in pairs]
+
+
+def _show_external(values: tuple[tuple[str, tuple[str, ...]], ...]) -> str:
+    return ",".join(f"{name}={' '.join(types)}" for name, types in values) or "none"
+
+
 def _show_list(values: tuple[object, ...]) -> str:
     return ",".join(map(str, values)) or "none"
 
@@ -270,6 +284,14 @@ Permissions = Annotated[
     NoDecode,
     BeforeValidator(_split_commas),
     Kind("PERMISSIONS", f"any of {', '.join(Permission)}, separated by commas", _show_list),
+]
+ExternalProcessors = Annotated[
+    tuple[tuple[str, tuple[str, ...]], ...],
+    NoDecode,
+    BeforeValidator(_split_external),
+    Kind(
+        "NAME=TYPES", "names with media types, such as ocr=image/* application/pdf, separated by commas", _show_external
+    ),
 ]
 Texts = Annotated[
     tuple[str, ...], NoDecode, BeforeValidator(_split_commas), Kind("TEXTS", "texts, separated by commas", _show_list)

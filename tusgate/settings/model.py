@@ -29,6 +29,7 @@ from tusgate.settings.kinds import (
     DatabaseUrl,
     Directory,
     Duration,
+    ExternalProcessors,
     File,
     GoneStatus,
     HeaderName,
@@ -331,6 +332,25 @@ class Settings(BaseSettings):
         "none", "Digest of finished files that is computed in the background; each is read once for it."
     )
 
+    processors: Texts = _process(
+        (), "What is done with finished files, by the names of processors; see docs/processing.md."
+    )
+    external_processors: ExternalProcessors = _process(
+        (),
+        "Processors that are programs of yours and get their jobs from the API: name=TYPES, with blanks between types,"
+        " such as ocr=image/* application/pdf.",
+    )
+    publish_when_clean: Texts = _process(
+        (), "Processors that have to be done with a file, and have nothing against it, before anybody reads it."
+    )
+    worker: Literal["on", "off"] = _process(
+        "on", "Whether a gateway does jobs of PROCESSORS itself; with off, `tusgate worker` does."
+    )
+    worker_jobs: Count = _process(2, "Jobs that one process does at once.", ge=1, le=64)
+    scratch_dir: Directory | None = _process(
+        None, "Where workers copy files to while processors look at them; without it the directory for temporary files."
+    )
+
     part_size: Size = _path(8 * MIB, "Size of S3 parts; larger files get larger parts.", ge=64 * 1024, le=5120 * MIB)
     parts_in_flight: Count = _path(4, "Parts of one upload that are sent to the store at once.", ge=1, le=64)
     budget: Size = _path(256 * MIB, "Bytes of all uploads that one process may hold in memory.", gt=0)
@@ -421,6 +441,7 @@ class Settings(BaseSettings):
         self._check_direct()
         if self.origin_tokens and self.download_url is None:
             raise wrong("download_url", f"the address of the CDN, because {ENV_PREFIX}ORIGIN_TOKENS is set")
+        self._check_processors()
         if self.workers > 1 and self.sqlite_path is not None:
             postgres = f"1 with SQLite; for more set {ENV_PREFIX}DATABASE_URL to a PostgreSQL server"
             raise wrong("workers", postgres, self.workers)
@@ -456,6 +477,14 @@ class Settings(BaseSettings):
             raise wrong("trusted_proxies", f"the addresses of the proxy, because {ENV_PREFIX}AUTH has proxy")
         if "cors_origins" in self.model_fields_set and "*" in self.cors_origins:
             raise wrong("cors_origins", f"a list of origins, because {ENV_PREFIX}AUTH has proxy", "*")
+
+    def _check_processors(self) -> None:
+        named = {*self.processors, *(name for name, _ in self.external_processors)}
+        for name in self.publish_when_clean:
+            if name not in named:
+                raise wrong("publish_when_clean", f"names that {ENV_PREFIX}PROCESSORS has, too", name)
+        if len(named) < len(self.processors) + len(self.external_processors):
+            raise wrong("external_processors", f"names that {ENV_PREFIX}PROCESSORS does not have")
 
     def _check_direct(self) -> None:
         keys = ("s3_presign_access_key", "s3_presign_secret_key")

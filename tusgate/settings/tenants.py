@@ -150,6 +150,8 @@ class TenantTable(_Table):
     max_unfinished: Count | None = Field(default=None, ge=0)
     requests_per_second: PositiveRate | None = None
     bandwidth: Rate | None = Field(default=None, gt=0)
+    processors: tuple[Text, ...] | None = None
+    publish_when_clean: tuple[Text, ...] | None = None
 
     def tenant(self, name: str, routes: Mapping[str, Route]) -> Tenant:
         """Return the tenant of this name."""
@@ -165,6 +167,8 @@ class TenantTable(_Table):
             quota=None if quota == Quota() else quota,
             request_rate=self.requests_per_second,
             bandwidth=self.bandwidth,
+            processors=self.processors,
+            publish_when_clean=self.publish_when_clean,
         )
 
 

@@ -44,6 +44,9 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.Retained: 409,
     errors.Fenced: 409,
     errors.NotComplete: 409,
+    errors.StillProcessing: 409,
+    errors.JobLost: 409,
+    errors.NotClean: 403,
     errors.TooManyShares: 409,
     errors.UploadGone: 410,
     errors.MultipartLost: 410,
@@ -64,6 +67,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.DeliveryFailed: 502,  # no request meets these two: they are between relays and sinks
     errors.SinkGone: 502,
     errors.HookFailed: 502,  # nor this one: it becomes HookUnavailable, or nothing
+    errors.ProcessingFailed: 502,  # nor this one: it is between workers and jobs
     errors.Interrupted: 503,
     errors.Unavailable: 503,
 }
@@ -84,6 +88,7 @@ RETRY_AFTER: Final[dict[type[errors.TusgateError], int]] = {
     errors.TooManyRequests: 1,
     errors.TooManyUploads: 30,
     errors.Throttled: 1,
+    errors.StillProcessing: 5,
     errors.Unavailable: 5,
     errors.TooManyTries: 60,
 }

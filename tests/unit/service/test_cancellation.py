@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -36,7 +36,9 @@ from tusgate.service.reconcile import Mending, Reconciler
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Generator
 
+    from tests.unit.service.rig import Process
     from tusgate.core.model import Upload, UploadId
+    from tusgate.ports import ReadingDatabase
 
     Call = Callable[[], Coroutine[Any, Any, Any]]
     Prepare = Callable[["Stage"], Awaitable["Call | tuple[Call, Call]"]]
@@ -68,6 +70,10 @@ def telling(work: Coroutine[Any, Any, Any], waits: Callable[[], None]) -> Genera
             step = partial(work.send, None)
 
 
+def files_of(process: Process) -> Files:
+    return Files(cast("ReadingDatabase", process.tools.database), process.stores, process.uploads, 10)
+
+
 @dataclass
 class Stage:
     """A process whose ports take time, and what its clients were told."""
@@ -78,7 +84,7 @@ class Stage:
     def __post_init__(self) -> None:
         chance = random.Random(1)
         self.process = self.world.process(Faults(latency=lambda: chance.uniform(0, 0.02)), budget=200)
-        self.files = Files(self.process.tools.database, self.process.stores, self.process.uploads, 10)
+        self.files = files_of(self.process)
 
     def progress(self, upload: Upload) -> None:
         self.told[upload.id] = max(upload.offset, self.told.get(upload.id, 0))
@@ -259,7 +265,7 @@ async def append_the_end(stage: Stage) -> tuple[Call, Call]:
 
 async def append_while_memory_is_short(stage: Stage) -> tuple[Call, Call]:
     stage.process = stage.world.process(stage.process.faults, budget=12, parts_in_flight=3)
-    stage.files = Files(stage.process.tools.database, stage.process.stores, stage.process.uploads, 10)
+    stage.files = files_of(stage.process)
     return stage.appended(await stage.process.create(57))
 
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tusgate.core.access import Route
 from tusgate.core.model import CreatedVia, State, UploadId
+from tusgate.service.files import Work
 from tusgate.web.api import cursor
 from tusgate.web.api.content import Content
 from tusgate.web.api.door import ROOT, Operation, json_answer
@@ -16,10 +17,13 @@ from tusgate.web.api.models import (
     Deleted,
     Deletion,
     DeletionReport,
+    DerivedShown,
     File,
     FileChange,
     FilePage,
+    FileProcessing,
     FileQuery,
+    JobShown,
     Links,
     TenantUsage,
 )
@@ -111,6 +115,17 @@ class FilesApi:
                 problems=(404, 409, 410),
             ),
             Operation(
+                method="POST",
+                path="/files/{id}/processing",
+                route=Route.PROCESSING,
+                name="processAgain",
+                summary="Process a file again",
+                description="Jobs that were given up are tried again, as if they never had been; others stay.",
+                answer=self.process_again,
+                result=File,
+                problems=(404, 409, 410),
+            ),
+            Operation(
                 method="GET",
                 path="/files/{id}/content",
                 route=Route.CONTENT,
@@ -143,18 +158,28 @@ class FilesApi:
         assert isinstance(query, FileQuery)
         after = None if query.cursor is None else cursor.decode(query.cursor)
         uploads, following = await self._files.page(call.scope, query.filter(), after, query.limit)
-        files = [self.show(call, upload) for upload in uploads]
+        work = await self._files.work_on(uploads)
+        files = [self.show(call, upload, work.get(upload.id)) for upload in uploads]
         return json_answer(FilePage(files=files, next_cursor=None if following is None else cursor.encode(following)))
 
     async def get(self, call: ApiCall) -> web.Response:
         """Answer with one file."""
-        return json_answer(self.show(call, await self._files.find(call.scope, call.file_id)))
+        return json_answer(await self._with_work(call, await self._files.find(call.scope, call.file_id)))
 
     async def change(self, call: ApiCall) -> web.Response:
         """Change what a file is called or said to be, and answer with it."""
         assert isinstance(call.body, FileChange)
         upload = await self._files.describe(call.principal, call.file_id, call.body.changes())
-        return json_answer(self.show(call, upload))
+        return json_answer(await self._with_work(call, upload))
+
+    async def process_again(self, call: ApiCall) -> web.Response:
+        """Have what was given up tried again, and answer with the file."""
+        upload = await self._files.process_again(call.scope, call.file_id)
+        return json_answer(await self._with_work(call, upload))
+
+    async def _with_work(self, call: ApiCall, upload: Upload) -> File:
+        work = await self._files.work_on([upload])
+        return self.show(call, upload, work.get(upload.id))
 
     async def delete(self, call: ApiCall) -> web.Response:
         """Delete one file."""
@@ -174,15 +199,32 @@ class FilesApi:
         usage, quota = await self._files.usage(call.scope)
         return json_answer(TenantUsage.of(call.scope.tenant, usage, quota))
 
-    def show(self, call: ApiCall, upload: Upload) -> File:
-        """Return what the API shows of `upload`."""
+    def show(self, call: ApiCall, upload: Upload, work: Work | None = None) -> File:
+        """Return what the API shows of `upload`, and of the work on it."""
         content = self._content.url(call.request, upload.id) if upload.state is State.COMPLETE else None
         links = Links(
             self=self._address.url(call.request, f"{ROOT}/files/{upload.id}"),
             upload=self._upload_url(call, upload),
             content=content,
         )
-        return File.of(upload, links)
+        return File.of(upload, links, self._processing(call, upload, work or Work()))
+
+    def _processing(self, call: ApiCall, upload: Upload, work: Work) -> FileProcessing | None:
+        if upload.processing is None:
+            return None
+        derived = [
+            DerivedShown(
+                id=each.id,
+                derivation=each.derivation or "",
+                filename=each.filename,
+                content_type=each.content_type,
+                size=each.length,
+                content=self._content.url(call.request, each.id),
+            )
+            for each in work.derived
+        ]
+        jobs = [JobShown.of(job) for job in work.jobs]
+        return FileProcessing(state=upload.processing, withheld=upload.withheld, jobs=jobs, derived=derived)
 
     def _upload_url(self, call: ApiCall, upload: Upload) -> str:
         if upload.created_via is CreatedVia.DIRECT:

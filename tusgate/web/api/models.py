@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Final, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
@@ -13,12 +13,14 @@ from tusgate.core.direct import Wrong
 from tusgate.core.lifecycle import GONE
 from tusgate.core.listing import LISTED, PRESENT, FileFilter
 from tusgate.core.metadata import clean_content_type, clean_filename, decoded_metadata
-from tusgate.core.model import UPLOAD_ID, CreatedVia, State
+from tusgate.core.model import UPLOAD_ID, CreatedVia, State, UploadId
+from tusgate.core.processing import JobState, Processed
 
 if TYPE_CHECKING:
     from tusgate.core.direct import Fault
     from tusgate.core.listing import Changes
     from tusgate.core.model import Upload
+    from tusgate.core.processing import Job
     from tusgate.core.quota import Quota, Usage
 
 MOST_IN_A_PAGE: Final = 200
@@ -108,6 +110,67 @@ class Links(BaseModel):
     content: str | None = Field(description="The bytes; null until the file is complete, or where downloads are off.")
 
 
+class JobShown(BaseModel):
+    """What one processor does with a file, or has done."""
+
+    model_config = ConfigDict(title="Job")
+
+    name: str = Field(description="Of the processor.")
+    version: int
+    state: JobState = Field(
+        description=(
+            "`waiting` for a worker, maybe again, `running`, `done`; `refused`: nobody should have the file; `dead`:"
+            " given up."
+        )
+    )
+    progress: float = Field(description="From 0 to 1, of the current try.")
+    tries: int = Field(description="Begun so far.")
+    error: str | None = Field(description="Of the last try that failed, or why the file was refused.")
+    facts: dict[str, Any] = Field(description="What the processor has found.")
+
+    @classmethod
+    def of(cls, job: Job) -> JobShown:
+        """Return what the API shows of `job`."""
+        return cls(
+            name=job.processor,
+            version=job.version,
+            state=job.state,
+            progress=job.progress,
+            tries=job.tries,
+            error=job.error,
+            facts=dict(job.facts),
+        )
+
+
+class DerivedShown(BaseModel):
+    """A file that was made of another one; it is a file in every way, and ends with the other one."""
+
+    model_config = ConfigDict(title="Derived")
+
+    id: str
+    derivation: str = Field(description="Processor and name, such as `thumbnail/thumbnail`.")
+    filename: str | None
+    content_type: str | None
+    size: int | None
+    content: str | None = Field(description="The bytes; null where downloads are off.")
+
+
+class FileProcessing(BaseModel):
+    """What is done with a finished file. It stays `complete`, whatever becomes of its jobs."""
+
+    model_config = ConfigDict(title="Processing")
+
+    state: Processed = Field(
+        description=(
+            "`processing` until all jobs have ended, then `ready`; `failed` when one was given up, `refused` when one"
+            " says that nobody should have the file."
+        )
+    )
+    withheld: bool = Field(description="Nobody can read the file, because of a job that must be done before.")
+    jobs: list[JobShown]
+    derived: list[DerivedShown] = Field(description="What was made of the file.")
+
+
 class File(BaseModel):
     """A file: one upload, finished or on its way."""
 
@@ -145,10 +208,13 @@ class File(BaseModel):
         description="SHA-256 of all bytes in hexadecimal digits, once it was computed, where the server does that."
     )
     created_via: CreatedVia = Field(description="The protocol that the upload came by.")
+    processing: FileProcessing | None = Field(description="Null: no processor looks at it.")
+    derived_from: str | None = Field(description="The file that it was made of.")
+    derivation: str | None = Field(description="What it is to that file: processor and name.")
     links: Links
 
     @classmethod
-    def of(cls, upload: Upload, links: Links) -> File:
+    def of(cls, upload: Upload, links: Links, processing: FileProcessing | None = None) -> File:
         """Return what the API shows of `upload`."""
         return cls(
             id=upload.id,
@@ -172,6 +238,9 @@ class File(BaseModel):
             crc64nvme=None if upload.crc64 is None else base64.b64encode(upload.crc64.to_bytes(8, "big")).decode(),
             sha256=None if upload.sha256 is None else upload.sha256.hex(),
             created_via=upload.created_via,
+            processing=processing,
+            derived_from=upload.derived_from,
+            derivation=upload.derivation,
             links=links,
         )
 
@@ -204,6 +273,9 @@ class FileQuery(BaseModel):
         default=None, min_length=1, max_length=_LONGEST_TEXT, description="The beginning of the file name, in any case."
     )
     created_via: CreatedVia | None = Field(default=None, description="Only uploads of this protocol.")
+    derived_from: FileId | None = Field(
+        default=None, description="Only files that were made of this one; without it only those that were sent."
+    )
     limit: int = Field(default=50, ge=1, le=MOST_IN_A_PAGE, description="Files in a page, at most.")
     cursor: str | None = Field(default=None, max_length=128, description="`next_cursor` of the page before.")
 
@@ -217,6 +289,7 @@ class FileQuery(BaseModel):
             name_contains=self.name_contains,
             name_prefix=self.name_prefix,
             created_via=self.created_via,
+            derived_from=None if self.derived_from is None else UploadId(self.derived_from),
         )
 
 

@@ -1,0 +1,31 @@
+"""The port `Sandbox`: processors as the service knows them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tusgate.core.errors import ProcessingFailed
+from tusgate.processors import ProcessorFailed, Source
+from tusgate.processors.sandbox import run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tusgate.ports import Made, Sandbox, SourceFile
+
+
+class ProcessorSandbox:
+    """Runs the processors that the registry knows."""
+
+    async def run(self, processor: str, source: SourceFile, workspace: Path, progress: Callable[[float], None]) -> Made:
+        """See `ports.Sandbox.run`."""
+        copied = Source(source.path, source.size, source.content_type, source.filename)
+        try:
+            return await run(processor, copied, workspace, progress)
+        except ProcessorFailed as error:
+            raise ProcessingFailed(error.reason, permanent=error.permanent) from error
+
+
+if TYPE_CHECKING:
+    _: type[Sandbox] = ProcessorSandbox

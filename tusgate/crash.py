@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, TypeVar, cast
 
 import structlog
 
-from tusgate.ports import AccessLog, Database, ObjectStore, ShareStore, SurveyedDatabase
+from tusgate.ports import AccessLog, Database, JobQueue, ObjectStore, ShareStore, SurveyedDatabase
 from tusgate.telemetry import LogEvent
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ STEPS: Final = tuple(
     name.replace("_", "-") for name in (*(step for port in PORTS for step in _steps_of(port)), _ANSWER)
 )
 """What there are places around, in the order of the ports."""
-PLACES: Final = tuple(place for step in STEPS for place in _around(step))
+_JOB: Final = "job_"
+JOB_STEPS: Final = tuple((_JOB + name).replace("_", "-") for name in _steps_of(JobQueue))
+"""The same about jobs of finished files; by names of their own, as some methods are called like others."""
+PLACES: Final = tuple(place for step in (*STEPS, *JOB_STEPS) for place in _around(step))
 """All names."""
 
 
@@ -137,15 +140,19 @@ class Crash:
 class _Wrapped:
     """A port whose attributes are those of the real one, but for the step that the crash is around."""
 
-    def __init__(self, real: Database | ObjectStore, port: type, crash: Crash) -> None:
+    def __init__(self, real: Database | ObjectStore | JobQueue, port: type, crash: Crash, prefix: str = "") -> None:
         self._real = real
         self._port = port
         self._crash = crash
+        self._prefix = prefix
 
     def __getattr__(self, name: str) -> object:
         attribute = getattr(self._real, name)
-        if not self._crash.is_around(name):
+        if name == "jobs":
+            return _Wrapped(attribute, JobQueue, self._crash, _JOB)
+        step = self._prefix + name
+        if not self._crash.is_around(step):
             return attribute
         if inspect.iscoroutinefunction(getattr(self._port, name)):
-            return self._crash.around_call(name, attribute)
-        return self._crash.around_stream(name, attribute)
+            return self._crash.around_call(step, attribute)
+        return self._crash.around_stream(step, attribute)

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contract.database_rig import a_new_upload
+from tests.doubles.database import MemoryDatabase
 from tests.doubles.store import MemoryStore
 from tests.wire.client import Client
 from tusgate.core.errors import SettingsError, StoreUnavailable
 from tusgate.core.model import ObjectKey, UploadId
-from tusgate.crash import EXIT_CODE, PLACES, PORTS, STEPS, Crash, parse
-from tusgate.ports import Attributes, Body
+from tusgate.core.processing import ClaimId
+from tusgate.crash import EXIT_CODE, JOB_STEPS, PLACES, PORTS, STEPS, Crash, parse
+from tusgate.ports import Attributes, Body, JobQueue
 from tusgate.service.digest import crc64_of
 from tusgate.settings import Settings, load_settings
 
@@ -41,8 +44,22 @@ def test_there_is_a_place_before_and_after_every_method_of_the_ports() -> None:
     names = [name for port in PORTS for name, _ in inspect.getmembers(port, inspect.isfunction)]
     steps = {name.replace("_", "-") for name in names if not name.startswith("_")}
     assert {*STEPS} == steps - {"check", "close", "presign", "presign-part"} | {"answer"}
-    assert {*PLACES} == {f"{moment}-{step}" for moment in ("before", "after") for step in STEPS}
-    assert len(PLACES) == len({*PLACES}) == 2 * len(STEPS)
+    all_steps = (*STEPS, *JOB_STEPS)
+    assert {*PLACES} == {f"{moment}-{step}" for moment in ("before", "after") for step in all_steps}
+    assert len(PLACES) == len({*PLACES}) == 2 * len(all_steps)
+
+
+def test_jobs_have_places_of_their_own() -> None:
+    names = [name for name, _ in inspect.getmembers(JobQueue, inspect.isfunction) if not name.startswith("_")]
+    assert {*JOB_STEPS} == {f"job-{name.replace('_', '-')}" for name in names}
+
+
+async def test_a_place_about_jobs_is_not_that_of_the_same_name_about_uploads() -> None:
+    database = Crash("before-job-claim", die).in_database(MemoryDatabase(lambda: 0.0))
+    upload = await database.create(a_new_upload())
+    assert (await database.claim(upload, "holder"))[0].epoch == 1
+    with pytest.raises(Died):
+        await database.jobs.claim(["any"], ClaimId("claim"), "holder", 60.0, 3)
 
 
 def test_a_place_is_written_with_or_without_the_number_of_its_passage() -> None:
@@ -59,7 +76,7 @@ def test_anything_else_is_refused_with_all_that_there_is(text: str, monkeypatch:
     with pytest.raises(SettingsError) as refused:
         load_settings({"crash": text})
     assert "TUSGATE_CRASH: expected before-STEP or after-STEP" in str(refused.value)
-    assert ", ".join(STEPS) in str(refused.value)
+    assert ", ".join((*STEPS, *JOB_STEPS)) in str(refused.value)
 
 
 def test_production_refuses_to_die() -> None:

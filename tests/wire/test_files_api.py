@@ -416,6 +416,7 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         ("/api/v1/files/{id}", "patch"),
         ("/api/v1/files/{id}", "delete"),
         ("/api/v1/files/{id}/content", "get"),
+        ("/api/v1/files/{id}/processing", "post"),
         ("/api/v1/usage", "get"),
         ("/api/v1/s3-events", "post"),
         ("/api/v1/uploads", "post"),

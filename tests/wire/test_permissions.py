@@ -22,7 +22,7 @@ METHODS = ("POST", "PUT", "HEAD", "GET", "PATCH", "DELETE", "MOVE")
 ALLOWED = {
     Permission.CREATE: {
         *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
-        *((Route.FILE, "PATCH"), (Route.DIRECT_UPLOADS, "POST")),
+        *((Route.FILE, "PATCH"), (Route.PROCESSING, "POST"), (Route.DIRECT_UPLOADS, "POST")),
     },
     Permission.APPEND: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")),
@@ -112,6 +112,7 @@ API = {
     (Route.FILE, "GET"): ("/api/v1/files/%s", b""),
     (Route.FILE, "PATCH"): ("/api/v1/files/%s", b'{"filename": "a"}'),
     (Route.FILE, "DELETE"): ("/api/v1/files/%s", b""),
+    (Route.PROCESSING, "POST"): ("/api/v1/files/%s/processing", b""),
     (Route.CONTENT, "GET"): ("/api/v1/files/%s/content", b""),
     (Route.USAGE, "GET"): ("/api/v1/usage", b""),
     (Route.SHARES, "GET"): ("/api/v1/files/%s/shares", b""),

@@ -15,7 +15,7 @@ from tusgate.core.access import Permission
 from tusgate.core.addresses import place_of
 from tusgate.core.errors import SettingsError
 from tusgate.core.naming import check_template
-from tusgate.crash import STEPS, parse
+from tusgate.crash import JOB_STEPS, STEPS, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -310,7 +310,10 @@ Place = Annotated[
 CrashPlace = Annotated[
     str,
     AfterValidator(_crash_place),
-    Kind("PLACE[:N]", f"before-STEP or after-STEP, with :n for the nth passage; STEP is one of {', '.join(STEPS)}"),
+    Kind(
+        "PLACE[:N]",
+        f"before-STEP or after-STEP, with :n for the nth passage; STEP is one of {', '.join((*STEPS, *JOB_STEPS))}",
+    ),
 ]
 Secret = Annotated[SecretStr, Kind("SECRET", "a text", _show_secret)]
 Secrets = Annotated[

@@ -81,7 +81,8 @@ def made(error: type[errors.TusgateError]) -> errors.TusgateError:
         "datetime": datetime(2027, 1, 1, tzinfo=UTC),
     }
     parameters = list(inspect.signature(error).parameters.values())
-    return error(*[values[str(parameter.annotation)] for parameter in parameters])
+    given = [each for each in parameters if each.kind is not inspect.Parameter.KEYWORD_ONLY]
+    return error(*[values[str(parameter.annotation)] for parameter in given])
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: error.__name__)

@@ -49,6 +49,9 @@ async def test_it_is_a_cloud_event_with_all_that_is_known_of_the_upload() -> Non
         "created_at": "2027-01-15T12:00:00Z",
         "completed_at": "2027-01-15T12:00:00Z",
         "expires_at": None,
+        "processing": None,
+        "derived_from": None,
+        "derivation": None,
     }
 
 

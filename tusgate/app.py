@@ -48,6 +48,7 @@ from tusgate.service.completion import Completion
 from tusgate.service.direct import DirectRules, DirectUploads
 from tusgate.service.evidence import Evidence, QueueWatch
 from tusgate.service.expirer import OwnClocks
+from tusgate.service.external import ExternalJobs
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.hooks import Asked, Hooks
@@ -818,6 +819,7 @@ def _api_services(
 ) -> ApiServices:
     files = Files(database, stores, uploads, settings.max_downloads)
     secret = settings.s3_events_secret
+    external = [name for name, _ in settings.external_processors]
     events = EventsApi(feed, partial(document_of, source=settings.event_source))
     return ApiServices(
         files=files,
@@ -826,6 +828,7 @@ def _api_services(
         sharing=Sharing(database, files, Passwords()) if settings.offers_shares else None,
         evidence=None if secret is None else (evidence, secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
+        jobs=ExternalJobs(database.jobs, stores, external) if external else None,
     )
 
 

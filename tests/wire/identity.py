@@ -103,6 +103,7 @@ async def guarded(
     max_size: int | None = None,
     listening: FeedRules | None = None,
     store: SurveyedStore | None = None,
+    **more: Any,
 ) -> AsyncIterator[Guarded]:
     """Serve with static tokens, upload tokens, JWTs and a proxy that names users, until the block ends."""
     now = Clock(time.time())
@@ -119,5 +120,5 @@ async def guarded(
         )
         return CombinedAuthority(verifiers, takes_bearers=True, open_to_all=False)
 
-    async with running(home, config, max_size, identity, listening=listening, store=store) as rig:
+    async with running(home, config, max_size, identity, listening=listening, store=store, **more) as rig:
         yield Guarded(rig, now)

@@ -21,6 +21,7 @@ from tusgate.service.budget import Budget
 from tusgate.service.completion import Completion
 from tusgate.service.direct import DirectRules, DirectUploads
 from tusgate.service.evidence import Evidence
+from tusgate.service.external import ExternalJobs
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
 from tusgate.service.intake import IntakeTools
@@ -38,7 +39,7 @@ from tusgate.web.config import WebConfig
 from tusgate.web.server import WebServer, listen, make_app
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
     from pathlib import Path
 
     from tusgate.ports import Authority, SurveyedDatabase, SurveyedStore
@@ -151,6 +152,7 @@ async def running(
     hooks: Hooks | None = None,
     keeps_log: bool = True,
     keeping: Keeping = FOREVER,
+    external: Sequence[str] = (),
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -165,6 +167,7 @@ async def running(
         most_downloads: at once.
         keeps_log: of who reads what.
         keeping: of finished files.
+        external: names of processors that others run.
         finish_wait: seconds that requests wait for an upload to be finished.
         listening: how events may be followed; without it there are none.
         resumes_by_fingerprint: see `UploadRules`.
@@ -235,6 +238,7 @@ async def running(
         sharing=Sharing(database, files, Passwords()) if config.share_keys else None,
         evidence=(Evidence(database, direct), EVENTS_SECRET),
         events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,
+        jobs=ExternalJobs(database.jobs, stores, external) if external else None,
     )
     add_api(app, config, services, authority)
     server = WebServer(app, listen("127.0.0.1", 0))

@@ -43,6 +43,9 @@ ALLOWED = {
         (Route.DIRECT_UPLOAD, "DELETE"),
     },
     Permission.SHARE: {(Route.SHARES, "GET"), (Route.SHARES, "POST"), (Route.SHARE, "DELETE")},
+    Permission.PROCESS: {
+        *((Route.JOBS, "POST"), (Route.JOB, "POST"), (Route.JOB_SOURCE, "GET"), (Route.JOB_DERIVED, "PUT")),
+    },
     Permission.ADMIN: {(Route.TENANT_EVENTS, "GET"), (Route.FILE_ACCESSES, "GET"), (Route.ACCESSES, "GET")},
 }
 """What each permission is for, written down a second time on purpose."""

@@ -34,11 +34,12 @@ class Permission(StrEnum):
     LIST = "list"
     DELETE = "delete"
     SHARE = "share"
+    PROCESS = "process"
     ADMIN = "admin"
 
 
 ALL: Final = frozenset(Permission)
-USER: Final = ALL - {Permission.ADMIN}
+USER: Final = ALL - {Permission.ADMIN, Permission.PROCESS}
 """What somebody may do who was not given anything in particular."""
 UPLOADER: Final = frozenset({Permission.CREATE, Permission.APPEND})
 """What an upload token may do unless it says otherwise."""
@@ -89,6 +90,14 @@ class Route(StrEnum):
     """Who read a file."""
     ACCESSES = "accesses"
     """Who read any file of the tenant."""
+    JOBS = "jobs"
+    """Where external workers get jobs, of all files of the tenant."""
+    JOB = "job"
+    """One that a worker has."""
+    JOB_SOURCE = "job/source"
+    """The bytes of its file."""
+    JOB_DERIVED = "job/derived"
+    """What is made of it."""
 
 
 REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
@@ -123,6 +132,10 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.SHARE, "DELETE"): frozenset({Permission.SHARE}),
     (Route.FILE_ACCESSES, "GET"): frozenset({Permission.LIST, Permission.ADMIN}),
     (Route.ACCESSES, "GET"): frozenset({Permission.ADMIN}),
+    (Route.JOBS, "POST"): frozenset({Permission.PROCESS}),
+    (Route.JOB, "POST"): frozenset({Permission.PROCESS}),
+    (Route.JOB_SOURCE, "GET"): frozenset({Permission.PROCESS}),
+    (Route.JOB_DERIVED, "PUT"): frozenset({Permission.PROCESS}),
 }
 """Route and effective method to the permissions of which one is needed. OPTIONS needs none, and no credentials. A HEAD
 of the API is a GET."""

@@ -15,15 +15,17 @@ from tusgate.ports import Attributes, Body
 from tusgate.service.digest import combined_crc64, crc64
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from typing import BinaryIO
 
     from tusgate.core.grid import Grid
     from tusgate.core.model import ObjectKey
     from tusgate.core.processing import Job
-    from tusgate.ports import JobQueue, ObjectStore
+    from tusgate.ports import ByteSource, JobQueue, ObjectStore
 
     Chunks = AsyncIterator[bytes]
+    Source = Callable[[int], Chunks]
+    """Gives bytes in pieces of the size that it is asked for."""
 
 PART_SIZE: Final = 8 * MIB
 ID_BYTES: Final = 24
@@ -36,10 +38,22 @@ async def read_in_parts(file: BinaryIO, part_size: int) -> Chunks:
         yield data
 
 
+async def receive_in_parts(body: ByteSource, part_size: int) -> Chunks:
+    """Yield what a request brings in pieces of `part_size` bytes, the last one shorter. Raises as `body.read` does."""
+    gathered = bytearray()
+    while chunk := await body.read():
+        gathered += chunk
+        while len(gathered) >= part_size:
+            yield bytes(gathered[:part_size])
+            del gathered[:part_size]
+    if gathered:
+        yield bytes(gathered)
+
+
 async def keep(
-    store: ObjectStore, key: ObjectKey, attributes: Attributes, size: int, file: BinaryIO
+    store: ObjectStore, key: ObjectKey, attributes: Attributes, size: int, source: Source
 ) -> tuple[StoredObject, Grid]:
-    """Store `size` bytes of `file` at `key`, which nobody else writes to; return what is there then, verified.
+    """Store `size` bytes of `source` at `key`, which nobody else writes to; return what is there then, verified.
 
     An object, or a multipart upload, may be left behind by an error: whoever calls this has announced both.
 
@@ -50,11 +64,11 @@ async def keep(
     grid = grid_for(size, PART_SIZE, store.limits)
     part_size = grid.runs[0][1]
     if size <= part_size:
-        data = await asyncio.to_thread(file.read, size)
+        data = b"".join([data async for data in source(part_size)])
         return await store.put_object(key, Body(len(data), crc64(data, 0), buffers=[data]), attributes), grid
     multipart_id = await store.create_multipart(key, attributes)
     parts: list[Part] = []
-    async for data in read_in_parts(file, part_size):
+    async for data in source(part_size):
         number, checksum = len(parts) + 1, crc64(data, 0)
         etag = await store.put_part(key, multipart_id, number, Body(len(data), checksum, buffers=[data]))
         parts.append(Part(number, (number - 1) * part_size, len(data), etag, checksum))
@@ -70,7 +84,7 @@ async def stage(
     jobs: JobQueue,
     store: ObjectStore,
     job: Job,
-    file: BinaryIO,
+    source: Source,
     *,
     size: int,
     name: str,
@@ -88,7 +102,7 @@ async def stage(
     file_id = UploadId(secrets.token_urlsafe(ID_BYTES))
     key = derived_key(job.source.object_key, file_id, filename)
     await jobs.intend(job, key)
-    stored, grid = await keep(store, key, Attributes(file_id, content_type, None, filename), size, file)
+    stored, grid = await keep(store, key, Attributes(file_id, content_type, None, filename), size, source)
     staged = Staged(
         id=file_id,
         name=name,

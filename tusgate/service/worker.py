@@ -14,6 +14,7 @@ import shutil
 import tempfile
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,7 +31,7 @@ from tusgate.core.errors import (
 )
 from tusgate.core.processing import HEARTBEAT_EVERY, LEASE, MOST_TRIES, RETRIES, ClaimId
 from tusgate.ports import SourceFile
-from tusgate.service.derivatives import stage
+from tusgate.service.derivatives import read_in_parts, stage
 from tusgate.service.files import verified
 
 if TYPE_CHECKING:
@@ -68,6 +69,14 @@ class WorkerRules:
 def new_claim() -> ClaimId:
     """Return a name that nobody can guess."""
     return ClaimId(secrets.token_urlsafe(24))
+
+
+async def give_up_lost(jobs: JobQueue) -> None:
+    """Give up the jobs that had all of their tries, and were in hands that are not heard of any more."""
+    for job in await jobs.lost(MOST_TRIES, LOST_AT_ONCE):
+        with suppress(JobLost):
+            await jobs.fail(job, f"the worker has died in each of {job.tries} tries", None)
+            log.error("processing.dead", upload_id=job.source.id, processor=job.processor, tries=job.tries)
 
 
 class Worker:
@@ -112,8 +121,7 @@ class Worker:
 
     async def work(self) -> bool:
         """Do one job, if one is due; return whether there was one. Raises DatabaseUnavailable."""
-        for lost in await self._jobs.lost(MOST_TRIES, LOST_AT_ONCE):
-            await self._give_up(lost)
+        await give_up_lost(self._jobs)
         claim = new_claim()
         job = await self._jobs.claim(list(self._largest), claim, self._holder, LEASE, MOST_TRIES)
         if job is not None:
@@ -130,11 +138,6 @@ class Worker:
             except Exception:  # the guard of a job loop: the next run may succeed
                 log.exception("job.failed", job="process")
             await asyncio.sleep(self._rules.look_every * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers
-
-    async def _give_up(self, job: Job) -> None:
-        with suppress(JobLost):
-            await self._jobs.fail(job, f"the worker has died in each of {job.tries} tries", None)
-            log.error("processing.dead", upload_id=job.source.id, processor=job.processor, tries=job.tries)
 
     async def _do(self, job: Job) -> None:
         """Try the job, and settle it whatever happens; a worker that is told to stop gives it back."""
@@ -225,7 +228,7 @@ class Worker:
                 self._jobs,
                 self._stores.of(job.source.route),
                 job,
-                file,
+                partial(read_in_parts, file),
                 size=made.path.stat().st_size,
                 name=made.name,
                 content_type=made.content_type,

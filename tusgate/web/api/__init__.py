@@ -13,6 +13,7 @@ from tusgate.web.api.companion import Companion
 from tusgate.web.api.direct import DirectApi
 from tusgate.web.api.door import Door
 from tusgate.web.api.files import FilesApi
+from tusgate.web.api.jobs import JobsApi
 from tusgate.web.api.openapi import Reference
 from tusgate.web.api.s3_events import S3EventsApi
 from tusgate.web.api.shared import SharedFiles
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from tusgate.service.audit import Audit
     from tusgate.service.direct import DirectUploads
     from tusgate.service.evidence import Evidence
+    from tusgate.service.external import ExternalJobs
     from tusgate.service.files import Files
     from tusgate.service.sharing import Sharing
     from tusgate.web.api.door import Operation
@@ -45,6 +47,7 @@ class ApiServices:
         sharing: share links; None = there are none.
         evidence: takes events of the store, from those who know the secret; None = from nobody.
         events: what can be listened to; None = nothing.
+        jobs: what external workers can do; None = there are none.
     """
 
     files: Files
@@ -53,6 +56,7 @@ class ApiServices:
     sharing: Sharing | None = None
     evidence: tuple[Evidence, str] | None = None
     events: EventsApi | None = None
+    jobs: ExternalJobs | None = None
 
 
 def add_api(app: web.Application, config: WebConfig, services: ApiServices, authority: Authority | None = None) -> None:
@@ -76,4 +80,5 @@ def _operations(config: WebConfig, services: ApiServices, public: SharedFiles | 
         *Companion(config, services.direct).operations(),
         *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),
         *(services.events.operations() if services.events else ()),
+        *(JobsApi(config, services.jobs, services.files, services.audit).operations() if services.jobs else ()),
     )

@@ -35,6 +35,8 @@ _NO_CONTENT: Final = 204
 _IN_PATHS: Final = {
     "id": "Of the file.",
     "share": "Of the share link.",
+    "job": "Of the job, as it was claimed; a secret.",
+    "name": "What the file is to the one that it was made of, such as `thumbnail`.",
     "algorithm": "`sha256`, `crc64nvme` or `client`.",
     "value": "Hexadecimal digits of the digest, or the client's own text.",
 }

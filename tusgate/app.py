@@ -32,6 +32,7 @@ from tusgate.identity.authority import CombinedAuthority
 from tusgate.identity.config import IssuerConfig, ProxyConfig
 from tusgate.identity.proxies import VouchedUsers
 from tusgate.identity.static_tokens import StaticTokens
+from tusgate.processors.options import options_of
 from tusgate.processors.port import ProcessorSandbox
 from tusgate.processors.registry import find as find_processors
 from tusgate.s3.config import S3Config
@@ -199,6 +200,8 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
     """
 
     async def work() -> Looked:
+        tenancy = load_tenancy(settings)
+        processors = find_processors(_names_of_processors(settings, tenancy))
         async with _opened(settings) as (database, stores):
             reconciler = Reconciler(
                 database=database,
@@ -206,7 +209,7 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
                 mending=mending,
                 now=datetime.now(UTC),
                 grace=grace,
-                keeping=_keeping(settings),
+                keeping=_keeping(settings, _processing(settings, tenancy, processors)),
             )
             async for finding in reconciler.run():
                 tell(finding)
@@ -408,7 +411,7 @@ def _start_worker(
     """Begin to do jobs of these processors, until `stack` is left."""
     largest = {processor.name: processor.largest for processor in processors}
     rules = WorkerRules(slots=settings.worker_jobs, scratch=settings.scratch_dir)
-    worker = Worker(database.jobs, stores, largest, ProcessorSandbox(), _holder(), rules)
+    worker = Worker(database.jobs, stores, largest, ProcessorSandbox(options_of(settings)), _holder(), rules)
     stack.push_async_callback(worker.stop)
     worker.start()
 

@@ -9,20 +9,27 @@ from tusgate.processors import ProcessorFailed, Source
 from tusgate.processors.sandbox import run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from tusgate.ports import Made, Sandbox, SourceFile
 
 
 class ProcessorSandbox:
-    """Runs the processors that the registry knows."""
+    """Runs the processors that the registry knows.
+
+    Args:
+        options: variables of the environment of each job; see `options_of`.
+    """
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._options = options
 
     async def run(self, processor: str, source: SourceFile, workspace: Path, progress: Callable[[float], None]) -> Made:
         """See `ports.Sandbox.run`."""
         copied = Source(source.path, source.size, source.content_type, source.filename)
         try:
-            return await run(processor, copied, workspace, progress)
+            return await run(processor, copied, workspace, progress, options=self._options)
         except ProcessorFailed as error:
             raise ProcessingFailed(error.reason, permanent=error.permanent) from error
 

@@ -71,7 +71,6 @@ TusgateError
 │   └── MultipartLost         the store no longer knows the multipart upload
 ├── DeliveryFailed            the receiver of an event did not take it
 ├── HookFailed                a hook has not answered, or nothing that can be understood
-├── ProcessorFailed           a processor has not done its work on a file
 ├── SinkGone                  the receiver of events does not want any more of them
 └── SettingsError             a setting is wrong; start-up stops
 """
@@ -598,22 +597,6 @@ class HookFailed(TusgateError):
     """The hook has not answered."""
 
     code = "hook_failed"
-
-
-class ProcessorFailed(TusgateError):
-    """A processor has not done its work on a file.
-
-    Attributes:
-        reason: what the owner of the file may be told.
-        permanent: another try would end the same way.
-    """
-
-    code = "processor_failed"
-
-    def __init__(self, reason: str, permanent: bool) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.permanent = permanent
 
 
 class SinkGone(TusgateError):

@@ -3,7 +3,6 @@
 `contract` is what a processor is, `registry` finds them by their names, `sandbox` runs one of them.
 """
 
-from tusgate.core.errors import ProcessorFailed
-from tusgate.processors.contract import Derived, Json, Processor, ProcessorError, Result, Source
+from tusgate.processors.contract import Derived, Json, Processor, ProcessorError, ProcessorFailed, Result, Source
 
 __all__ = ["Derived", "Json", "Processor", "ProcessorError", "ProcessorFailed", "Result", "Source"]

@@ -73,6 +73,20 @@ class ProcessorError(Exception):
         self.permanent = permanent
 
 
+class ProcessorFailed(Exception):
+    """Raised by the sandbox: a job has come to no result, whoever is to blame.
+
+    Attributes:
+        reason: what the owner of the file may be told.
+        permanent: another try would end the same way.
+    """
+
+    def __init__(self, reason: str, permanent: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.permanent = permanent
+
+
 class Processor(Protocol):
     """Looks at files of some types, in a process of its own for each of them."""
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 
-from tusgate.core.errors import ProcessorFailed
-from tusgate.processors.contract import Derived, Result
+from tusgate.processors.contract import Derived, ProcessorFailed, Result
 from tusgate.processors.registry import NAME
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from tusgate.core.errors import ProcessorFailed
+from tusgate.processors.contract import ProcessorFailed
 from tusgate.processors.limits import Limits
 from tusgate.processors.messages import MOST_SAID, Done, Failed, Progress, request, result_of, said_in
 from tusgate.processors.registry import find

@@ -60,9 +60,8 @@ class Thumbnail:
             raise ProcessorError("this is no JPEG, PNG, WebP or GIF", permanent=True) from None
         except _DAMAGED as error:
             raise ProcessorError(f"the picture is damaged ({error})", permanent=True) from None
-        small.info.clear()  # what is written is the picture alone
         path = workspace / "thumbnail.webp"
-        small.save(path, "WEBP", quality=_QUALITY)
+        small.save(path, "WEBP", quality=_QUALITY)  # which writes no profile, EXIF or XMP that it was not given here
         return Result(derived=(Derived(path, self.name, "image/webp", named_after(source, "webp")),), facts=facts)
 
 

@@ -172,6 +172,19 @@ uvloop.run(sandbox.run("patient", source, Path({str(workspace)!r}), lambda done:
     wait_until_gone(*pids)
 
 
+def test_a_job_whose_worker_was_gone_before_it_looked_dies_at_once() -> None:
+    program = """
+import os
+from tusgate.processors.limits import die_with
+reading, writing = os.pipe()
+os.close(writing)
+die_with(reading)
+"""
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, start_new_session=True, check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
 async def test_what_a_job_leaves_running_is_killed(tmp_path: Path, workspace: Path) -> None:
     pids: Any = (await run("leftover", tmp_path)).facts["pids"]
     wait_until_gone(*pids)

@@ -26,6 +26,8 @@ _FORMATS: Final = "aac,ac3,aiff,amr,asf,avi,caf,dv,eac3,flac,flv,ivf,matroska,mo
 """Formats that are whole in one file. Not hls, dash, concat, image2, sdp and all that describe other files."""
 _MOST_PIXELS: Final = 1 << 26
 """Of one frame: 8K has half of that."""
+THREADS: Final = 4
+"""Of a decoder, or an encoder. By themselves they take as many as there are cores, and memory for each."""
 _MOST_PROBED: Final = 1 << 20
 _LONGEST_COMPLAINT: Final = 300
 _NOT_ALLOWED: Final = "not on whitelist"
@@ -88,7 +90,7 @@ def _guarded(source: Source) -> list[str]:
     """Return the options that an input is opened with."""
     return [
         *("-v", "error", "-protocol_whitelist", "file", "-format_whitelist", _FORMATS),
-        *("-max_pixels", str(_MOST_PIXELS), "-i", f"file:{source.path}"),
+        *("-max_pixels", str(_MOST_PIXELS), "-threads", str(THREADS), "-i", f"file:{source.path}"),
     ]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tusgate.processors.contract import Derived, Result
 from tusgate.processors.media_info import duration_of
 from tusgate.processors.naming import named_after
-from tusgate.processors.programs import convert, probe
+from tusgate.processors.programs import THREADS, convert, probe
 from tusgate.processors.video_poster import within
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ _OPTIONS: Final = (
     *("-map", "0:V:0", "-map", "0:a:0?", "-sn", "-dn", "-vf", within(_EDGE)),
     *("-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-pix_fmt", "yuv420p"),
     *("-c:a", "aac", "-b:a", "128k", "-ac", "2"),
-    *("-movflags", "+faststart", "-threads", "4", "-f", "mp4"),
+    *("-movflags", "+faststart", "-threads", str(THREADS), "-f", "mp4"),
 )
 
 

@@ -34,7 +34,7 @@ class VideoPoster:
         path = workspace / "poster.jpg"
         start = min((duration_of(probe(source)) or 0.0) / 10, _LATEST)
         options = ["-map", "0:V:0", "-frames:v", "1", "-update", "1", "-vf", within(_EDGE), "-pix_fmt", "yuvj420p"]
-        convert(source, path, [*options, "-q:v", "3", "-threads", "2", "-f", "image2"], start=start)
+        convert(source, path, [*options, "-q:v", "3", "-f", "image2"], start=start)
         return Result(derived=(Derived(path, "poster", "image/jpeg", named_after(source, "jpg")),))
 
 

@@ -16,10 +16,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import structlog
 import uvloop
 
+from tusgate.core.checkup import origins_to_ask
 from tusgate.core.errors import DeliveryFailed, Fenced, SettingsError, Unavailable, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Keeping, Scope, State
@@ -36,6 +38,7 @@ from tusgate.processors.options import options_of
 from tusgate.processors.port import ProcessorSandbox
 from tusgate.processors.registry import find as find_processors
 from tusgate.s3.config import S3Config
+from tusgate.s3.door import BucketDoor
 from tusgate.s3.manner import Encryption, Manner
 from tusgate.s3.profiles import PROFILES
 from tusgate.s3.queue import QueueConfig, SqsReports
@@ -43,6 +46,7 @@ from tusgate.s3.sign import Credentials
 from tusgate.s3.store import S3Store
 from tusgate.service.audit import Audit
 from tusgate.service.budget import Budget
+from tusgate.service.checkup import Bucket, Checkup, is_bad
 from tusgate.service.cleanup import clean_up as run_clean_up
 from tusgate.service.cleanup import foresee_clean_up
 from tusgate.service.completion import Completion
@@ -94,6 +98,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from tusgate.core.access import ApiToken, NewApiToken
+    from tusgate.core.checkup import Finding as CheckupFinding
     from tusgate.core.clockwatch import Verdict
     from tusgate.core.model import Upload
     from tusgate.core.quota import Usage
@@ -216,6 +221,55 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
             return reconciler.looked
 
     return asyncio.run(work())
+
+
+def check_up(settings: Settings, tell: Callable[[CheckupFinding], None], *, fix_cors: bool) -> bool:
+    """Look at all that a gateway with these settings would need, and report each look; return whether all is well.
+
+    Args:
+        settings: of the gateway.
+        tell: gets each finding as it is made.
+        fix_cors: put a CORS rule where pages cannot send parts; nothing else is changed.
+
+    Raises:
+        SettingsError: of the tenants' file.
+    """
+
+    async def work() -> bool:
+        async with AsyncExitStack() as stack:
+            is_new = settings.sqlite_path is not None and not settings.sqlite_path.exists()
+            database = None if is_new else await stack.enter_async_context(_opened_database(settings))
+            buckets = await _buckets(settings, load_tenancy(settings), stack)
+            own = urlsplit(settings.endpoint_url)
+            page = f"{own.scheme}://{own.netloc}" if _has_page(settings) else None
+            origins = origins_to_ask(settings.page_origins, page)
+            findings = []
+            async for finding in Checkup(database, buckets, origins, fixes_cors=fix_cors).findings():
+                findings.append(finding)
+                tell(finding)
+            return not is_bad(findings)
+
+    return asyncio.run(work())
+
+
+async def _buckets(settings: Settings, tenancy: Tenancy, stack: AsyncExitStack) -> list[Bucket]:
+    """Return all stores, and their doors where parts are sent past the gateway. `stack` closes them."""
+    stores = _stores(settings, tenancy)
+    stack.push_async_callback(stores.close)
+    configs: dict[str | None, S3Config] = {}
+    if settings.store_dir is None:
+        configs[None] = _own_config(settings)
+    keys = dict(tenancy.keys)
+    configs |= {name: _route_config(settings, route, keys[name]) for name, route in tenancy.routes}
+    buckets = []
+    for route, store in stores:
+        config = configs.get(route)
+        door = BucketDoor(config) if config is not None and settings.direct == "on" and store.signs_parts else None
+        if door is not None:
+            stack.push_async_callback(door.close)
+        place = f"directory {settings.store_dir}" if config is None else f"bucket {config.bucket}"
+        buckets.append(Bucket(place if route is None else f"{place} of route {route}", store, door))
+    return buckets
 
 
 def usages(settings: Settings, *, recount: bool) -> tuple[dict[str, Usage], dict[str, tuple[Usage, Usage]]]:
@@ -343,14 +397,13 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         evidence = Evidence(database, direct)
         await stack.enter_async_context(_queue_watched(settings, evidence))
         _start_worker(stack, settings, database, stores, processors if settings.worker == "on" else ())
-        has_page = bool({"open", "proxy"} & set(settings.auth))  # in all other modes it could upload nothing
         config = _web_config(settings)
         app = make_app(config, uploads, authority)
         if settings.offers_api:
             audit = _audit(stack, settings, database, tenants)
             services = _api_services(settings, database, stores, uploads, direct, evidence, feed, audit)
             add_api(app, config, services, authority)
-        if has_page:
+        if _has_page(settings):
             add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores))
         _crash_at_an_answer(settings, app)
         server = _server(settings, app, reuse_port)
@@ -359,7 +412,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         jobs.start()
         relay.start()
         await server.start()
-        _announce(settings.model_copy(update={"port": server.port}), has_page=has_page)
+        _announce(settings.model_copy(update={"port": server.port}), has_page=_has_page(settings))
         await _until_told_to_stop()
         log.info(LogEvent.SERVER_DRAINING)
         await feed.close()
@@ -458,6 +511,11 @@ def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer
         keepalive=settings.keepalive_timeout,
         answer_patience=settings.idle_timeout,
     )
+
+
+def _has_page(settings: Settings) -> bool:
+    """Return whether the upload page is served: in all other modes it could upload nothing."""
+    return bool({"open", "proxy"} & set(settings.auth))
 
 
 def _announce(settings: Settings, *, has_page: bool) -> None:
@@ -688,25 +746,25 @@ def _route_config(settings: Settings, route: Route, keys: RouteKeys) -> S3Config
 
 
 def _store(settings: Settings) -> SurveyedStore:
-    if settings.store_dir is not None:
-        return DirectoryStore(settings.store_dir)
+    return S3Store(_own_config(settings)) if settings.store_dir is None else DirectoryStore(settings.store_dir)
+
+
+def _own_config(settings: Settings) -> S3Config:
     if not (settings.s3_endpoint and settings.s3_bucket and settings.s3_access_key and settings.s3_secret_key):
         raise SettingsError("TUSGATE_S3_*: expected endpoint, bucket and keys together")
     token = settings.s3_session_token
-    return S3Store(
-        S3Config(
-            endpoint=settings.s3_endpoint,
-            region=settings.s3_region,
-            bucket=settings.s3_bucket,
-            prefix=settings.s3_prefix,
-            access_key=settings.s3_access_key.get_secret_value(),
-            secret_key=settings.s3_secret_key.get_secret_value(),
-            session_token=token.get_secret_value() if token is not None else None,
-            presign_key=_presign_key(settings),
-            profile=PROFILES[settings.profile],
-            readers=settings.max_downloads,
-            public_endpoint=settings.s3_public_endpoint,
-        )
+    return S3Config(
+        endpoint=settings.s3_endpoint,
+        region=settings.s3_region,
+        bucket=settings.s3_bucket,
+        prefix=settings.s3_prefix,
+        access_key=settings.s3_access_key.get_secret_value(),
+        secret_key=settings.s3_secret_key.get_secret_value(),
+        session_token=token.get_secret_value() if token is not None else None,
+        presign_key=_presign_key(settings),
+        profile=PROFILES[settings.profile],
+        readers=settings.max_downloads,
+        public_endpoint=settings.s3_public_endpoint,
     )
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.access import ApiToken, NewApiToken, Presented, Principal
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
+    from tusgate.core.checkup import Seen
     from tusgate.core.clockwatch import Judge
     from tusgate.core.direct import ListedPart, Plan, Slot
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
@@ -564,6 +565,34 @@ class Hook(Protocol):
 
         Raises:
             HookFailed: it says nothing that can be understood. Whatever else is raised counts as that.
+        """
+
+    async def close(self) -> None:
+        """Release all connections. Idempotent."""
+
+
+class StoreDoor(Protocol):
+    """A bucket as web pages meet it, at the address that signed URLs have.
+
+    Attributes:
+        cors_setting: how its server is told which pages may send parts, with `{origins}` in it, where buckets have no
+            rules of their own; None: buckets have.
+    """
+
+    cors_setting: str | None
+
+    async def send(self, origin: str, part: SignedPart, data: bytes) -> Seen:
+        """Send a part as a page of `origin` would, preflight included. Raises StoreUnavailable when it is not reached.
+
+        It is sent even where the preflight forbids it: that shows whether the URL is good.
+        """
+
+    async def open_to(self, origins: Sequence[str]) -> None:
+        """Let pages of these origins send parts and see their ETags; rules that others have made stay.
+
+        Raises:
+            StoreRefused: the store has no such rules, or does not let us change them.
+            StoreUnavailable: nobody knows whether it was done.
         """
 
     async def close(self) -> None:

@@ -55,15 +55,30 @@ def running_with_encryption() -> Iterator[S3Server]:
 @contextmanager
 def running_with_webhook(url: str, token: str) -> Iterator[S3Server]:
     """Run a MinIO that can post events to `url`, as the target `arn:minio:sqs::GATEWAY:webhook`."""
-    program = acquire.find_program("minio")
-    with scratch_directory("minio-events", in_memory=False) as directory:
-        target = {
+    with scratch_directory("minio-events", in_memory=False) as events:
+        own = {
             "MINIO_NOTIFY_WEBHOOK_ENABLE_GATEWAY": "on",
             "MINIO_NOTIFY_WEBHOOK_ENDPOINT_GATEWAY": url,
             "MINIO_NOTIFY_WEBHOOK_AUTH_TOKEN_GATEWAY": f"Bearer {token}",
-            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_GATEWAY": str(directory / "events"),
+            "MINIO_NOTIFY_WEBHOOK_QUEUE_DIR_GATEWAY": str(events),
         }
-        yield from _as_process(program, directory, target)
+        with _running_with(own) as server:
+            yield server
+
+
+@contextmanager
+def running_with_cors(*origins: str) -> Iterator[S3Server]:
+    """Run a MinIO that lets pages of these origins use it, and no others."""
+    with _running_with({"MINIO_API_CORS_ALLOW_ORIGIN": ",".join(origins)}) as server:
+        yield server
+
+
+@contextmanager
+def _running_with(own: Mapping[str, str]) -> Iterator[S3Server]:
+    """Run a MinIO with settings of its own."""
+    program = acquire.find_program("minio")
+    with scratch_directory("minio-own", in_memory=False) as directory:
+        yield from _as_process(program, directory, own)
 
 
 def _environment(access_key: str, secret_key: str) -> dict[str, str]:

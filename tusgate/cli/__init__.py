@@ -11,6 +11,7 @@ import typer
 
 import tusgate
 from tusgate.cli.config import config
+from tusgate.cli.doctor import doctor
 from tusgate.cli.events import app as events
 from tusgate.cli.exits import exit_code_of
 from tusgate.cli.flags import with_settings
@@ -34,6 +35,7 @@ app.command()(with_settings(serve))
 app.command()(with_settings(worker))
 app.command()(with_settings(migrate))
 app.command()(with_settings(config))
+app.command()(with_settings(doctor))
 app.command()(with_settings(gc))
 app.command()(with_settings(reconcile))
 app.command()(with_settings(usage))

@@ -53,6 +53,8 @@ class Profile:
         stale_upload_expiry: seconds after its creation when the server throws an unfinished multipart upload
             away; None: never by itself.
         path_style: the bucket is in the path, not in the host name.
+        cors_setting: how the server is told which pages may use it, with `{origins}` in it, where buckets have no CORS
+            rules; None: buckets have (PutBucketCors).
     """
 
     name: str
@@ -68,6 +70,7 @@ class Profile:
     bulk_delete: bool = False
     stale_upload_expiry: float | None = None
     path_style: bool = True
+    cors_setting: str | None = None
 
 
 _SHIPPED = (
@@ -89,6 +92,7 @@ _SHIPPED = (
         conditional_put=True,
         bulk_delete=True,
         stale_upload_expiry=24 * _HOUR,
+        cors_setting="MINIO_API_CORS_ALLOW_ORIGIN={origins} for MinIO",
     ),
     Profile(
         name="versity",
@@ -116,7 +120,11 @@ _SHIPPED = (
         stale_upload_expiry=7 * 24 * _HOUR,
     ),
     Profile(name="b2", checksum=ChecksumMode.CONTENT_MD5, copy_part=True),
-    Profile(name="gcs", checksum=ChecksumMode.CONTENT_MD5),
+    Profile(
+        name="gcs",
+        checksum=ChecksumMode.CONTENT_MD5,
+        cors_setting="these origins by gcloud storage buckets update --cors-file: {origins}",
+    ),
     Profile(name="wasabi", checksum=ChecksumMode.CONTENT_MD5, copy_part=True),
     Profile(name="garage", checksum=ChecksumMode.CRC64NVME, copy_part=True, bulk_delete=True),
     Profile(

@@ -123,6 +123,55 @@ def test_a_file_goes_on_after_a_reload_when_it_is_chosen_again(
     assert len(sent) == 6 - before
 
 
+def test_an_unfinished_file_is_listed_and_goes_on_at_its_own_door(
+    browser: Browser, deployment: Deployment, file: Payload
+) -> None:
+    """After the browser was closed, and whichever door is chosen by then."""
+    page, upload_id = begun(browser, deployment, file)
+    browser.close()
+    page = browser.open(deployment.gateway.url)
+    before = stored_parts(deployment, upload_id)
+    expect(page.row(file.path.name)).to_contain_text("% uploaded")
+    expect(page.page.get_by_role("heading", name="Unfinished")).to_be_visible()
+    expect(page.page.get_by_label("through the gateway")).to_be_checked()
+    sent: list[str] = []
+    page.page.on("request", lambda request: sent.append(request.url) if request.method == "PUT" else None)
+    with page.page.expect_file_chooser() as chooser:
+        page.press(f"Choose {file.path.name} again to continue")
+    chooser.value.set_files(file.path)
+    assert expect_finished(page, deployment, file) == upload_id
+    assert len(sent) == 6 - before
+    expect(page.page.get_by_role("heading", name="Unfinished")).to_be_hidden()
+    page.page.reload()
+    expect(page.row(file.path.name)).to_have_count(0)
+
+
+def test_an_unfinished_file_is_discarded_with_its_parts(
+    browser: Browser, deployment: Deployment, file: Payload
+) -> None:
+    page, upload_id = begun(browser, deployment, file)
+    page.page.reload()
+    page.press(f"Discard {file.path.name}")
+    expect(page.row(file.path.name)).to_have_count(0)
+    assert ask(deployment, f"/files/{upload_id}")["status"] == 410
+    page.page.reload()
+    expect(page.row(file.path.name)).to_have_count(0)
+
+
+def test_an_upload_that_has_ended_meanwhile_is_listed_no_more(
+    browser: Browser, deployment: Deployment, file: Payload
+) -> None:
+    page, upload_id = begun(browser, deployment, file)
+    browser.close()
+    connection = http.client.HTTPConnection("127.0.0.1", deployment.gateway.port, timeout=60)
+    connection.request("DELETE", f"/api/v1/uploads/{upload_id}")
+    assert connection.getresponse().status == 204
+    connection.close()
+    page = browser.open(deployment.gateway.url)
+    page.page.wait_for_function("Object.keys(localStorage).every((key) => !key.startsWith('tusgate::direct'))")
+    expect(page.row(file.path.name)).to_have_count(0)
+
+
 def test_a_file_is_paused_and_goes_on(browser: Browser, deployment: Deployment, file: Payload) -> None:
     page, upload_id = begun(browser, deployment, file)
     page.press(f"Pause {file.path.name}")

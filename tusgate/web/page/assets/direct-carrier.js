@@ -3,7 +3,7 @@
  *
  * Depends on nothing, so other pages may take it: `new DirectCarrier(file, events, endpoint, fingerprint)`, with the
  * address of `/api/v1/uploads`. With the same fingerprint an earlier upload of the file goes on, after a reload and on
- * another device.
+ * another device. `events` may have `begun(upload)`, too, which is told what the gateway shows of it.
  */
 
 const LEAST_AT_ONCE = 3;
@@ -107,6 +107,7 @@ export class DirectCarrier {
     if (type) wanted.content_type = type;
     const begun = await this.#ask(this.#endpoint, wanted, signal);
     this.#upload = begun.upload;
+    this.#events.begun?.(begun.upload);
   }
 
   /** Find out how much is there already. */

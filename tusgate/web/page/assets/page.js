@@ -2,9 +2,10 @@
 
 import { percent } from "./format.js";
 import { DirectCarrier, fingerprintOf } from "./direct-carrier.js";
+import { forgetDirect, rememberDirect, storedDirectUploads } from "./direct-storage.js";
 import { Queue } from "./queue.js";
 import { leave, transferRow, unfinishedRow } from "./rows.js";
-import { browserName, discard, fingerprint, forget, offsetOf, storedUploads } from "./storage.js";
+import { browserName, fingerprint, storedUploads } from "./storage.js";
 import { State, Transfer } from "./transfer.js";
 import { TusCarrier } from "./tus-carrier.js";
 
@@ -12,7 +13,7 @@ const endpoint = new URL(document.body.dataset.endpoint, document.baseURI).href;
 const direct = document.body.dataset.direct && new URL(document.body.dataset.direct, document.baseURI).href;
 const queue = new Queue();
 const open = new Map(); // fingerprint → transfer that is neither finished nor cancelled
-const unfinished = new Map(); // fingerprint → row of an upload of an earlier visit
+const unfinished = new Map(); // fingerprint → upload of an earlier visit, and its row
 const title = document.title;
 
 const picker = document.getElementById("files");
@@ -42,25 +43,40 @@ async function addAll(files) {
 async function add(file) {
   const key = await fingerprint(file, endpoint);
   if (open.has(key)) return;
-  const transfer = new Transfer(file, carrier);
+  const isDirect = unfinished.get(key)?.upload.isDirect ?? choosesDirect(); // what was begun goes on at its door
+  const transfer = new Transfer(file, isDirect ? directCarrier(key) : tusCarrier);
   open.set(key, transfer);
   transfer.addEventListener("change", () => changed(key, transfer));
   transfer.addEventListener("progress", showTitle);
-  if (unfinished.has(key)) leave(unfinished.get(key), () => forgetRow(key));
+  if (unfinished.has(key)) leave(unfinished.get(key).row, () => forgetRow(key));
   list("uploads").append(transferRow(transfer, () => showLists()));
   showLists();
   queue.add(transfer);
 }
 
-/** Make what moves the bytes of a file through the door that is chosen at present. */
-function carrier(file, events) {
-  const isDirect = direct && document.querySelector("input[name=door]:checked").value === "direct";
-  if (!isDirect) return new TusCarrier(file, events, endpoint);
-  return new DirectCarrier(file, events, direct, fingerprintOf(file, browserName()));
+/** Whether the door that is chosen at present leads straight to the store. */
+function choosesDirect() {
+  return direct && document.querySelector("input[name=door]:checked").value === "direct";
+}
+
+/** Make what moves the bytes of a file through the gateway. */
+function tusCarrier(file, events) {
+  return new TusCarrier(file, events, endpoint);
+}
+
+/** Return what makes that for the other door, and remembers the upload. */
+function directCarrier(key) {
+  return (file, events) => {
+    const begun = (upload) => rememberDirect(key, file, upload);
+    return new DirectCarrier(file, { ...events, begun }, direct, fingerprintOf(file, browserName()));
+  };
 }
 
 function changed(key, transfer) {
-  if (transfer.state === State.FINISHED || transfer.state === State.CANCELLED) open.delete(key);
+  if (transfer.state === State.FINISHED || transfer.state === State.CANCELLED) {
+    open.delete(key);
+    forgetDirect(key);
+  }
   const news = {
     [State.FINISHED]: "uploaded",
     [State.FAILED]: `failed. ${transfer.problem}`,
@@ -73,18 +89,19 @@ function changed(key, transfer) {
 }
 
 async function showUnfinished() {
-  for (const entry of await storedUploads(endpoint)) {
-    const offset = await offsetOf(entry);
-    if (offset === "gone" || offset === entry.size) {
-      await forget(entry); // expired, or it was finished and only the answer got lost
+  const directUploads = direct ? storedDirectUploads(endpoint) : []; // where the door is closed nothing can go on
+  for (const upload of [...(await storedUploads(endpoint)), ...directUploads]) {
+    const standing = await upload.standing();
+    if (standing === "over") {
+      await upload.forget();
       continue;
     }
-    if (open.has(entry.fingerprint) || unfinished.has(entry.fingerprint)) continue;
+    if (open.has(upload.fingerprint) || unfinished.has(upload.fingerprint)) continue;
     const row = unfinishedRow(
-      { name: entry.metadata.filename, size: entry.size, offset },
-      { chooseAgain: () => chooseAgain(entry.fingerprint), discard: () => discardRow(entry) },
+      { name: upload.name, size: upload.size, offset: standing },
+      { chooseAgain: () => chooseAgain(upload.fingerprint), discard: () => discardRow(upload) },
     );
-    unfinished.set(entry.fingerprint, row);
+    unfinished.set(upload.fingerprint, { upload, row });
     list("unfinished").append(row);
     showLists();
   }
@@ -96,9 +113,9 @@ function chooseAgain(key) {
   pickAgain.click();
 }
 
-async function discardRow(entry) {
-  await discard(entry);
-  leave(unfinished.get(entry.fingerprint), () => forgetRow(entry.fingerprint));
+async function discardRow(upload) {
+  await upload.discard();
+  leave(unfinished.get(upload.fingerprint).row, () => forgetRow(upload.fingerprint));
 }
 
 function forgetRow(key) {

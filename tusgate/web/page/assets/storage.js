@@ -17,47 +17,57 @@ export function browserName() {
   return name;
 }
 
-/** Unfinished uploads to `endpoint`: the fields of tus-js-client and their `fingerprint`. */
+/** Unfinished uploads to `endpoint` through the gateway. */
 export async function storedUploads(endpoint) {
-  const entries = await urlStorage.findAllUploads();
-  return entries
-    .filter((entry) => entry.uploadUrl)
-    .map((entry) => ({ ...entry, fingerprint: fingerprintOf(entry.urlStorageKey) }))
-    .filter((entry) => entry.fingerprint.endsWith(`-${endpoint}`));
+  const entries = (await urlStorage.findAllUploads()).filter((entry) => entry.uploadUrl);
+  return entries.map((entry) => new StoredUpload(entry)).filter((upload) => upload.fingerprint.endsWith(`-${endpoint}`));
 }
 
-/** Forget an upload; what the gateway holds of it is not touched. */
-export function forget(entry) {
-  return urlStorage.removeUpload(entry.urlStorageKey);
-}
+class StoredUpload {
+  isDirect = false;
+  #entry;
 
-/**
- * Ask the gateway how far an upload is.
- *
- * Returns the offset, "gone" when it no longer exists, or null when the gateway cannot tell now.
- */
-export async function offsetOf(entry) {
-  try {
-    const answer = await fetch(entry.uploadUrl, {
-      method: "HEAD",
-      headers: { "Tus-Resumable": "1.0.0" },
-      cache: "no-store",
-    });
-    if (answer.status === 404 || answer.status === 410) return "gone";
-    const offset = Number.parseInt(answer.headers.get("Upload-Offset") ?? "", 10);
-    return answer.ok && !Number.isNaN(offset) ? offset : null;
-  } catch {
-    return null; // no connection: the upload may well be there
+  constructor(entry) {
+    this.#entry = entry;
+    this.fingerprint = fingerprintOf(entry.urlStorageKey);
+    this.name = entry.metadata.filename;
+    this.size = entry.size;
   }
-}
 
-/** Delete the upload on the gateway and forget it. Throws when the gateway did not confirm. */
-export async function discard(entry) {
-  const answer = await fetch(entry.uploadUrl, { method: "DELETE", headers: { "Tus-Resumable": "1.0.0" } });
-  if (!answer.ok && answer.status !== 404 && answer.status !== 410) {
-    throw new Error(`the server answered ${answer.status}`);
+  /**
+   * Ask the gateway how far the upload is.
+   *
+   * Returns the offset, "over" when there is nothing to go on with, or null when the gateway cannot tell now.
+   */
+  async standing() {
+    try {
+      const answer = await fetch(this.#entry.uploadUrl, {
+        method: "HEAD",
+        headers: { "Tus-Resumable": "1.0.0" },
+        cache: "no-store",
+      });
+      if (answer.status === 404 || answer.status === 410) return "over";
+      const offset = Number.parseInt(answer.headers.get("Upload-Offset") ?? "", 10);
+      if (!answer.ok || Number.isNaN(offset)) return null;
+      return offset === this.size ? "over" : offset; // it was finished, and only the answer got lost
+    } catch {
+      return null; // no connection: the upload may well be there
+    }
   }
-  await forget(entry);
+
+  /** Forget the upload; what the gateway holds of it is not touched. */
+  forget() {
+    return urlStorage.removeUpload(this.#entry.urlStorageKey);
+  }
+
+  /** Delete the upload on the gateway and forget it. Throws when the gateway did not confirm. */
+  async discard() {
+    const answer = await fetch(this.#entry.uploadUrl, { method: "DELETE", headers: { "Tus-Resumable": "1.0.0" } });
+    if (!answer.ok && answer.status !== 404 && answer.status !== 410) {
+      throw new Error(`the server answered ${answer.status}`);
+    }
+    await this.forget();
+  }
 }
 
 function fingerprintOf(urlStorageKey) {

@@ -145,6 +145,48 @@ def test_uppy_goes_on_after_a_pause_that_took_the_answer_to_its_last_request(
     assert deployment.objects.sha256(key) == file.sha256
 
 
+SIGNED = """({ endpoint }) => {
+  const signRequest = async (request) => {
+    const body = JSON.stringify(request);
+    const headers = { "Content-Type": "application/json" };
+    const answer = await fetch(`${endpoint}/s3/sign`, { method: "POST", headers, body });
+    const signed = await answer.json();
+    if (!answer.ok) throw new Error(signed.message);
+    return signed;
+  };
+  const uppy = new window.Uppy({ autoProceed: false });
+  uppy.use(window.AwsS3, {
+    signRequest, shouldUseMultipart: true, getChunkSize: () => 5 * 1024 * 1024, generateObjectKey: (file) => file.name,
+  });
+  const file = document.querySelector("input").files[0];
+  uppy.addFile({ name: file.name, type: file.type, data: file });
+  window.seen = { ended: null };
+  uppy.on("upload-success", (_, result) => { window.seen.ended = { url: result.uploadURL }; });
+  uppy.on("upload-error", (_, error) => { window.seen.ended = { error: String(error.message) }; });
+  uppy.upload();
+}"""
+
+
+@pytest.mark.parametrize("version", [6], indirect=True)
+@pytest.mark.parametrize("size", [SIZE, 0])
+def test_uppy_has_each_request_signed(page: Page, deployment: Deployment, tmp_path: Path, size: int) -> None:
+    file = write_payload(tmp_path, size)
+    page.set_input_files("input", file.path)
+    page.evaluate(SIGNED, {"endpoint": f"{deployment.gateway.url}/api/v1/companion"})
+    result = ended(page)
+    assert "error" not in result, result
+    (key,) = deployment.objects.keys()
+    assert deployment.objects.sha256(key) == file.sha256
+    shown = page.evaluate(
+        "async (url) => (await (await fetch(url)).json()).files[0]", f"{deployment.gateway.url}/api/v1/files"
+    )
+    assert (shown["filename"], shown["size"], shown["created_via"]) == (
+        file.path.name,
+        size,
+        "direct" if size else "plain",
+    )
+
+
 def test_uppy_gives_an_upload_up_and_nothing_of_it_is_left_to_be_continued(
     page: Page, deployment: Deployment, version: int, minio: S3Server, bucket: str
 ) -> None:

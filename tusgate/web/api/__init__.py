@@ -18,6 +18,7 @@ from tusgate.web.api.openapi import Reference
 from tusgate.web.api.s3_events import S3EventsApi
 from tusgate.web.api.shared import SharedFiles
 from tusgate.web.api.shares import SharesApi
+from tusgate.web.api.signed_s3 import SignedS3
 from tusgate.web.gate import Gate, OpenToAll
 from tusgate.web.location import TrustedProxies
 
@@ -78,6 +79,7 @@ def _operations(config: WebConfig, services: ApiServices, public: SharedFiles | 
         *AccessesApi(services.audit).operations(),
         *DirectApi(config, services.direct, files.show).operations(),
         *Companion(config, services.direct).operations(),
+        *SignedS3(config, services.direct).operations(),
         *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),
         *(services.events.operations() if services.events else ()),
         *(JobsApi(config, services.jobs, services.files, services.audit).operations() if services.jobs else ()),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BUCKET: Final = "tusgate"
 """What clients are told instead of the name of ours, which is none of their business."""
 BASES: Final = ("/companion/s3", "/companion/u/{token}/s3")
-_LARGEST_COMPLETION: Final = 2 * 1024 * 1024
+LARGEST_COMPLETION: Final = 2 * 1024 * 1024
 _LONGEST_REASON: Final = 120
 _LENIENT: Final = ConfigDict(extra="ignore")
 
@@ -54,9 +54,15 @@ class _NamedPart(BaseModel):
     ETag: str = Field(max_length=128)
 
 
-class _Named(BaseModel):
+class NamedParts(BaseModel):
+    """The parts that a Complete names, by the words of S3."""
+
     model_config = _LENIENT
     parts: list[_NamedPart] = Field(max_length=MOST_PARTS)
+
+    def named(self) -> dict[int, str]:
+        """Return ETag by number."""
+        return {part.PartNumber: part.ETag for part in self.parts}
 
 
 class Companion:
@@ -101,8 +107,8 @@ class Companion:
                 Route.COMPLETION,
                 "Complete",
                 answer=self.complete,
-                body=_Named,
-                largest_body=_LARGEST_COMPLETION,
+                body=NamedParts,
+                largest_body=LARGEST_COMPLETION,
             ),
         )
 
@@ -145,9 +151,8 @@ class Companion:
 
     async def complete(self, call: ApiCall) -> web.Response:
         """Make the file of the parts that the client names."""
-        assert isinstance(call.body, _Named)
-        named = {part.PartNumber: part.ETag for part in call.body.parts}
-        upload = await self._direct.complete(call.principal, call.file_id, named)
+        assert isinstance(call.body, NamedParts)
+        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
         location = self._address.url(call.request, f"{ROOT}/files/{upload.id}/content")
         return _answer({"location": location, "key": upload.object_key, "bucket": BUCKET})
 

@@ -105,6 +105,7 @@ class Operation:
         route: what `core.access` calls the path; None: anybody may ask.
         largest_body: bytes of a body that are read.
         body_types: media types that a body may have.
+        read_body: makes a `body` of its bytes where these are no JSON; raises InvalidRequest.
         admit: raises TusgateError for who may not ask, where no `route` says it.
         refuse: renders what went wrong, for clients that expect something else than problem details.
         is_described: whether the OpenAPI document has it.
@@ -126,6 +127,7 @@ class Operation:
     route: Route | None = None
     largest_body: int = LARGEST_BODY
     body_types: frozenset[str] = _JSON_TYPES
+    read_body: Callable[[bytes], BaseModel] | None = None
     admit: Callable[[web.Request], None] | None = None
     refuse: Refuse = problem_answer
     is_described: bool = True
@@ -219,14 +221,18 @@ class Door:
         body = None if operation.body is None else await self._body_of(request, operation.body, operation)
         return ApiCall(request, principal, UploadId(values.get("id", "")), values, query, body)
 
-    async def _body_of(self, request: web.Request, model: type[Model], operation: Operation) -> Model:
+    async def _body_of(self, request: web.Request, model: type[BaseModel], operation: Operation) -> BaseModel:
         media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if media_type not in operation.body_types:
-            raise errors.UnsupportedMediaType("Content-Type: expected application/json")
+            usual = (
+                "application/json" if operation.body_types is _JSON_TYPES else min(filter(None, operation.body_types))
+            )
+            raise errors.UnsupportedMediaType(f"Content-Type: expected {usual}")
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise errors.UnsupportedMediaType("Content-Encoding: expected none")
         received = await small_body(request, self._watch, operation.largest_body)
-        return _checked(lambda: model.model_validate_json(received), "body")
+        read = operation.read_body or model.model_validate_json
+        return _checked(lambda: read(received), "body")
 
 
 def _values_in(path: str, found: str) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 from contextlib import ExitStack, contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from bench.concatenation import show_concatenation
 from bench.contenders import Contender, Direct, Result, TusServer, Workload, check_and_empty, node_peer, tusgate
+from bench.direct_door import show_direct
 from bench.download import GIB, SMALL_DOWNLOADS, show_downloads, show_small
 from bench.events import show_events
 from bench.hooks import show_hooks
@@ -42,72 +44,72 @@ SMOKE = [Workload("1 x 9 MiB", 1, 9 * MIB, 1), Workload("8 x 64 KiB", 4, 64 * 10
 console = Console(width=130)
 
 
+class Topic(StrEnum):
+    """What can be measured."""
+
+    UPLOADS = "uploads"
+    MEMORY = "memory"
+    SAFETY = "safety"
+    DOWNLOADS = "downloads"
+    IDENTITY = "identity"
+    EVENTS = "events"
+    HOOKS = "hooks"
+    CONCATENATION = "concatenation"
+    DIRECT = "direct"
+
+
+TOPIC = """uploads: throughput and CPU beside direct uploads and another tus server. memory: of 4 GiB, and of stalled
+connections. safety: commits, HEAD under load, takeover. downloads: 1 GiB, slow readers, small ones. identity: PATCH and
+HEAD with each kind of credential. events, hooks: what they cost small uploads. concatenation: 1 GiB as parallel pieces.
+direct: 1 GiB in parts by signed URLs."""
+
+
 def bench(
+    topic: Annotated[Topic, typer.Argument(help=TOPIC)] = Topic.UPLOADS,
     peer: Annotated[
         str | None, typer.Option(help="URL of another tus server's creation endpoint to compare with")
     ] = None,
     no_peer: Annotated[bool, typer.Option("--no-peer", help="leave the Node tus server out")] = False,
     rounds: Annotated[int, typer.Option(help="times that every pair is run, interleaved; medians are shown")] = 3,
-    memory: Annotated[
-        bool, typer.Option("--memory", help="measure memory instead: 4 GiB, stalled connections")
-    ] = False,
-    safety: Annotated[
-        bool, typer.Option("--safety", help="measure what safety costs instead: commits, HEAD under load, takeover")
-    ] = False,
-    download: Annotated[
-        bool, typer.Option("--download", help="measure downloads instead: 1 GiB, slow readers, the access log")
-    ] = False,
-    auth: Annotated[
-        bool, typer.Option("--auth", help="measure identity instead: PATCH and HEAD with each kind of credential")
-    ] = False,
-    events: Annotated[
-        bool, typer.Option("--events", help="measure what events cost small uploads instead, with a webhook")
-    ] = False,
-    hooks: Annotated[
-        bool, typer.Option("--hooks", help="measure what before-hooks cost small uploads instead: HTTP, plug-in")
-    ] = False,
-    concat: Annotated[
-        bool, typer.Option("--concat", help="measure one file as parallel pieces instead: 1 GiB, three ways")
-    ] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="tiny sizes, one round: does it run at all")] = False,
 ) -> None:
     """Measure."""
-    if memory:
-        with _store() as (home, store):
-            show_memory(console, home, store)
+    rounds = 1 if smoke else rounds
+    if topic is Topic.UPLOADS:
+        _compare(SMOKE if smoke else WORKLOADS, peer, rounds, no_peer=no_peer, content=smoke)
         return
-    if download:
-        with _store() as (home, store):
-            size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
-            show_downloads(console, home, store, size=size, rounds=1 if smoke else rounds, seconds=seconds)
-            show_small(console, home, rounds=1 if smoke else rounds, downloads=320 if smoke else SMALL_DOWNLOADS)
+    if topic is Topic.IDENTITY:
+        with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as directory:
+            show_identity(console, Path(directory), blocks=1 if smoke else 20)
         return
-    if concat:
-        with _store() as (home, store):
-            size = 33 * MIB if smoke else GIB
-            show_concatenation(console, home, store, size=size, rounds=1 if smoke else rounds)
-        return
-    if safety:
-        with _store() as (home, store):
-            show_safety(console, home, store)
-        return
-    if auth:
-        with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as home:
-            show_identity(console, Path(home), blocks=1 if smoke else 20)
-        return
-    if events or hooks:
-        with _store() as (home, store):
-            if events:
+    with _store() as (home, store):
+        match topic:
+            case Topic.MEMORY:
+                show_memory(console, home, store)
+            case Topic.SAFETY:
+                show_safety(console, home, store)
+            case Topic.DOWNLOADS:
+                size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
+                show_downloads(console, home, store, size=size, rounds=rounds, seconds=seconds)
+                show_small(console, home, rounds=rounds, downloads=320 if smoke else SMALL_DOWNLOADS)
+            case Topic.EVENTS:
                 show_events(console, home, store, rounds)
-            if hooks:
-                show_hooks(console, home, store, uploads=20 if smoke else 1000, rounds=1 if smoke else rounds)
-        return
-    for workload in SMOKE if smoke else WORKLOADS:
+            case Topic.HOOKS:
+                show_hooks(console, home, store, uploads=20 if smoke else 1000, rounds=rounds)
+            case Topic.CONCATENATION:
+                show_concatenation(console, home, store, size=33 * MIB if smoke else GIB, rounds=rounds)
+            case Topic.DIRECT:
+                size, answers = (17 * MIB, 2) if smoke else (GIB, 100)
+                show_direct(console, home, store, size=size, rounds=rounds, answers=answers)
+
+
+def _compare(workloads: list[Workload], peer: str | None, rounds: int, *, no_peer: bool, content: bool) -> None:
+    for workload in workloads:
         # Fresh servers each time: peaks of memory belong to one workload, and what was stored goes away before the
         # next one (MinIO keeps deleted objects for minutes, here in memory).
         with _store() as (home, store), ExitStack() as stack:
             contenders = _contenders(stack, home, store, peer, no_peer=no_peer)
-            show(workload, measure(store, contenders, workload, 1 if smoke else rounds, content=smoke))
+            show(workload, measure(store, contenders, workload, rounds, content=content))
 
 
 @contextmanager

@@ -27,24 +27,31 @@ def test_the_benchmark_runs_at_a_tiny_size(minio_server: object, postgres_server
 
 @pytest.mark.servers
 def test_downloads_are_measured_at_a_tiny_size(minio_server: object) -> None:
-    printed = smoke("--download")
+    printed = smoke("downloads")
     assert "through the gateway" in printed
     assert "200 slow readers" in printed
 
 
 @pytest.mark.servers
 def test_concatenation_is_measured_at_a_tiny_size(minio_server: object) -> None:
-    printed = smoke("--concat")
+    printed = smoke("concatenation")
     assert all(way in printed for way in ("direct", "one stream", "in place", "copied"))
+
+
+@pytest.mark.servers
+def test_direct_uploads_are_measured_at_a_tiny_size(minio_server: object) -> None:
+    printed = smoke("direct")
+    assert all(way in printed for way in ("through the gateway", "direct, 1 at once", "direct, 8 at once"))
+    assert "2,000 URLs signed" in printed
 
 
 @pytest.mark.slow
 def test_the_benchmark_of_identity_runs_at_a_tiny_size() -> None:
-    printed = smoke("--auth")
+    printed = smoke("identity")
     assert all(kind in printed for kind in ("open", "static token", "JWT, RS256", "upload token"))
 
 
 @pytest.mark.servers
 def test_hooks_are_measured_at_a_tiny_size(minio_server: object) -> None:
-    printed = smoke("--hooks")
+    printed = smoke("hooks")
     assert all(kind in printed for kind in ("no hook", "plug-in: create", "HTTP: create", "HTTP: finish"))

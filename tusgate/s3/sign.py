@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 UNSIGNED_PAYLOAD: Final = "UNSIGNED-PAYLOAD"
 _ALGORITHM: Final = "AWS4-HMAC-SHA256"
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,13 @@ def encode_path(path: str) -> str:
 
 def encode_query(parameters: Mapping[str, str]) -> str:
     """Return the canonical query string: sorted, with everything but unreserved characters encoded."""
-    pairs = sorted((quote(name, safe="-_.~"), quote(value, safe="-_.~")) for name, value in parameters.items())
-    return "&".join(f"{name}={value}" for name, value in pairs)
+    pairs = sorted((_encoded(name), _encoded(value)) for name, value in parameters.items())
+    return "&".join([f"{name}={value}" for name, value in pairs])
+
+
+def _encoded(text: str) -> str:
+    """Return `text` percent-encoded. Most of it needs that not, and quote() takes four times as long to see it."""
+    return text if _UNRESERVED.fullmatch(text) else quote(text, safe="-_.~")
 
 
 class Signer:

@@ -51,7 +51,9 @@ class S3Store:
         self._manner = config.manner
         self._control = Control(config)
         self._wire = Wire(config, self._read_piece)
-        self._public = config.as_browsers_see_it
+        public = config.as_browsers_see_it
+        # Looked at once: URLs are signed by the thousand.
+        self._public_host, self._public_origin, self._public_root = public.host, public.origin, public.root
         self._handing_out = Signer(config.handed_out, config.region)
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
@@ -59,7 +61,7 @@ class S3Store:
         self.signs_parts = config.manner.customer_key is None  # who had a URL would have the key
         checks = config.profile.checksum is ChecksumMode.CRC64NVME
         self.part_checksums = frozenset(PART_ALGORITHMS) if checks else frozenset()
-        self.direct_origin = self._public.origin if self.signs_parts else None
+        self.direct_origin = self._public_origin if self.signs_parts else None
 
     async def check(self) -> None:
         """Go through the motions of an upload and throw it away: no object appears, no version is left."""
@@ -193,16 +195,16 @@ class S3Store:
         """Return a URL for one part at the address that browsers use. See the port."""
         if not self.signs_parts:
             raise DirectOff
-        path = encode_path(self._public.root + self._full(key))
+        path = encode_path(self._public_root + self._full(key))
         query = {"partNumber": str(slot.number), "uploadId": multipart_id}
         headers = {}
         if slot.digest is not None and plan.algorithm is not None:
             headers[f"x-amz-checksum-{plan.algorithm}"] = encode_digest(slot.digest)
         length = {} if slot.size is None else {"content-length": str(slot.size)}
         signed = self._handing_out.presign(
-            "PUT", path, query, self._public.host, datetime.now(UTC), seconds, {**headers, **length}
+            "PUT", path, query, self._public_host, datetime.now(UTC), seconds, {**headers, **length}
         )
-        return SignedPart(f"{self._public.origin}{path}?{signed}", headers)
+        return SignedPart(f"{self._public_origin}{path}?{signed}", headers)
 
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         """Abort until the store says that it is gone. See the port."""
@@ -254,14 +256,14 @@ class S3Store:
         """Return a URL for the object at the address that browsers use; None where they would need our key."""
         if self._manner.key_headers():
             return None
-        path = encode_path(self._public.root + self._full(key))
+        path = encode_path(self._public_root + self._full(key))
         overrides = {
             "response-cache-control": presentation.cache_control,
             "response-content-disposition": presentation.disposition,
             "response-content-type": presentation.content_type,
         }
-        query = self._handing_out.presign(method, path, overrides, self._public.host, datetime.now(UTC), seconds)
-        return f"{self._public.origin}{path}?{query}"
+        query = self._handing_out.presign(method, path, overrides, self._public_host, datetime.now(UTC), seconds)
+        return f"{self._public_origin}{path}?{query}"
 
     async def _read_piece(self, piece: Piece) -> AsyncIterator[bytes]:
         if piece.key is None:

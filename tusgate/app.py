@@ -25,7 +25,7 @@ from tusgate.core.checkup import origins_to_ask
 from tusgate.core.errors import DeliveryFailed, Fenced, SettingsError, Unavailable, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Keeping, Scope, State
-from tusgate.core.processing import Chosen, Declared, Processing
+from tusgate.core.processing import Declared
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
@@ -72,6 +72,7 @@ from tusgate.service.worker import Worker, WorkerRules
 from tusgate.service.writers import Writers
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
+from tusgate.settings.processing import names_of_processors, processing_of
 from tusgate.settings.sinks import TusdDeclared
 from tusgate.settings.tenants import load_tenancy
 from tusgate.sinks.choosing import sink_of
@@ -101,8 +102,8 @@ if TYPE_CHECKING:
     from tusgate.core.checkup import Finding as CheckupFinding
     from tusgate.core.clockwatch import Verdict
     from tusgate.core.model import Upload
+    from tusgate.core.processing import Processing
     from tusgate.core.quota import Usage
-    from tusgate.core.tenant import Tenant
     from tusgate.identity.authority import Verifier
     from tusgate.ports import (
         Authority,
@@ -378,7 +379,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
         stores = await _prepared(stack, settings, tenancy, tenants, database)
         holder = _holder()
-        processors = find_processors(_names_of_processors(settings, tenancy))
+        processors = find_processors(names_of_processors(settings, tenancy))
         keeping = _keeping(settings, _processing(settings, tenancy, processors))
         writers, hooks = Writers(), _hooks(settings)
         stack.push_async_callback(hooks.close)
@@ -424,7 +425,7 @@ async def _work(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(_opened_database(settings))
         tenancy = load_tenancy(settings)
-        processors = find_processors(_names_of_processors(settings, tenancy))
+        processors = find_processors(names_of_processors(settings, tenancy))
         if not processors:
             raise SettingsError("TUSGATE_PROCESSORS: expected names of processors, as gateways have")
         stores = await _prepared(stack, settings, tenancy, Tenants(), database)
@@ -474,33 +475,9 @@ def _holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def _names_of_processors(settings: Settings, tenancy: Tenancy) -> list[str]:
-    """Return the processors that anybody's files get, without external ones."""
-    named = [*settings.processors, *(name for tenant in tenancy.tenants or () for name in tenant.processors or ())]
-    external = {name for name, _ in settings.external_processors}
-    return [name for name in dict.fromkeys(named) if name not in external]
-
-
 def _processing(settings: Settings, tenancy: Tenancy, processors: Sequence[Processor]) -> Processing | None:
-    """Return which jobs files get; None: none at all."""
-    declared = [Declared(each.name, each.version, tuple(each.types)) for each in processors]
-    declared += [Declared(name, 1, types) for name, types in settings.external_processors]
-    if not declared:
-        return None
-    external = tuple(name for name, _ in settings.external_processors)
-    usual = Chosen((*settings.processors, *external), frozenset(settings.publish_when_clean))
-    tenants = {tenant.name: _chosen(tenant, usual) for tenant in tenancy.tenants or ()}
-    others = usual if tenancy.others is None else _chosen(tenancy.others, usual)
-    return Processing(tuple(declared), others, tenants)
-
-
-def _chosen(tenant: Tenant, usual: Chosen) -> Chosen:
-    """Return the processors of one tenant. Raises SettingsError for one that must be done before, and never is."""
-    names = usual.processors if tenant.processors is None else tenant.processors
-    gates = usual.gates if tenant.publish_when_clean is None else frozenset(tenant.publish_when_clean)
-    for name in sorted(gates - set(names)):
-        raise SettingsError(f"tenants.{tenant.name}.publish_when_clean: expected names of its processors, got {name}")
-    return Chosen(names, gates)
+    installed = [Declared(each.name, each.version, tuple(each.types)) for each in processors]
+    return processing_of(settings, tenancy, installed)
 
 
 def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer:

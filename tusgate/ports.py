@@ -141,7 +141,7 @@ class Database(Protocol):
         """
 
     async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
-        """Return up to `limit` live or complete uploads of `scope`, the newest first: no partials.
+        """Return up to `limit` live or complete uploads of `scope`, the newest first: no partials, nothing derived.
 
         Those that were created with this fingerprint; and complete ones of this CRC64NVME, if it is one.
         """

@@ -104,6 +104,7 @@ class LogEvent(StrEnum):
     PROCESSING_REFUSED = "processing.refused"
     PROCESSING_FAILED = "processing.failed"
     PROCESSING_DEAD = "processing.dead"
+    PROCESSING_CRASHED = "processing.crashed"
     PROCESSING_POSTPONED = "processing.postponed"
     PROCESSING_OVERTAKEN = "processing.overtaken"
     IDENTITY_REFUSED = "identity.refused"

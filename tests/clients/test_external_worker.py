@@ -31,7 +31,7 @@ TEXT = "filetype " + base64.b64encode(b"text/plain").decode()
 def the_worker(gateway: Gateway, token: str) -> Iterator[None]:
     """Run the example until the block ends."""
     (program,) = [block for block in blocks("python", DOCUMENT) if "requests" in block]
-    environment = {**gateway.environment, "TUSGATE_URL": gateway.url, "TUSGATE_TOKEN": token}
+    environment = {**gateway.environment, "GATEWAY_URL": gateway.url, "GATEWAY_TOKEN": token}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, cwd=gateway.home) as worker:
         try:
             yield

@@ -24,6 +24,7 @@ from tests.contract.database_rig import (
 from tests.contract.test_database_concatenation import a_member, adopted, filled
 from tusgate.core.errors import JobLost, QuotaExceeded
 from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Subscription
+from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.listing import FileFilter
 from tusgate.core.model import Keeping, ObjectKey, Role, State, StoredObject, UploadId
@@ -497,3 +498,14 @@ class TestEvents:
 
 async def told(database: SurveyedDatabase, upload_id: UploadId) -> list[EventType]:
     return [event.type for event in await database.events.of_upload(ALICE, upload_id, 0, 100)]
+
+
+async def test_nobody_finds_a_derived_file_by_its_digest(database: SurveyedDatabase) -> None:
+    """It was not uploaded, and ends with another file."""
+    await completed(database)
+    job = await a_job(database)
+    made = await stage(database, job, replace(a_made_file(), crc64=77))
+    await database.jobs.finish(job, {})
+    wanted = Fingerprint("crc64nvme", f"{77:016x}")
+    assert (await database.get(ALICE, made.id)).crc64 == wanted.crc64 == 77
+    assert await database.find_by_fingerprint(ALICE, wanted, 10) == []

@@ -1034,7 +1034,7 @@ def _has_fingerprint(upload: Upload, wanted: Fingerprint) -> bool:
     is_live = upload.state in (State.UPLOADING, State.SEALED, State.COMPLETE)
     is_named = is_live and upload.fingerprint == str(wanted)
     is_complete = upload.state is State.COMPLETE and wanted.crc64 is not None and upload.crc64 == wanted.crc64
-    return (is_named or is_complete) and upload.role in (None, Role.FINAL)
+    return (is_named or is_complete) and upload.role in (None, Role.FINAL) and upload.derived_from is None
 
 
 def _latest(found: list[Access], after: Position | None) -> list[Access]:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.processing import GATED, SHOUTING, InlineSandbox, Outcome, scan, shout
+from tests.processing import GATED, SHOUTING, Copy, InlineSandbox, Outcome, scan, shout
 from tests.wire.rig import MIB, running, until
 from tests.wire.test_files_api import FILES, ask, listed, uploaded
 from tests.wire.test_shares import CONFIG, share
 from tusgate.core.errors import ProcessingFailed, StoreUnavailable
 from tusgate.core.model import Keeping, Scope, UploadId
 from tusgate.core.processing import LEASE, MOST_TRIES
+from tusgate.core.quota import Quota
+from tusgate.service.feed import FeedRules
+from tusgate.service.reconcile import Mending, Reconciler
 from tusgate.service.stores import Stores
 from tusgate.service.worker import POSTPONED_FOR, Worker, WorkerRules
+from tusgate.sinks.document import document_of
 
 TEXT = "filetype " + base64.b64encode(b"text/plain").decode()
 LARGEST = 64 * MIB
@@ -286,3 +292,54 @@ async def test_processing_again_is_for_finished_files(tmp_path):
         await work_until_idle(a_worker(rig, InlineSandbox(shout=lambda *_: asyncio.sleep(0, Outcome()))))
         status, same = await ask(rig.client, "POST", f"{file}/processing")
         assert (status, same["processing"]["state"]) == (200, "ready")
+
+
+async def test_a_processor_whose_file_is_not_there_has_failed(tmp_path):
+    async def lie(_source, workspace, _progress):
+        return Outcome((Copy(workspace / "nothing", "nothing"),))
+
+    async with processing(tmp_path, SHOUTING) as rig:
+        file = await a_text(rig)
+        await a_worker(rig, InlineSandbox(shout=lie)).work()
+        (job,) = (await shown(rig, file))["processing"]["jobs"]
+        assert (job["state"], job["error"]) == ("waiting", "the worker has failed: FileNotFoundError")
+
+
+async def test_a_tenant_without_room_gets_no_derived_file_and_keeps_the_source(tmp_path):
+    async with processing(tmp_path, SHOUTING) as rig:
+        file = await a_text(rig)
+        await rig.database.limit_usage("default", Quota(files=1))
+        await work_until_idle(a_worker(rig))
+        found = await shown(rig, file)
+        assert (found["processing"]["state"], found["processing"]["derived"]) == ("failed", [])
+        assert (await rig.client.request("GET", f"{file}/content")).body == b"hello"
+
+
+@pytest.mark.parametrize("size", [5, 20 * MIB])
+async def test_the_store_has_what_the_rows_say_and_nothing_else(tmp_path, size):
+    """`tusgate reconcile` finds nothing wrong with derived files."""
+    async with processing(tmp_path, SHOUTING) as rig:
+        await a_text(rig, b"x" * size)
+        await work_until_idle(a_worker(rig))
+        reconciler = Reconciler(
+            database=rig.database,
+            stores=Stores(rig.store),
+            mending=Mending(),
+            now=datetime.now(UTC) + timedelta(days=1),
+            grace=timedelta(hours=1),
+        )
+        assert [finding async for finding in reconciler.run()] == []
+        assert len(await rig.objects()) == 2
+
+
+async def test_listeners_hear_of_a_file_until_it_is_ready_and_of_what_was_made(tmp_path):
+    async with processing(tmp_path, SHOUTING, listening=FeedRules()) as rig:
+        file = await a_text(rig)
+        await work_until_idle(a_worker(rig))
+        (derived,) = (await shown(rig, file))["processing"]["derived"]
+        scope, file_id = Scope(), UploadId(file.rpartition("/")[2])
+        types = [each.type for each in await rig.database.events.of_upload(scope, file_id, 0, 100)]
+        assert types[-3:] == ["upload.completed", "file.processing", "file.ready"]
+        (_, made) = await rig.database.events.of_upload(scope, derived["id"], 0, 100)
+        told = json.loads(document_of(made, "/files"))
+        assert (told["type"], told["data"]["upload"]["derived_from"]) == ("upload.completed", file_id)

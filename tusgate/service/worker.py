@@ -155,6 +155,9 @@ class Worker:
             with suppress(JobLost, Unavailable):
                 await self._jobs.release(job)
             raise
+        except Exception as error:  # a bug, or a disk that fails: what is held would be held until the lease ends
+            log.exception("processing.crashed", upload_id=job.source.id, processor=job.processor)
+            await self._failed(job, ProcessingFailed(f"the worker has failed: {type(error).__name__}"))
 
     async def _failed(self, job: Job, error: TusgateError) -> None:
         is_hopeless = isinstance(error, TooLarge) or (isinstance(error, ProcessingFailed) and error.permanent)

@@ -66,8 +66,8 @@ class TusdSink:
 
     async def deliver(self, event: Event) -> None:
         """See `ports.Sink.deliver`."""
-        if event.type not in AFTER:
-            return
+        if event.type not in AFTER or event.upload.derived_from is not None:
+            return  # tusd knows of no file that nobody has sent
         try:
             async with asyncio.timeout(self._config.timeout):
                 stops = await self._post(event)

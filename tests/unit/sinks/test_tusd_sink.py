@@ -92,6 +92,11 @@ async def test_what_tusd_has_no_hook_for_is_not_told(server: HookServer, sink: T
     assert server.questions == []
 
 
+async def test_a_file_that_was_made_of_another_one_is_not_told(server: HookServer, sink: TusdSink) -> None:
+    await sink.deliver(await a_fact(derived_from="another", derivation="thumbnail/thumbnail"))
+    assert server.questions == []
+
+
 @pytest.mark.parametrize("answer", [b"", b"garbage", {"StopUpload": "yes"}, 200])
 async def test_whatever_a_2xx_says_the_event_is_taken(
     server: HookServer, sink: TusdSink, stopped: Stopped, answer: object

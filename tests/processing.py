@@ -68,12 +68,41 @@ SHOUT, SCAN = Declared("shout", 1, ("text/*",)), Declared("scan", 1, ("*/*",))
 SHOUTING = Processing((SHOUT,), Chosen(("shout",)))
 GATED = Processing((SHOUT, SCAN), Chosen(("shout", "scan"), frozenset({"scan"})))
 
-PLUGIN = """
-import os
+PLUGIN = r"""
+import struct
 import time
+import zlib
 from pathlib import Path
 
 from tusgate.processors import Derived, ProcessorError, Result
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+PICTURE = (
+    b"\x89PNG\r\n\x1a\n"
+    + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0))
+    + chunk(b"IDAT", zlib.compress(8 * (b"\0" + 8 * b"\xff\x80\x00")))
+    + chunk(b"IEND", b"")
+)
+
+
+class Preview:
+    name = "preview"
+    version = 1
+    types = ("image/*",)
+    largest = 64 << 20
+    seconds = 120.0
+    memory = 1 << 30
+
+    def process(self, source, workspace, progress):
+        while not Path(source.path.read_text().split()[2]).exists():
+            time.sleep(0.02)
+        made = workspace / "preview.png"
+        made.write_bytes(PICTURE)
+        return Result((Derived(made, "preview", "image/png", "preview.png"),))
 
 
 class Shout:
@@ -101,16 +130,19 @@ class Shout:
 
 
 def install_plugin(home: Path) -> Path:
-    """Write a distribution with the processor `shout`, and return the directory to have in PYTHONPATH.
+    """Write a distribution with processors, and return the directory to have in PYTHONPATH.
 
-    A file that begins with `wait for PATH` is processed once there is something at that path.
+    A file that begins with `wait for PATH` is processed once there is something at that path. `shout` takes texts,
+    `preview` pictures.
     """
     site = home / "site"
     information = site / "shouting-1.0.dist-info"
     information.mkdir(parents=True)
     (site / "shouting.py").write_text(PLUGIN)
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: shouting\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[tusgate.processors]\nshout = shouting:Shout\n")
+    (information / "entry_points.txt").write_text(
+        "[tusgate.processors]\nshout = shouting:Shout\npreview = shouting:Preview\n"
+    )
     return site
 
 

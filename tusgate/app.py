@@ -207,7 +207,7 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
 
     async def work() -> Looked:
         tenancy = load_tenancy(settings)
-        processors = find_processors(_names_of_processors(settings, tenancy))
+        processors = find_processors(names_of_processors(settings, tenancy))
         async with _opened(settings) as (database, stores):
             reconciler = Reconciler(
                 database=database,
@@ -405,7 +405,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
             services = _api_services(settings, database, stores, uploads, direct, evidence, feed, audit)
             add_api(app, config, services, authority)
         if _has_page(settings):
-            add_page(app, endpoint=settings.base_path.lstrip("/"), direct=_direct_door(settings, stores))
+            _add_page(settings, app, stores, keeping)
         _crash_at_an_answer(settings, app)
         server = _server(settings, app, reuse_port)
         stack.push_async_callback(server.close)
@@ -900,6 +900,13 @@ def _direct_door(settings: Settings, stores: Stores[SurveyedStore]) -> DirectDoo
     if settings.direct != "on" or not settings.offers_api or not origins:
         return None
     return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", stores=tuple(sorted(origins)))
+
+
+def _add_page(settings: Settings, app: Application, stores: Stores[SurveyedStore], keeping: Keeping) -> None:
+    """Serve the page; it listens where something is done with files, and told."""
+    tells = settings.offers_api and settings.event_stream != "off" and keeping.processing is not None
+    direct, events = _direct_door(settings, stores), ROOT.lstrip("/") if tells else None
+    add_page(app, endpoint=settings.base_path.lstrip("/"), direct=direct, events=events)
 
 
 def _direct_rules(settings: Settings, expiry: Expiry) -> DirectRules:

@@ -30,8 +30,8 @@ EXTERNAL = re.compile(r"[a-z]+:")
 NAMED_FILE = re.compile(r"`((?:fault|unit|wire|contract|deploy|clients|abuse|model)/[\w/]+\.py)")
 NAMED_TEST = re.compile(r"`([\w/]+\.py)::([\w:]+)`")
 SETTING = re.compile(rf"\b{ENV_PREFIX}(?!TEST_)([A-Z0-9_]*[A-Z0-9])\b")
-NOT_SETTINGS = {"config", "cache"}
-"""Variables that only say where the settings, or the test servers, are."""
+NOT_SETTINGS = {"config", "cache", "url", "token"}
+"""Variables that only say where the settings, or the test servers, are, and those of programs in the documents."""
 
 
 def test_the_settings_page_is_the_one_that_the_model_writes() -> None:

@@ -34,6 +34,7 @@ TusgateError
 ├── JobLost                   a job that somebody else has, that is settled, or whose file is gone
 ├── ProcessingFailed          a processor has not done its work on a file
 ├── DownloadsOff              this server hands out no files
+├── OriginTokenMissing        files are handed out through the CDN only
 ├── DirectOff                 this server lets nobody send bytes to its store
 ├── PartsRefused              what the store has is not what was planned; nothing has changed
 ├── PartsFixed                an upload that has all its parts takes no other ones

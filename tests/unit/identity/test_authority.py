@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from tests.doubles.database import MemoryDatabase
 from tests.issuer import AUDIENCE, Issuer
 from tests.unit.identity.test_upload_tokens import KEY, minted
-from tusgate.core.access import ALL, USER, Presented, Principal
+from tusgate.core.access import USER, Permission, Presented, Principal
 from tusgate.core.errors import CredentialsExpired, InvalidCredentials, Unauthenticated
 from tusgate.core.model import Scope
 from tusgate.identity.authority import CombinedAuthority
@@ -89,7 +89,7 @@ async def test_where_no_bearer_token_counts_the_field_is_somebody_elses() -> Non
 async def test_a_proxy_may_pass_on_the_token_by_which_it_knows_the_user(issuer: Issuer, store: MemoryDatabase) -> None:
     foreign = issuer.token(iss="https://the-proxys-own.example")
     principal = await authority(issuer, store).identify(Presented(bearer=foreign, vouched=VOUCHED))
-    assert (principal.scope, principal.permissions) == (Scope("acme", "carol"), ALL)
+    assert (principal.scope, principal.permissions) == (Scope("acme", "carol"), USER | {Permission.ADMIN})
 
 
 async def test_the_log_has_the_reason_and_the_answer_has_not(issuer: Issuer, store: MemoryDatabase) -> None:
@@ -116,7 +116,7 @@ class TestVouchedUsers:
             ({"x-forwarded-user": ("carol",), "x-tenant": ("a/b",)}, None),
             ({"x-forwarded-user": ("carol",), "x-tenant": ("acme",)}, USER),
             ({"x-forwarded-user": ("carol",), "x-tenant": ("acme",), "x-forwarded-groups": ("opsy",)}, USER),
-            (VOUCHED, ALL),
+            (VOUCHED, USER | {Permission.ADMIN}),
         ],
     )
     async def test_the_word_of_the_proxy_counts_when_it_is_whole_and_single(

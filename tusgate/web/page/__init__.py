@@ -62,14 +62,16 @@ class Page:
     """The handlers of the page's routes.
 
     Args:
-        endpoint, direct: as for `add_page`.
+        endpoint, direct, events: as for `add_page`.
     """
 
-    def __init__(self, endpoint: str, direct: DirectDoor | None = None) -> None:
+    def __init__(self, endpoint: str, direct: DirectDoor | None = None, events: str | None = None) -> None:
         package = resources.files(__name__)
         template = Template(package.joinpath("index.html").read_text("utf-8"))
         page = template.substitute(
-            endpoint=html.escape(endpoint), direct="" if direct is None else html.escape(direct.endpoint)
+            endpoint=html.escape(endpoint),
+            direct="" if direct is None else html.escape(direct.endpoint),
+            events=html.escape(events or ""),
         )
         self._index = _page_file("index.html", page.encode())
         self._assets = {
@@ -105,7 +107,9 @@ class Page:
         return answer
 
 
-def add_page(app: web.Application, *, endpoint: str, direct: DirectDoor | None = None) -> None:
+def add_page(
+    app: web.Application, *, endpoint: str, direct: DirectDoor | None = None, events: str | None = None
+) -> None:
     """Serve the upload page at `/` and its files below `/assets/`.
 
     Args:
@@ -114,8 +118,9 @@ def add_page(app: web.Application, *, endpoint: str, direct: DirectDoor | None =
             resolved against the address of the page (`files` follows a stripped path prefix, `/files` does
             not).
         direct: where parts may go to the store itself; None: nowhere.
+        events: address of the API, as `endpoint`, when it tells what happens to files; else None.
     """
-    page = Page(endpoint, direct)
+    page = Page(endpoint, direct, events)
     app.router.add_get("/", page.show)
     app.router.add_get("/assets/{name}", page.asset)
 

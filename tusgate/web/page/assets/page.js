@@ -3,6 +3,7 @@
 import { percent } from "./format.js";
 import { DirectCarrier, fingerprintOf } from "./direct-carrier.js";
 import { forgetDirect, rememberDirect, storedDirectUploads } from "./direct-storage.js";
+import { Processing } from "./processing.js";
 import { Queue } from "./queue.js";
 import { leave, transferRow, unfinishedRow } from "./rows.js";
 import { browserName, fingerprint, storedUploads } from "./storage.js";
@@ -11,6 +12,8 @@ import { TusCarrier } from "./tus-carrier.js";
 
 const endpoint = new URL(document.body.dataset.endpoint, document.baseURI).href;
 const direct = document.body.dataset.direct && new URL(document.body.dataset.direct, document.baseURI).href;
+const events = document.body.dataset.events && new URL(document.body.dataset.events, document.baseURI).href;
+const processing = events ? new Processing(events) : null;
 const queue = new Queue();
 const open = new Map(); // fingerprint → transfer that is neither finished nor cancelled
 const unfinished = new Map(); // fingerprint → upload of an earlier visit, and its row
@@ -49,7 +52,7 @@ async function add(file) {
   transfer.addEventListener("change", () => changed(key, transfer));
   transfer.addEventListener("progress", showTitle);
   if (unfinished.has(key)) leave(unfinished.get(key).row, () => forgetRow(key));
-  list("uploads").append(transferRow(transfer, () => showLists()));
+  list("uploads").append(transferRow(transfer, () => showLists(), processing));
   showLists();
   queue.add(transfer);
 }

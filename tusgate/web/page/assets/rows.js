@@ -14,8 +14,11 @@ const MAIN_ACTION = {
   [State.FAILED]: { label: "Retry", run: (transfer) => transfer.wait() },
 };
 
-/** Make the row of a transfer that keeps itself up to date. `removed` is called once it has left the list. */
-export function transferRow(transfer, removed) {
+/**
+ * Make the row of a transfer that keeps itself up to date. `removed` is called once it has left the list;
+ * `processing` tells what is done with the file after that, or is null.
+ */
+export function transferRow(transfer, removed, processing) {
   const row = newRow(transfer.name, formatBytes(transfer.size));
   row.main.addEventListener("click", () => MAIN_ACTION[transfer.state].run(transfer));
   row.remove.addEventListener("click", () => {
@@ -26,8 +29,9 @@ export function transferRow(transfer, removed) {
 
   transfer.addEventListener("progress", oncePerFrame(() => showProgress(row, transfer)));
   transfer.addEventListener("change", () => {
-    if (transfer.state === State.CANCELLED) leave(row.element, removed);
-    else showState(row, transfer);
+    if (transfer.state === State.CANCELLED) return leave(row.element, removed);
+    showState(row, transfer);
+    if (transfer.state === State.FINISHED) processing?.watch(transfer.url, (news) => showProcessing(row, news));
   });
   showState(row, transfer);
   return row.element;
@@ -75,12 +79,14 @@ function newRow(name, size) {
   find("progress").setAttribute("aria-label", `Progress of ${name}`);
   find(".address input").setAttribute("aria-label", `Address of ${name}`);
   find(".copy").setAttribute("aria-label", `Copy the address of ${name}`);
+  find(".preview").alt = `Preview of ${name}`;
   return {
     element,
     name,
     progress: find("progress"),
     state: find(".state"),
     pace: find(".pace"),
+    preview: find(".preview"),
     address: find(".address"),
     addressText: find(".address input"),
     copy: find(".copy"),
@@ -105,9 +111,24 @@ function showState(row, transfer) {
   showProgress(row, transfer);
 }
 
+const PROCESSED = {
+  processing: "Uploaded. Processing…",
+  ready: "Uploaded",
+  failed: "Uploaded. It could not be processed",
+  refused: "Refused: nobody can have this file",
+};
+
+function showProcessing(row, { state, picture }) {
+  row.processed = PROCESSED[state]; // a last word about the upload may come later than this
+  row.state.textContent = row.processed;
+  if (state !== "ready" || !picture || row.preview.hasAttribute("src")) return;
+  row.preview.addEventListener("load", () => (row.preview.hidden = false));
+  row.preview.src = picture;
+}
+
 function showProgress(row, transfer) {
   row.progress.value = fraction(transfer.sent, transfer.size);
-  row.state.textContent = describe(transfer);
+  row.state.textContent = row.processed ?? describe(transfer);
   row.pace.textContent = pace(transfer);
 }
 

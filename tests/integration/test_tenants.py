@@ -114,6 +114,8 @@ async def test_objects_are_encrypted_with_the_customers_key_and_read_by_it_only(
     place.write('[tenants.default]\nroute = "two"')
     with place.gateway:
         upload_id = await upload(place, LARGE[:size])
+        content = await place.client.request("GET", f"/api/v1/files/{upload_id}/content", {"Host": "localhost"})
+        assert content.body == LARGE[:size], "over TLS, with the key"
 
     assert not_readable(place, upload_id)
     key = SseCustomerKey(place.key.read_bytes())

@@ -22,6 +22,7 @@ from botocore.parsers import ResponseParserError
 from tusgate.core.direct import ListedPart
 from tusgate.core.errors import MultipartLost, ObjectLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
+from tusgate.s3.bulk import BulkReader
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
@@ -72,8 +73,8 @@ _KEY_BEARING: Final = {
     "UploadPartCopy": True,
 }
 """Operations that S3 wants a customer's key with, and whether they have a source that is encrypted with it, too."""
-READ_SIZE: Final = 256 * 1024
-"""Bytes of an object that are handed on at a time, at most."""
+LEAST_BULK: Final = 2 * 1024 * 1024
+"""Bytes of an answer that are worth a connection of its own: `BulkReader` leaves nothing that could be used again."""
 BULK_DELETE: Final = 1000
 """Keys in one DeleteObjects (S3: 1,000)."""
 SINGLE_DELETES: Final = 8
@@ -92,13 +93,19 @@ class Opened:
         etag: of the object, without quotes.
     """
 
-    def __init__(self, answer: GetObjectOutputTypeDef, start: int) -> None:
+    def __init__(self, answer: GetObjectOutputTypeDef, start: int, patience: float) -> None:
         self._body = answer["Body"]
-        self.end = start + answer.get("ContentLength", 0)
+        self._size = answer.get("ContentLength", 0)
+        self._patience = patience
+        self.end = start + self._size
         self.etag = answer.get("ETag", "").strip('"')
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield what arrives as it arrives, without copying it. Raises Transient when the connection breaks."""
+        """Yield what arrives as it arrives. Raises Transient when the connection breaks."""
+        if self._size >= LEAST_BULK:
+            async for chunk in self._bulk():
+                yield chunk
+            return
         content: aiohttp.StreamReader = self._body.raw_stream.content  # read(n) would cut and join
         while True:
             self._let_come(True)
@@ -107,6 +114,26 @@ class Opened:
                 return
             self._let_come(False)
             yield chunk
+
+    async def _bulk(self) -> AsyncIterator[bytes]:
+        """Yield what aiohttp has read behind the head, and then take the connection from it."""
+        raw = self._body.raw_stream
+        left = self._size
+        while chunk := await _translated("GetObject", self._read_already):
+            left -= len(chunk)
+            yield chunk
+        if left:  # nobody else has run since nothing was left in aiohttp
+            if raw.connection is None:
+                raise Transient("GetObject: the connection broke")
+            reader = BulkReader(raw.connection.transport, left, self._patience)
+            while chunk := await reader.read():
+                yield chunk
+
+    async def _read_already(self) -> bytes:
+        self._let_come(False)
+        chunk: bytes = self._body.raw_stream.content.read_nowait()  # may resume the transport
+        self._let_come(False)
+        return chunk
 
     def _let_come(self, wanted: bool) -> None:
         """Read from the socket, or leave what comes to the kernel: aiohttp reads 380 KiB ahead of a slow reader."""
@@ -393,7 +420,7 @@ class Control:
         if etag:
             request["IfMatch"] = f'"{etag}"'
         answer = await _translated("GetObject", lambda: client.get_object(**request))
-        opened = Opened(answer, start)
+        opened = Opened(answer, start, self._config.read_timeout)
         if etag and opened.etag != etag:  # not every store knows If-Match
             opened.close()
             raise ObjectLost("GetObject: there is another object now")

@@ -8,6 +8,8 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 
 from tusgate.processors import ProcessorError, ProcessorFailed, Result, Source, sandbox
@@ -230,6 +232,39 @@ def test_a_picture_whose_end_is_missing_is_damaged(kind: str, part: float, tmp_p
     assert message.startswith(("the picture is damaged (", "this is no JPEG"))
 
 
+SOUND = [
+    encoded(quarters((90, 60)), kind, exif=orientation(6), icc_profile=swapped_profile())
+    for kind in ("JPEG", "PNG", "WEBP")
+] + [encoded(quarters((90, 60)), "GIF"), encoded(quarters((90, 60)).convert("CMYK"), "JPEG", progressive=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about EXIF that is damaged
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    content=st.sampled_from(SOUND),
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=4)), max_size=8),
+)
+def test_whatever_was_changed_in_a_picture_it_is_one_or_it_is_damaged(
+    content: bytes, changes: list[tuple[float, bytes]], tmp_path: Path
+) -> None:
+    """Not a mistake of ours, which would be tried again."""
+    changed = bytearray(content)
+    for place, other in changes:
+        start = int(place**3 * len(changed))  # most of what is read is at the beginning
+        changed[start : start + len(other)] = other
+    mistake = mistake_about(tmp_path, bytes(changed))
+    assert mistake is None or mistake.permanent
+
+
+def mistake_about(tmp_path: Path, content: bytes) -> ProcessorError | None:
+    try:
+        made_of(tmp_path, content)
+    except ProcessorError as mistake:
+        return mistake
+    return None
+
+
 def bomb(width: int, height: int) -> bytes:
     """Return a PNG of some KiB whose header is true: black pixels without end."""
 
@@ -256,6 +291,7 @@ def test_a_jpeg_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
     assert failure(tmp_path, bytes(content)) == "the picture has 4,290 megapixels, more than 250"
 
 
+@pytest.mark.slow
 def test_text_that_unpacks_without_end_is_not_unpacked(tmp_path: Path) -> None:
     picture = encoded(quarters((64, 64)), "PNG")
     packed = b"Comment\0\0" + zlib.compress(bytes(200 << 20), 9)

@@ -27,6 +27,10 @@ def nothing(done: float) -> None:
     """Let the progress pass by."""
 
 
+def telling(event: asyncio.Event) -> Callable[[float], None]:
+    return lambda done: event.set()
+
+
 def source_of(tmp_path: Path, content: bytes = b"some bytes") -> Source:
     path = tmp_path / "source"
     path.write_bytes(content)
@@ -134,6 +138,31 @@ async def test_a_job_that_is_cancelled_before_it_has_begun_leaves_nothing(tmp_pa
     wait_until(
         lambda: all(is_gone(child.pid) for child in psutil.Process().children() if child.pid not in before),
         "a process is left",
+    )
+
+
+async def test_jobs_leave_neither_processes_nor_descriptors(tmp_path: Path, workspace: Path) -> None:
+    """Some are done, some are cancelled while they run, and some while they start."""
+    me = psutil.Process()
+    source = source_of(tmp_path)
+    await sandbox.run("refuse", source, workspace, nothing)  # what is opened once and kept is open
+    before, children = me.num_fds(), {child.pid for child in me.children()}
+    begun = [asyncio.Event() for _ in range(3)]
+    running = [asyncio.create_task(sandbox.run("patient", source, workspace, telling(event))) for event in begun]
+    done = [asyncio.create_task(sandbox.run("refuse", source, workspace, nothing)) for _ in range(3)]
+    starting = [asyncio.create_task(sandbox.run("refuse", source, workspace, nothing)) for _ in range(3)]
+    await asyncio.sleep(0)
+    for job in starting:
+        job.cancel()
+    await asyncio.gather(*(event.wait() for event in begun))
+    for job in running:
+        job.cancel()
+    ended = await asyncio.gather(*running, *starting, *done, return_exceptions=True)
+    assert [type(each) for each in ended] == [asyncio.CancelledError] * 6 + [Result] * 3
+    await asyncio.to_thread(
+        wait_until,
+        lambda: me.num_fds() <= before and {child.pid for child in me.children()} <= children,
+        "processes or descriptors are left",
     )
 
 

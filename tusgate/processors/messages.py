@@ -74,7 +74,11 @@ _SAID: Final[TypeAdapter[Said]] = TypeAdapter(Said)
 
 def request(processor: str, source: Source, limits: Limits) -> bytes:
     """Return the line that a job is begun with."""
-    told = {"processor": processor, "source": {**asdict(source), "path": str(source.path)}, "limits": asdict(limits)}
+    told = {
+        "processor": processor,
+        "source": {**asdict(source), "path": str(source.path.absolute())},
+        "limits": asdict(limits),
+    }
     return json.dumps(told).encode() + b"\n"
 
 

@@ -142,8 +142,8 @@ def _environment(workspace: Path, options: Mapping[str, str]) -> dict[str, str]:
     return {
         "PATH": _absolute(os.environ.get("PATH", os.defpath).split(os.pathsep)),
         "PYTHONPATH": _absolute(sys.path),
-        "HOME": str(workspace),
-        "TMPDIR": str(workspace),
+        "HOME": str(workspace.absolute()),
+        "TMPDIR": str(workspace.absolute()),
         "LANG": "C.UTF-8",
         "MALLOC_ARENA_MAX": "2",  # each further one of glibc's reserves 64 MiB of address space
         **options,

@@ -73,6 +73,14 @@ async def test_a_processor_sees_the_file_and_what_it_makes_comes_back(tmp_path: 
     assert 50 < len(told) <= 101, "a thousand steps are told as a hundred"
 
 
+async def test_paths_may_be_relative(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    relative = Source(Path("source"), source.size, None, None)
+    result = await sandbox.run("copy", relative, Path("workspace"), nothing)
+    assert [made.path for made in result.derived] == [workspace / "copy"]
+
+
 async def test_a_refusal_is_a_result(tmp_path: Path, workspace: Path) -> None:
     assert await run("refuse", tmp_path) == Result(refused="not wanted")
 

@@ -98,7 +98,8 @@ def _line(words: dict[str, Any]) -> bytes:
 def _mistake(error: Exception) -> str:
     """Return what its author needs to find a mistake, and no path of this machine."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(last.filename).name}, line {last.lineno})"
+    what = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{type(error).__name__}: {what} ({Path(last.filename).name}, line {last.lineno})"
 
 
 if __name__ == "__main__":

@@ -69,6 +69,11 @@ class Mistaken(Rogue):
         raise KeyError("colour")
 
 
+class Missing(Rogue):
+    def process(self, source: Source, workspace: Path, progress: Progress) -> Result:
+        return Result(facts={"text": (workspace / "missing").read_text()})
+
+
 class Hang(Rogue):
     """Hangs in C code that holds the lock of the interpreter, and has a child that would outlive it."""
 

@@ -119,6 +119,11 @@ async def test_a_mistake_of_a_processor_is_told_with_its_place_and_tried_again(t
     assert not permanent
 
 
+async def test_a_mistake_is_told_without_the_places_of_files(tmp_path: Path, workspace: Path) -> None:
+    reason, _ = await failure("missing", tmp_path)
+    assert reason.startswith("FileNotFoundError: No such file or directory (")
+
+
 async def test_a_job_that_hangs_is_killed_with_all_that_it_has_started(tmp_path: Path, workspace: Path) -> None:
     assert await failure("hang", tmp_path) == ("not done within 3 s", False)
     wait_until_gone(*map(int, (workspace / "pids").read_text().split()))

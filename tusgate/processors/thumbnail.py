@@ -59,6 +59,8 @@ class Thumbnail:
         except UnidentifiedImageError:
             raise ProcessorError("this is no JPEG, PNG, WebP or GIF", permanent=True) from None
         except _DAMAGED as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the system, not of Pillow
+                raise
             raise ProcessorError(f"the picture is damaged ({error})", permanent=True) from None
         path = workspace / "thumbnail.webp"
         small.save(path, "WEBP", quality=_QUALITY)  # which writes no profile, EXIF or XMP that it was not given here

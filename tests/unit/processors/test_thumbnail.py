@@ -232,6 +232,12 @@ def test_a_picture_whose_end_is_missing_is_damaged(kind: str, part: float, tmp_p
     assert message.startswith(("the picture is damaged (", "this is no JPEG"))
 
 
+def test_what_the_disk_has_to_say_is_not_held_against_the_picture(tmp_path: Path) -> None:
+    [processor] = find(["thumbnail"])
+    with pytest.raises(FileNotFoundError):
+        processor.process(Source(tmp_path / "missing", 1, "image/png", None), tmp_path, nothing)
+
+
 SOUND = [
     encoded(quarters((90, 60)), kind, exif=orientation(6), icc_profile=swapped_profile())
     for kind in ("JPEG", "PNG", "WEBP")

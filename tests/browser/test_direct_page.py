@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import json
+import threading
+from http.server import ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.browser.test_parallel_uploads import Application
 from tests.clients.deployment import BucketObjects, Deployment
 from tests.clients.payload import MIB, Payload, write_payload
 from tests.gateway import minio_settings
+from tests.servers import minio as minio_server
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from playwright.sync_api import Route
@@ -214,3 +219,45 @@ def test_a_part_that_fails_is_sent_again(
 def test_where_there_are_no_direct_uploads_there_is_no_choice(browser: Browser, gateway: Gateway) -> None:
     page = browser.open(gateway.url)
     expect(page.page.get_by_label("straight to the object store")).to_be_hidden()
+
+
+AS_A_PAGE = """async ({ url, headers }) => {
+  try {
+    const answer = await fetch(url, { method: "PUT", headers, body: "12345" });
+    return answer.headers.get("ETag") ?? "hidden";
+  } catch (error) {
+    return String(error);
+  }
+}"""
+
+
+def test_a_page_of_a_foreign_origin_cannot_send_a_part(
+    browser: Browser, start_gateway: Callable[..., Gateway], applications: tuple[str, str]
+) -> None:
+    """DM-11: one of an allowed origin can, and sees the ETag."""
+    allowed, foreign = applications
+    with minio_server.running_with_cors(allowed) as minio:
+        own = {"TUSGATE_DIRECT": "on", "TUSGATE_CORS_ORIGINS": allowed}
+        gateway = start_gateway(minio_settings(minio, minio.make_bucket()) | own)
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        connection.request("POST", "/api/v1/uploads", json.dumps({"size": 5}), {"Content-Type": "application/json"})
+        (part,) = json.loads(connection.getresponse().read())["parts"]["urls"]
+        connection.close()
+        page = browser.open(f"{foreign}/").page
+        assert "Failed to fetch" in page.evaluate(AS_A_PAGE, part)
+        page.goto(f"{allowed}/")
+        assert page.evaluate(AS_A_PAGE, part).strip('"') == hashlib.md5(b"12345").hexdigest()
+
+
+@pytest.fixture
+def applications() -> Iterator[tuple[str, str]]:
+    """Give the URLs of the same page at two origins."""
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), Application) as one,
+        ThreadingHTTPServer(("127.0.0.1", 0), Application) as other,
+    ):
+        for server in (one, other):
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{one.server_port}", f"http://127.0.0.1:{other.server_port}"
+        one.shutdown()
+        other.shutdown()

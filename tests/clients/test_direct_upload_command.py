@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from tests.clients.deployment import BucketObjects
 from tests.clients.payload import BOUNDARY_SIZES, MIB, PART
 from tests.clients.upload_command import TIMEOUT, Command
 from tests.fault.proxy import Drop, DropAnswer, Gate, Reply, S3FaultProxy, s3_error
-from tests.gateway import minio_settings
+from tests.gateway import TUSGATE, minio_settings
 from tests.servers.process import wait_until
 
 if TYPE_CHECKING:
@@ -191,6 +192,41 @@ async def test_a_file_that_is_another_one_by_now_is_begun_anew(
     assert "the file changed while it was being uploaded" in errors
     (url,) = await run(direct, command, str(path))
     direct.check(url, other)
+
+
+async def test_credentials_go_to_the_gateway_and_never_to_the_store(
+    direct: Direct, start_gateway: Callable[..., Gateway], payload: Callable[[int], Payload], command: Command
+) -> None:
+    """I19."""
+    settings = {name: value for name, value in direct.gateway.environment.items() if name.startswith("TUSGATE_")}
+    for own in ("TUSGATE_HOST", "TUSGATE_PORT", "TUSGATE_DATA_DIR"):
+        del settings[own]
+    guarded = await asyncio.to_thread(start_gateway, settings | {"TUSGATE_AUTH": "token"})
+    made = await asyncio.to_thread(
+        subprocess.run,
+        [*TUSGATE, "token", "create", "--owner", "alice"],
+        env=guarded.environment,
+        cwd=guarded.home,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    endpoint, file = f"{guarded.url}/api/v1/uploads", payload(SIZE)
+    refused = command.start(endpoint, "--direct", str(file.path))
+    assert "401" in (await asyncio.to_thread(refused.communicate, timeout=TIMEOUT))[1]
+    token = made.stdout.split()[-1]
+    arguments = ("--direct", "--header", f"Authorization=Bearer {token}", str(file.path))
+    (url,) = await asyncio.to_thread(command.run, endpoint, *arguments)
+    direct.check(url, file)
+    sent = direct.store.history.of("UploadPart")
+    assert len(sent) == PARTS
+    assert all("authorization" not in call.fields for call in sent)
+
+
+def test_a_pipe_has_to_go_through_the_gateway(command: Command) -> None:
+    process = command.start("http://127.0.0.1:1/api/v1/uploads", "--direct", "-")
+    _, errors = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, "a pipe has no parts" in errors) == (2, True)
 
 
 async def test_what_cannot_be_is_told_in_one_line(

@@ -54,6 +54,7 @@ class Call:
         store_status: what S3 answered; None when it was not asked or did not answer.
         status: what the gateway was answered; None when it got a broken connection.
         fault: name of the fault that was applied, empty for none.
+        fields: names of its header fields, in lower case.
         document: body of a CompleteMultipartUpload, which says what it lists; other bodies are not kept.
     """
 
@@ -70,6 +71,7 @@ class Call:
     store_status: int | None = None
     status: int | None = None
     fault: str = ""
+    fields: frozenset[str] = frozenset()
     document: bytes = b""
 
     @property
@@ -96,7 +98,8 @@ def read_call(method: str, raw_path: str, headers: Mapping[str, str], order: int
     if "x-amz-copy-source" in headers:
         kind = COPIES.get(kind, kind)
     part = query.get("partNumber")
-    return Call(kind, method, bucket, key, int(part) if part else None, query, order)
+    fields = frozenset(name.lower() for name in headers)
+    return Call(kind, method, bucket, key, int(part) if part else None, query, order, fields=fields)
 
 
 @dataclass

@@ -173,7 +173,13 @@ class _Batch:
 
 def _session(headers: dict[str, str]) -> aiohttp.ClientSession:
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT)
-    return aiohttp.ClientSession(headers=headers, timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+    return aiohttp.ClientSession(
+        headers=headers,
+        timeout=timeout,
+        trust_env=True,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        connector=aiohttp.TCPConnector(limit=0),  # how many files and parts go at once is decided elsewhere
+    )
 
 
 class _Bar:

@@ -70,6 +70,18 @@ async def test_the_routes_answer_as_companion_does(rig, client):
     assert await rig.stored(f"/{begun['uploadId']}") == DATA
 
 
+async def test_an_abort_ends_what_is_unfinished_and_never_a_file(rig, client):
+    """I4: Uppy 5 aborts when the answer to its Complete is lost. S3 would know no such multipart upload by then."""
+    _, _, begun = await ask(client, "POST", "/companion/s3/multipart", {"filename": "a"})
+    one = f"/companion/s3/multipart/{begun['uploadId']}"
+    _, _, signed = await ask(client, "GET", f"{one}/1")
+    _, etag = await client.put({**signed, "headers": {}}, DATA)
+    assert (await ask(client, "POST", f"{one}/complete", {"parts": [{"PartNumber": 1, "ETag": etag}]}))[0] == 200
+    assert (await ask(client, "DELETE", one))[::2] == (200, {})
+    assert await rig.stored(f"/{begun['uploadId']}") == DATA
+    assert (await rig.row(f"/{begun['uploadId']}")).state == "complete"
+
+
 async def test_what_is_refused_says_why_wherever_uppy_looks(client):
     _, _, begun = await ask(client, "POST", "/companion/s3/multipart", {"filename": "a"})
     one = f"/companion/s3/multipart/{begun['uploadId']}"

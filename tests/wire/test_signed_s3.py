@@ -92,7 +92,9 @@ async def test_a_file_goes_up_by_signed_requests(rig, client):
     assert root.findtext("Location").endswith(f"/api/v1/files/{upload_id}/content")
     row = await rig.row(f"/{upload_id}")
     assert (row.state, row.filename, row.content_type) == ("complete", "größe.png", "image/png")
-    assert await rig.stored(f"/{upload_id}") == DATA
+    assert (await follow(client, await sign(client, method="DELETE", **one), "DELETE"))[0] == 204
+    row = await rig.row(f"/{upload_id}")
+    assert row.state == "complete", "an abort ends what is unfinished, and never a file"
 
 
 async def test_a_whole_file_comes_through_the_gateway(rig, client):

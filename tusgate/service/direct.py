@@ -303,6 +303,19 @@ class DirectUploads:
         check_is_direct(await self._database.get(principal.scope, upload_id))
         await self._uploads.terminate(principal.scope, upload_id, exchange, by=principal.proof)
 
+    async def abandon(self, principal: Principal, upload_id: UploadId, exchange: Exchange | None = None) -> None:
+        """End the upload as S3 aborts a multipart upload: one that has all its parts has become a file, and stays.
+
+        Raises:
+            UploadNotFound, NotDirect, UploadGone: there is nothing to end.
+            HookRefused, HookUnavailable: it is as it was.
+        """
+        try:
+            check_takes_parts(await self._database.get(principal.scope, upload_id))
+        except PartsFixed:
+            return
+        await self._uploads.terminate(principal.scope, upload_id, exchange, by=principal.proof)
+
     def _store_of(self, upload: Upload) -> ObjectStore:
         return self._stores.of(upload.route)
 

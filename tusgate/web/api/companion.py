@@ -157,8 +157,8 @@ class Companion:
         return _answer({"location": location, "key": upload.object_key, "bucket": BUCKET})
 
     async def abort(self, call: ApiCall) -> web.Response:
-        """End one upload."""
-        await self._direct.abort(call.principal, call.file_id, exchange_of(call.request))
+        """End one upload, if it is unfinished: clients abort also when they have missed the answer to Complete."""
+        await self._direct.abandon(call.principal, call.file_id, exchange_of(call.request))
         return _answer({})
 
     def _creation(self, principal: Principal, wanted: _Wanted) -> Creation:

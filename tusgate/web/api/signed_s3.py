@@ -146,8 +146,8 @@ class SignedS3:
         return _xml("CompleteMultipartUploadResult", _elements(told))
 
     async def abort(self, call: ApiCall) -> web.Response:
-        """End one upload."""
-        await self._direct.abort(call.principal, call.file_id, exchange_of(call.request))
+        """End one upload, if it is unfinished: clients abort also when they have missed the answer to Complete."""
+        await self._direct.abandon(call.principal, call.file_id, exchange_of(call.request))
         return web.Response(status=204)
 
     def _creation(self, principal: Principal, key: str, kind: str) -> Creation:

@@ -216,6 +216,26 @@ def test_a_part_that_fails_is_sent_again(
     assert failed
 
 
+def test_a_lost_answer_to_the_last_request_makes_no_second_file(
+    browser: Browser, deployment: Deployment, file: Payload
+) -> None:
+    """DM-02: the file is there, and the page finds it so."""
+    page = opened(browser, deployment)
+    lost: list[int] = []
+
+    def lose(route: Route) -> None:
+        lost.append(route.fetch().status)
+        route.abort()
+
+    page.page.route("**/complete", lose, times=1)
+    page.choose(file.path)
+    expect_finished(page, deployment, file)
+    assert lost == [200]
+    listed = ask(deployment, "/files")["files"]
+    assert isinstance(listed, list)
+    assert len(listed) == 1
+
+
 def test_where_there_are_no_direct_uploads_there_is_no_choice(browser: Browser, gateway: Gateway) -> None:
     page = browser.open(gateway.url)
     expect(page.page.get_by_label("straight to the object store")).to_be_hidden()

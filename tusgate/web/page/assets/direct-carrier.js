@@ -100,7 +100,9 @@ export class DirectCarrier {
     if (this.#upload.state !== "complete") throw new Refused(410, this.#upload.reason ?? "It has ended.");
   }
 
+  /** Find out where the upload stands; begin it unless it is there. */
   async #find(signal) {
+    if (this.#upload !== null && (await this.#looked(signal))) return;
     const { name, type, size } = this.#file;
     const wish = Math.max(SMALLEST_PART, Math.ceil(size / PARTS_WISHED));
     const wanted = { size, filename: name, part_size: wish, fingerprint: this.#fingerprint, urls: 0 };
@@ -108,6 +110,17 @@ export class DirectCarrier {
     const begun = await this.#ask(this.#endpoint, wanted, signal);
     this.#upload = begun.upload;
     this.#events.begun?.(begun.upload);
+  }
+
+  /** Look at the upload again, whose end may have been missed; returns false when it is gone. */
+  async #looked(signal) {
+    try {
+      this.#upload = await this.#ask(this.#upload.links.self, undefined, signal);
+      return ["uploading", "sealed", "complete"].includes(this.#upload.state);
+    } catch (error) {
+      if (![404, 410].includes(error.status)) throw error;
+      return false;
+    }
   }
 
   /** Find out how much is there already. */

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 REQUIREMENTS = TESTS / "wire" / "requirements.txt"
 CASES = TESTS / "fault" / "cases.txt"
-CASE_ID = re.compile(r"\b(?:PA|CR|DF|CC|RE|GC|DM|EV)-\d\d\b")
+CASE_ID = re.compile(r"\b(?:PA|CR|DF|CC|RE|GC|DM|EV|AT|DL)-\d\d\b")
 
 
 def rules_in(file: Path) -> dict[str, str]:

@@ -118,7 +118,7 @@ async def test_a_finished_file_is_found_by_digests_that_somebody_has_verified_on
 
 
 async def test_nobody_finds_the_files_of_others(tmp_path, store, http):
-    """I13: not even whether they are there."""
+    """AT-13, I13: not even whether they are there."""
     async with guarded(tmp_path, store=store) as here:
         who = {scope: DirectClient(here.client, http, await here.who(scope)) for scope in (ALICE, BOB, EVE)}
         upload_id, _ = await who[ALICE].begin(len(DATA), fingerprint=OWN)

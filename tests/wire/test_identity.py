@@ -305,6 +305,8 @@ class TestProxies:
             {"X-Forwarded-Proto": "javascript"},
             {"Forwarded": 'host="evil.example"'},
             {"Host": "evil.example"},
+            {"X-Forwarded-Host": "uploads.example.com, evil.example"},
+            {"Forwarded": "host=uploads.example.com, host=evil.example"},
         ],
         ids=repr,
     )

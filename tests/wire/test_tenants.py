@@ -142,6 +142,17 @@ async def test_a_deferred_length_meets_the_quota_as_it_grows(gateway):
     assert (await rig.client.head(path)).headers["Upload-Offset"] == "100"
 
 
+async def test_a_limit_that_was_cut_on_the_way_holds_at_the_finish(gateway):
+    """AT-05: the upload was within it when it was created; nothing of it becomes an object."""
+    rig = await gateway(max_size=10)
+    path = (await post(rig, 10)).upload_path
+    assert (await rig.client.patch(path, 0, b"12345")).status == 204
+    narrower = await gateway(max_size=9)
+    assert code_of(await narrower.client.patch(path, 5, b"67890")) == (413, "too_large")
+    assert (await narrower.client.head(path)).headers["Upload-Offset"] == "5"
+    assert await narrower.objects() == []
+
+
 async def test_unfinished_uploads_have_a_limit_of_their_own(gateway):
     """RE-05."""
     rig = await gateway(quota=Quota(unfinished=1))

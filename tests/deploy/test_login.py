@@ -1,19 +1,23 @@
-"""The configuration of docs/identity.md with a real nginx, and a login that answers as oauth2-proxy does."""
+"""The recipes of docs/identity.md: a real nginx with a login that answers as oauth2-proxy does, and JWTs."""
 
 from __future__ import annotations
 
+import asyncio
 import getpass
 import http.client
 import http.server
 import json
+import os
 import re
+import shutil
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.clients.readme import ROOT, blocks
+from tests.issuer import Issuer
 from tests.servers.process import free_port
 
 if TYPE_CHECKING:
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.servers
 
 PAGE = (ROOT / "docs" / "identity.md").read_text(encoding="utf-8")
-TUS = {"Tus-Resumable": "1.0.0"}
+TUS: dict[str, Any] = {"Tus-Resumable": "1.0.0"}
 USERS = {"alice": "staff", "bob": "staff", "root": "staff,upload-admins"}
 
 
@@ -118,11 +122,11 @@ def test_who_is_not_logged_in_is_sent_to_the_login_and_programs_are_told(site: S
 
 def test_users_have_their_own_files_whatever_they_say_of_themselves(site: Site) -> None:
     origin = f"http://127.0.0.1:{site.port}"
-    claims = {"X_Forwarded_User": "bob", "X_Forwarded_Groups": "upload-admins", "Origin": origin}
+    claims: dict[str, Any] = {"X_Forwarded_User": "bob", "X_Forwarded_Groups": "upload-admins", "Origin": origin}
     status, location, _ = site.ask("POST", "/files", "alice", **TUS, Upload_Length="5", **claims)
     assert (status, location.startswith(f"{origin}/files/")) == (201, True), "the page can go on there"
     path = location.removeprefix(origin)
-    offset = {"Upload_Offset": "0", "Content_Type": "application/offset+octet-stream"}
+    offset: dict[str, Any] = {"Upload_Offset": "0", "Content_Type": "application/offset+octet-stream"}
     assert site.ask("PATCH", path, "bob", b"hello", **TUS, **offset)[0] == 404
     assert site.ask("PATCH", path, "alice", b"hello", **TUS, **offset)[0] == 204
     file = path.replace("/files/", "/api/v1/files/")
@@ -135,3 +139,26 @@ def test_users_have_their_own_files_whatever_they_say_of_themselves(site: Site) 
     link = json.loads(made[2])["url"]
     assert site.ask("GET", link.removeprefix(origin))[::2] == (200, b"hello"), "without a login"
     assert site.ask("POST", "/files", "alice", **TUS, Upload_Length="5", Origin="https://evil.example")[0] == 403
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+async def test_a_token_of_an_identity_provider_is_enough(start_gateway: Callable[..., Gateway], tmp_path: Path) -> None:
+    settings = next(found for found in blocks("ini", PAGE) if "TUSGATE_AUTH=jwt" in found)
+    told = dict(re.findall(r"^(\w+)=(.+)$", settings, re.MULTILINE))
+    [issuer] = json.loads(told["TUSGATE_JWT_ISSUERS"])
+    (tmp_path / "photo.png").write_bytes(b"hello")
+    async with Issuer(issuer["issuer"]).serving() as provider:
+        told["TUSGATE_JWT_ISSUERS"] = json.dumps([issuer | {"jwks_url": provider.jwks_url}])
+        gateway = await asyncio.to_thread(start_gateway, told)
+        [script] = blocks("sh jwt", PAGE)
+        shell = await asyncio.create_subprocess_exec(
+            *("sh", "-ec", script.replace("http://localhost:8080", gateway.url)),
+            cwd=tmp_path,
+            env={**os.environ, "TOKEN": provider.token(aud=issuer["audience"])},
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await shell.communicate()
+        assert shell.returncode == 0, output
+        listing = output.decode().partition("{")
+        [file] = json.loads(listing[1] + listing[2])["files"]
+        assert (file["owner"], file["filename"], file["state"]) == ("alice", "photo.png", "complete")

@@ -402,7 +402,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         app = make_app(config, uploads, authority)
         if settings.offers_api:
             audit = _audit(stack, settings, database, tenants)
-            services = _api_services(settings, database, stores, uploads, direct, evidence, feed, audit)
+            services = _api_services(settings, database, stores, uploads, direct, evidence, feed, audit, writers)
             add_api(app, config, services, authority)
         if _has_page(settings):
             _add_page(settings, app, stores, keeping)
@@ -464,6 +464,8 @@ def _start_worker(
 ) -> None:
     """Begin to do jobs of these processors, until `stack` is left."""
     largest = {processor.name: processor.largest for processor in processors}
+    if settings.scratch_dir is not None and processors:
+        settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     rules = WorkerRules(slots=settings.worker_jobs, scratch=settings.scratch_dir)
     worker = Worker(database.jobs, stores, largest, ProcessorSandbox(options_of(settings)), _holder(), rules)
     stack.push_async_callback(worker.stop)
@@ -854,6 +856,7 @@ def _api_services(
     evidence: Evidence,
     feed: Feed,
     audit: Audit,
+    writers: Writers,
 ) -> ApiServices:
     files = Files(database, stores, uploads, settings.max_downloads)
     secret = settings.s3_events_secret
@@ -866,7 +869,7 @@ def _api_services(
         sharing=Sharing(database, files, Passwords()) if settings.offers_shares else None,
         evidence=None if secret is None else (evidence, secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
-        jobs=ExternalJobs(database.jobs, stores, external) if external else None,
+        jobs=ExternalJobs(database.jobs, stores, external, lambda: writers.draining) if external else None,
     )
 
 

@@ -260,6 +260,13 @@ class TestOutcomes:
         assert job.error == ("Eicar" if is_refused else "no scanner")
         assert await taken(database) is None
 
+    async def test_an_error_of_any_characters_is_kept(self, database: SurveyedDatabase) -> None:
+        file = await completed(database)
+        await database.jobs.fail(await a_job(database), "\0 \ud800 \u00e9" + "x" * 5000, None)
+        error = (await database.jobs.of([file]))[file.id][0].error
+        assert error is not None
+        assert "\u00e9" in error
+
     async def test_a_failure_is_tried_again_when_its_time_has_come(self, rig: Rig) -> None:
         database = rig.database
         file = await completed(database)

@@ -238,7 +238,7 @@ async def running(
         sharing=Sharing(database, files, Passwords()) if config.share_keys else None,
         evidence=(Evidence(database, direct), EVENTS_SECRET),
         events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,
-        jobs=ExternalJobs(database.jobs, stores, external) if external else None,
+        jobs=ExternalJobs(database.jobs, stores, external, lambda: writers.draining) if external else None,
     )
     add_api(app, config, services, authority)
     server = WebServer(app, listen("127.0.0.1", 0))

@@ -214,3 +214,11 @@ async def test_a_worker_that_is_not_heard_of_is_followed_by_another_and_by_none_
         processing = (await shown(here, alice, file))["processing"]
         assert (processing["state"], processing["jobs"][0]["state"], processing["derived"]) == ("failed", "dead", [])
         assert (await here.rig.database.usage(Scope("acme").tenant)).files == 1
+
+
+async def test_a_gateway_that_ends_lets_nobody_wait(tmp_path):
+    async with serving(tmp_path) as here:
+        waiting = asyncio.create_task(claim(here, await a_worker(here), 20))
+        here.rig.writers.draining = True
+        assert (await waiting)[0] == 204
+        here.rig.writers.draining = False

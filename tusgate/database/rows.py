@@ -636,8 +636,13 @@ def settlement_of(
         delay: seconds until it may be claimed again.
         not_counted: tries that do not count.
     """
-    told = None if error is None else error[:LONGEST_ERROR].replace("\0", "\N{REPLACEMENT CHARACTER}")
+    told = None if error is None else _storable(error[:LONGEST_ERROR])
     return {"state": state, "error": told, "facts": facts, "delay": delay, "not_counted": not_counted}
+
+
+def _storable(text: str) -> str:
+    """Return `text` without what no database takes: NUL, and halves of characters."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
 
 
 def check_kept(staged: Sequence[Staged], taken: Sequence[Row]) -> None:

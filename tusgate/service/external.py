@@ -37,12 +37,20 @@ class ExternalJobs:
         jobs: of finished files.
         stores: where files are.
         processors: names of the external ones.
+        is_draining: says whether this process is about to end, so that nobody waits here any longer.
     """
 
-    def __init__(self, jobs: JobQueue, stores: Stores[ObjectStore], processors: Sequence[str]) -> None:
+    def __init__(
+        self,
+        jobs: JobQueue,
+        stores: Stores[ObjectStore],
+        processors: Sequence[str],
+        is_draining: Callable[[], bool],
+    ) -> None:
         self._jobs = jobs
         self._stores = stores
         self._processors = frozenset(processors)
+        self._is_draining = is_draining
 
     async def claim(
         self, principal: Principal, processors: Sequence[str], wait: float, is_abandoned: Callable[[], bool]
@@ -57,7 +65,7 @@ class ExternalJobs:
             raise InvalidRequest("processors", f"names in TUSGATE_EXTERNAL_PROCESSORS, got {unknown[0]}")
         now, tenant, holder = asyncio.get_running_loop().time, principal.scope.tenant, principal.proof
         until = now() + wait
-        while not is_abandoned():
+        while not (is_abandoned() or self._is_draining()):
             await give_up_lost(self._jobs)
             job = await self._jobs.claim(processors, new_claim(), holder, LEASE, MOST_TRIES, tenant)
             if job is not None or now() >= until:

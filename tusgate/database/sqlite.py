@@ -1051,7 +1051,8 @@ def _tell(connection: sqlite3.Connection, event_type: EventType, upload: Upload)
 
 def _insert_event(connection: sqlite3.Connection, event_type: EventType, told: sqlite3.Row | None) -> None:
     if told is not None:
-        identity = identity_of(upload_from(told)) | {"number": told["event_number"], "type": event_type}
+        identity = {column: told[column] for column in ("id", "tenant", "owner")}
+        identity |= {"number": told["event_number"], "type": event_type}
         _queries.insert_event(connection, **identity, upload=snapshot_of(told))
         _queries.insert_deliveries(connection, **identity)
 

@@ -104,7 +104,7 @@ class Operation:
         problems: statuses of failures beside those that every operation may have.
         route: what `core.access` calls the path; None: anybody may ask.
         largest_body: bytes of a body that are read.
-        body_types: media types that a body may have.
+        body_types: media types that a body may have, and that a POST without one may claim; none: any.
         read_body: makes a `body` of its bytes where these are no JSON; raises InvalidRequest.
         admit: raises TusgateError for who may not ask, where no `route` says it.
         refuse: renders what went wrong, for clients that expect something else than problem details.
@@ -217,22 +217,26 @@ class Door:
         self, request: web.Request, operation: Operation, principal: Principal, values: Mapping[str, str]
     ) -> ApiCall:
         refuse_oversize(request.headers)
+        if operation.body is None and request.headers.get("Content-Type") and request.method == "POST":
+            _check_media_type(request, operation)  # a form of a page that sends no Origin tells itself apart by that
         query = None if operation.query is None else _query_of(request, operation.query)
         body = None if operation.body is None else await self._body_of(request, operation.body, operation)
         return ApiCall(request, principal, UploadId(values.get("id", "")), values, query, body)
 
     async def _body_of(self, request: web.Request, model: type[BaseModel], operation: Operation) -> BaseModel:
-        media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if media_type not in operation.body_types:
-            usual = (
-                "application/json" if operation.body_types is _JSON_TYPES else min(filter(None, operation.body_types))
-            )
-            raise errors.UnsupportedMediaType(f"Content-Type: expected {usual}")
+        _check_media_type(request, operation)
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise errors.UnsupportedMediaType("Content-Encoding: expected none")
         received = await small_body(request, self._watch, operation.largest_body)
         read = operation.read_body or model.model_validate_json
         return _checked(lambda: read(received), "body")
+
+
+def _check_media_type(request: web.Request, operation: Operation) -> None:
+    media_type = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if operation.body_types and media_type not in operation.body_types:
+        usual = "application/json" if operation.body_types is _JSON_TYPES else min(filter(None, operation.body_types))
+        raise errors.UnsupportedMediaType(f"Content-Type: expected {usual}")
 
 
 def _values_in(path: str, found: str) -> dict[str, str]:

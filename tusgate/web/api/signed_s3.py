@@ -82,7 +82,10 @@ class SignedS3:
         one = "/objects/{id}"
         return (
             operation("POST", "/sign", Route.PART_URLS, "Sign", answer=self.sign, body=_Wish, refuse=refusal),
-            operation("POST", "/objects", Route.DIRECT_UPLOADS, "Create", answer=self.create),
+            # Its type is that of the file, as clients of S3 say it.
+            operation(
+                "POST", "/objects", Route.DIRECT_UPLOADS, "Create", answer=self.create, body_types=frozenset[str]()
+            ),
             operation("GET", one, Route.PARTS, "List", answer=self.list),
             operation("DELETE", one, Route.DIRECT_UPLOAD, "Abort", answer=self.abort),
             operation(

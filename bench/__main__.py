@@ -25,6 +25,7 @@ from bench.hooks import show_hooks
 from bench.identity import show_identity
 from bench.memory import show_memory
 from bench.safety import show_safety
+from bench.sinks import show_sinks
 from tests.servers import acquire, minio, postgres
 
 if TYPE_CHECKING:
@@ -56,12 +57,13 @@ class Topic(StrEnum):
     HOOKS = "hooks"
     CONCATENATION = "concatenation"
     DIRECT = "direct"
+    SINKS = "sinks"
 
 
 TOPIC = """uploads: throughput and CPU beside direct uploads and another tus server. memory: of 4 GiB, and of stalled
 connections. safety: commits, HEAD under load, takeover. downloads: 1 GiB, slow readers, small ones. identity: PATCH and
 HEAD with each kind of credential. events, hooks: what they cost small uploads. concatenation: 1 GiB as parallel pieces.
-direct: 1 GiB in parts by signed URLs."""
+direct: 1 GiB in parts by signed URLs. sinks: how fast and how soon each kind of sink is told."""
 
 
 def bench(
@@ -82,25 +84,34 @@ def bench(
         with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as directory:
             show_identity(console, Path(directory), blocks=1 if smoke else 20)
         return
+    if topic is Topic.SINKS:
+        with tempfile.TemporaryDirectory(prefix="tusgate-bench-") as directory:
+            show_sinks(console, Path(directory), waiting=200 if smoke else 5000, seconds=1.0 if smoke else 10.0)
+        return
     with _store() as (home, store):
-        match topic:
-            case Topic.MEMORY:
-                show_memory(console, home, store)
-            case Topic.SAFETY:
-                show_safety(console, home, store)
-            case Topic.DOWNLOADS:
-                size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
-                show_downloads(console, home, store, size=size, rounds=rounds, seconds=seconds)
-                show_small(console, home, rounds=rounds, downloads=320 if smoke else SMALL_DOWNLOADS)
-            case Topic.EVENTS:
-                show_events(console, home, store, rounds)
-            case Topic.HOOKS:
-                show_hooks(console, home, store, uploads=20 if smoke else 1000, rounds=rounds)
-            case Topic.CONCATENATION:
-                show_concatenation(console, home, store, size=33 * MIB if smoke else GIB, rounds=rounds)
-            case Topic.DIRECT:
-                size, answers = (17 * MIB, 2) if smoke else (GIB, 100)
-                show_direct(console, home, store, size=size, rounds=rounds, answers=answers)
+        _show_on(store, home, topic, rounds, smoke=smoke)
+
+
+def _show_on(store: S3Server, home: Path, topic: Topic, rounds: int, *, smoke: bool) -> None:
+    match topic:
+        case Topic.MEMORY:
+            show_memory(console, home, store)
+        case Topic.SAFETY:
+            show_safety(console, home, store)
+        case Topic.DOWNLOADS:
+            size, seconds = (9 * MIB, 2.0) if smoke else (GIB, 30.0)
+            show_downloads(console, home, store, size=size, rounds=rounds, seconds=seconds)
+            show_small(console, home, rounds=rounds, downloads=320 if smoke else SMALL_DOWNLOADS)
+        case Topic.EVENTS:
+            show_events(console, home, store, rounds)
+        case Topic.HOOKS:
+            show_hooks(console, home, store, uploads=20 if smoke else 1000, rounds=rounds)
+        case Topic.CONCATENATION:
+            show_concatenation(console, home, store, size=33 * MIB if smoke else GIB, rounds=rounds)
+        case _:
+            assert topic is Topic.DIRECT
+            size, answers = (17 * MIB, 2) if smoke else (GIB, 100)
+            show_direct(console, home, store, size=size, rounds=rounds, answers=answers)
 
 
 def _compare(workloads: list[Workload], peer: str | None, rounds: int, *, no_peer: bool, content: bool) -> None:

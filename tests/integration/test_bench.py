@@ -55,3 +55,11 @@ def test_the_benchmark_of_identity_runs_at_a_tiny_size() -> None:
 def test_hooks_are_measured_at_a_tiny_size(minio_server: object) -> None:
     printed = smoke("hooks")
     assert all(kind in printed for kind in ("no hook", "plug-in: create", "HTTP: create", "HTTP: finish"))
+
+
+@pytest.mark.servers
+@pytest.mark.slow
+def test_sinks_are_measured_at_a_tiny_size(postgres_server: object, nats_server: object) -> None:
+    printed = smoke("sinks")
+    assert "webhook" in printed
+    assert "nats" in printed

@@ -176,7 +176,7 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
                 mending=mending,
                 now=datetime.now(UTC),
                 grace=grace,
-                keeping=assembly.keeping(settings, assembly.processing(settings, tenancy, processors)),
+                keeping=assembly.keeping(settings, tenancy, assembly.processing(settings, tenancy, processors)),
             )
             async for finding in reconciler.run():
                 tell(finding)
@@ -332,7 +332,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         stores = await _prepared(stack, settings, tenancy, tenants, database)
         holder = _holder()
         processors = find_processors(names_of_processors(settings, tenancy))
-        keeping = assembly.keeping(settings, assembly.processing(settings, tenancy, processors))
+        keeping = assembly.keeping(settings, tenancy, assembly.processing(settings, tenancy, processors))
         writers, hooks = Writers(), assembly.hooks(settings)
         stack.push_async_callback(hooks.close)
         completion = Completion(database, stores, holder, tenants, hooks, keeping)
@@ -346,7 +346,9 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         uploads = assembly.uploads(
             settings, database, stores, tenants, writers, completion, holder, authority, hooks, expiry
         )
-        jobs = Jobs(database, stores, completion, assembly.job_rules(settings), assembly.own_clocks(), database)
+        jobs = Jobs(
+            database, stores, completion, assembly.job_rules(settings, tenancy), assembly.own_clocks(), database
+        )
         stack.push_async_callback(jobs.stop)
         direct = DirectUploads(database, stores, uploads, completion, assembly.direct_rules(settings, expiry))
         evidence = Evidence(database, direct)

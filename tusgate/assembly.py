@@ -40,6 +40,7 @@ from tusgate.service.sharing import Sharing
 from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
+from tusgate.settings.dedup import dedup_of
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
 from tusgate.settings.processing import processing_of
@@ -400,18 +401,23 @@ def expiry(settings: Settings, keeping: Keeping) -> Expiry:
     return Expiry(lifetime=settings.upload_expiry, max_age=settings.lifetime_limit, keeping=keeping)
 
 
-def keeping(settings: Settings, processing: Processing | None) -> Keeping:
+def keeping(settings: Settings, tenancy: Tenancy, processing: Processing | None) -> Keeping:
     """Return what becomes of files once they are complete."""
-    digests = settings.file_digest == "sha256"
-    return Keeping(lifetime=settings.file_expiry, digests=digests, processing=processing)
+    return Keeping(
+        lifetime=settings.file_expiry,
+        digests=settings.file_digest == "sha256",
+        processing=processing,
+        dedup=dedup_of(settings, tenancy),
+    )
 
 
-def job_rules(settings: Settings) -> JobRules:
+def job_rules(settings: Settings, tenancy: Tenancy) -> JobRules:
     """Return how often the background jobs run, and how much they do."""
     return JobRules(
         ended_memory=settings.ended_retention,
         access_memory=settings.access_retention,
         digests=settings.file_digest == "sha256",
+        dedup=dedup_of(settings, tenancy),
     )
 
 

@@ -289,6 +289,27 @@ class Database(Protocol):
             Fenced: the file is no longer COMPLETE, or is another object.
         """
 
+    async def find_twin(self, upload: Upload, sha256: bytes, lease: float) -> Upload | None:
+        """Record the SHA-256 of `upload`, and return a file of the same bytes whose object it may share.
+
+        That one is COMPLETE, of the same tenant (of any owner), route, length and content coding, and its own look is
+        over. None: there is none, and the look of `upload` is over, too. Else it is due again after `lease` seconds,
+        or over with `adopt` or `record_digest`. Looks for the same bytes come one after the other, so of any number
+        of equal files that look at once exactly one finds none.
+
+        Raises:
+            Fenced: see `record_digest`.
+        """
+
+    async def adopt(self, upload: Upload, twin: Upload, kept_for: float) -> Upload:
+        """Let `upload`, which has found `twin`, refer to the object of that from now on; return it.
+
+        What it referred to becomes garbage that is due after `kept_for` seconds: it may be being read.
+
+        Raises:
+            Fenced: one of the two is no longer COMPLETE, or refers to another object than is shown here.
+        """
+
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """Return up to `limit` garbage rows whose time has come, and postpone them by a minute.
 
@@ -296,7 +317,8 @@ class Database(Protocol):
         after its upload ended or got its latest epoch. What a live or complete upload refers to is never returned:
         those rows are dropped instead. What a live upload may still come to use (its own object key; multipart
         uploads of unknown id while it has none of its own to spare) waits. So does an object while a multipart upload
-        that could still make it is not gone.
+        that could still make it is not gone. An object that several files share is referred to until the last of
+        them has ended; the row that each of them leaves when it ends is dropped, or returned, by what it is then.
         """
 
     async def drop_garbage(self, rows: Sequence[Garbage], grace: float) -> None:

@@ -75,6 +75,8 @@ class LogEvent(StrEnum):
     DIGEST_COMPUTED = "digest.computed"
     DIGEST_POSTPONED = "digest.postponed"
     DIGEST_OBJECT_LOST = "digest.object_lost"
+    DEDUP_SHARED = "dedup.shared"
+    DEDUP_OBJECT_LOST = "dedup.object_lost"
     ACCESS_UNFINISHED = "access.unfinished"
     DATABASE_UNAVAILABLE = "database.unavailable"
     DATABASE_UNSAFE = "database.unsafe"

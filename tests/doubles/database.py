@@ -13,6 +13,7 @@ from tusgate.core.access import ApiToken
 from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.concat import JOINED_WITHIN
+from tusgate.core.dedup import may_adopt
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -378,6 +379,27 @@ class MemoryDatabase:
         row.upload, row.digest_due = replace(row.upload, sha256=sha256), None
         return row.upload
 
+    async def find_twin(self, upload: Upload, sha256: bytes, lease: float) -> Upload | None:
+        row = self._find(upload.scope, upload.id)
+        shown = (row.upload.object_key, row.upload.etag)
+        if row.upload.state is not State.COMPLETE or shown != (upload.object_key, upload.etag):
+            raise _fenced_by(row.upload)
+        row.upload = replace(row.upload, sha256=sha256)
+        twins = [each.upload for each in self._rows.values() if _is_twin(each, row.upload)]
+        row.digest_due = self._clock() + lease if twins else None
+        return max(twins, key=lambda twin: (twin.completed_at, twin.id), default=None)
+
+    async def adopt(self, upload: Upload, twin: Upload, kept_for: float) -> Upload:
+        row = self._find(upload.scope, upload.id)
+        rows = [self._rows[each.id].upload for each in (upload, twin) if each.id in self._rows]
+        if not may_adopt(upload, twin, [each for each in rows if each.state is State.COMPLETE]):
+            raise _fenced_by(row.upload)
+        self._discard(row, row.upload.object_key, kept_for=kept_for)
+        crc64 = twin.crc64 if row.upload.crc64 is None else row.upload.crc64
+        row.upload = replace(row.upload, object_key=twin.object_key, etag=twin.etag, crc64=crc64, object_of=twin.maker)
+        row.digest_due = None
+        return row.upload
+
     async def claim(self, upload: Upload, holder: str, intents: Sequence[Intent] = ()) -> tuple[Upload, list[Piece]]:
         row = self._expected(upload, State.UPLOADING, at_offset=True)
         if row.upload.put_attempts != upload.put_attempts:
@@ -603,13 +625,13 @@ class MemoryDatabase:
             (waste.due, waste_id, row)
             for row in self._rows.values()
             for waste_id, waste in row.waste.items()
-            if waste.due <= now and _is_decided(row, waste, now - grace) and not _may_be_made(row, waste.garbage)
+            if waste.due <= now and _is_decided(row, waste, now - grace) and not self._may_be_made(row, waste.garbage)
         ]
         found = []
         for _, waste_id, row in sorted(due, key=lambda entry: entry[:2])[:limit]:
             waste = row.waste[waste_id]
             waste.due = now + GARBAGE_PAUSE
-            if _is_referred_to(row, waste.garbage):
+            if _is_referred_to(row, waste.garbage) or self._is_shared(row, waste.garbage):
                 del row.waste[waste_id]
             elif not _may_still_be_used(row.upload, waste.garbage):
                 found.append(replace(waste.garbage, spare=row.upload.multipart_id, route=row.upload.route))
@@ -647,7 +669,12 @@ class MemoryDatabase:
 
     async def names(self, upload_ids: Sequence[UploadId]) -> set[StoreName]:
         rows = [self._rows[upload_id] for upload_id in upload_ids if upload_id in self._rows]
-        return {name for row in rows for name in _names_of(row)}
+        names = {name for row in rows for name in _names_of(row)}
+        return names | {
+            StoreName(each.upload.object_key)
+            for each in self._rows.values()
+            if each.upload.object_of in upload_ids and each.upload.state is State.COMPLETE
+        }
 
     async def count_by_state(self) -> dict[State, int]:
         states = [row.upload.state for row in self._rows.values()]
@@ -967,7 +994,7 @@ class MemoryDatabase:
             if keeps_expiring
             else self._expiry(self._now(), keeping.lifetime, None),
         )
-        row.digest_due = self._clock() if keeping.digests and not keeps_expiring else None
+        row.digest_due = self._clock() if keeping.wants_digest(row.upload.scope) and not keeps_expiring else None
         row.waste = {
             waste_id: waste
             for waste_id, waste in row.waste.items()
@@ -1019,11 +1046,41 @@ class MemoryDatabase:
         multipart: bool = False,
         multipart_id: MultipartId | None = None,
         intent_epoch: int | None = None,
+        kept_for: float = 0.0,
     ) -> None:
         waste_id, now = self._tables.next_waste, self._clock()
         self._tables.next_waste += 1
         garbage = Garbage(waste_id, row.upload.id, key, multipart, multipart_id, 0)
-        row.waste[waste_id] = _Waste(garbage, now, now, intent_epoch)
+        row.waste[waste_id] = _Waste(garbage, now, now + kept_for, intent_epoch)
+
+    def _is_shared(self, row: _Row, garbage: Garbage) -> bool:
+        makers = {row.upload.id, row.upload.maker}
+        return not garbage.multipart and any(
+            each.upload.maker in makers and each.upload.object_key == garbage.key
+            for each in self._rows.values()
+            if each.upload.state is State.COMPLETE
+        )
+
+    def _may_be_made(self, row: _Row, garbage: Garbage) -> bool:
+        """Return whether an object may yet be made by a multipart upload that is not gone."""
+        rows = [row, *(self._rows[each] for each in [row.upload.maker] if each in self._rows)]
+        return not garbage.multipart and any(
+            waste.garbage.key == garbage.key and waste.garbage.multipart_id is not None and waste.removed is None
+            for each in rows
+            for waste in each.waste.values()
+        )
+
+
+def _is_twin(row: _Row, upload: Upload) -> bool:
+    other = row.upload
+    return (
+        other.id != upload.id
+        and other.state is State.COMPLETE
+        and row.digest_due is None
+        and other.role in {None, Role.FINAL}
+        and (other.scope.tenant, other.sha256, other.length) == (upload.scope.tenant, upload.sha256, upload.length)
+        and (other.route, other.content_coding) == (upload.route, upload.content_coding)
+    )
 
 
 def _place(upload: Upload) -> tuple[datetime, str]:
@@ -1265,14 +1322,6 @@ def _is_referred_to(row: _Row, garbage: Garbage) -> bool:
         return is_own and upload.state in {*LIVE, State.COMPLETE}
     is_object = garbage.key == upload.object_key and upload.state is State.COMPLETE
     return is_object or any(piece.key == garbage.key for piece in row.pieces.values())
-
-
-def _may_be_made(row: _Row, garbage: Garbage) -> bool:
-    """Return whether an object may yet be made by a multipart upload that is not gone."""
-    return not garbage.multipart and any(
-        waste.garbage.key == garbage.key and waste.garbage.multipart_id is not None and waste.removed is None
-        for waste in row.waste.values()
-    )
 
 
 def _names_of(row: _Row) -> set[StoreName]:

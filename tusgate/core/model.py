@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NewType
 
+from tusgate.core.dedup import NO_DEDUP, Dedup
+
 if TYPE_CHECKING:
     from datetime import datetime
 
@@ -102,6 +104,8 @@ class Upload:
         withheld: nobody reads it: a job that has to be done before is not.
         derived_from: the file that this one was made of; both end together.
         derivation: what it is to that file, such as `thumbnail/thumbnail`: processor and name.
+        object_of: the upload that the object was made by, and whose marker it carries, where the file shares that of
+            another one; None: its own. That upload may be gone.
     """
 
     id: UploadId
@@ -140,6 +144,12 @@ class Upload:
     withheld: bool = False
     derived_from: UploadId | None = None
     derivation: str | None = None
+    object_of: UploadId | None = None
+
+    @property
+    def maker(self) -> UploadId:
+        """The upload whose marker the finished object carries."""
+        return self.object_of or self.id
 
     @property
     def has_all_bytes(self) -> bool:
@@ -265,11 +275,17 @@ class Keeping:
         lifetime: seconds until it expires; None = never by itself.
         digests: its SHA-256 is to be computed.
         processing: says which jobs it gets; None: no file gets any.
+        dedup: says whether it shares its object with equal files.
     """
 
     lifetime: float | None = None
     digests: bool = False
     processing: Processing | None = None
+    dedup: Dedup = NO_DEDUP
+
+    def wants_digest(self, scope: Scope) -> bool:
+        """Return whether the SHA-256 of a file is to be computed: equal files are found by it."""
+        return self.digests or self.dedup.is_on(scope.tenant)
 
 
 FOREVER: Final = Keeping()

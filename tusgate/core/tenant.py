@@ -29,6 +29,7 @@ class Tenant:
         bandwidth: bytes of uploads per second.
         processors: of its files, by their names; None: as in the plain settings.
         publish_when_clean: those that have to be done before anybody reads a file; None: as in the plain settings.
+        dedup: equal files share an object; None: as in the plain settings.
     """
 
     name: str = "default"
@@ -42,6 +43,7 @@ class Tenant:
     bandwidth: int | None = None
     processors: tuple[str, ...] | None = None
     publish_when_clean: tuple[str, ...] | None = None
+    dedup: bool | None = None
 
     def check_type(self, content_type: str | None, role: Role | None) -> None:
         """Raise TypeNotAllowed unless the tenant takes such files.

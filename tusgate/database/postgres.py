@@ -22,6 +22,7 @@ import structlog
 
 from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
+from tusgate.core.dedup import may_adopt
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -47,6 +48,7 @@ from tusgate.database.rows import (
     check_endable,
     check_unchanged,
     completed_before,
+    content_of,
     counts_from,
     creation_of,
     description_of,
@@ -78,6 +80,7 @@ from tusgate.database.rows import (
     sealing_of,
     share_from,
     share_of,
+    sharing_of,
     spent_on,
     store_name_from,
     token_from,
@@ -560,6 +563,36 @@ class PostgresDatabase:
         return await self._change(
             upload, _queries.record_digest, **identity_of(upload), etag=upload.etag, sha256=sha256
         )
+
+    async def find_twin(self, upload: Upload, sha256: bytes, lease: float) -> Upload | None:
+        """See `ports.Database.find_twin`."""
+        content = content_of(upload, sha256)
+        async with self._transaction() as connection:
+            await _queries.lock_content(connection, tenant=upload.scope.tenant, sha256=sha256)
+            twin = await _queries.tenant_find_twin(connection, **content)
+            noted = await _queries.note_content(
+                connection,
+                **identity_of(upload),
+                object_key=upload.object_key,
+                etag=upload.etag,
+                sha256=sha256,
+                lease=None if twin is None else lease,
+            )
+        if noted is None:
+            raise await self._refusal(upload)
+        return None if twin is None else upload_from(twin)
+
+    async def adopt(self, upload: Upload, twin: Upload, kept_for: float) -> Upload:
+        """See `ports.Database.adopt`."""
+        async with self._transaction() as connection:
+            ids = [upload.id, twin.id]
+            pair = _queries.tenant_lock_pair(connection, tenant=upload.scope.tenant, ids=ids)
+            row = None
+            if may_adopt(upload, twin, [upload_from(each) async for each in pair]):
+                row = await _queries.adopt(connection, **sharing_of(upload, twin), kept_for=kept_for)
+        if row is None:
+            raise await self._refusal(upload)
+        return upload_from(row)
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""

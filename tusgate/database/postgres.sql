@@ -422,6 +422,44 @@ UPDATE uploads SET sha256 = :sha256, digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
 RETURNING *;
 
+-- name: lock_content^
+-- Until the end of the transaction nobody else looks for twins of this content.
+SELECT pg_advisory_xact_lock(hashtextextended(:tenant || ' ' || encode(:sha256::bytea, 'hex'), 16)) AS locked;
+
+-- name: tenant_find_twin^
+-- The newest first: should the object of an older one be broken, equal files share that of the next that was not.
+SELECT * FROM uploads
+WHERE tenant = :tenant AND sha256 = :sha256::bytea AND state = 'complete' AND digest_due_at IS NULL
+    AND id <> :id AND upload_length = :length AND route IS NOT DISTINCT FROM :route::text
+    AND content_coding IS NOT DISTINCT FROM :content_coding::text AND (role IS NULL OR role = 'final')
+ORDER BY completed_at DESC, id DESC
+LIMIT 1;
+
+-- name: note_content^
+-- Runs after tenant_find_twin, in its transaction. No lease: it need not look again.
+UPDATE uploads SET sha256 = :sha256, digest_due_at = now() + make_interval(secs => :lease)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+    AND object_key = :object_key
+RETURNING *;
+
+-- name: tenant_lock_pair
+-- In one order, so that nobody waits for somebody who waits for him.
+SELECT * FROM uploads WHERE tenant = :tenant AND id = ANY(:ids::text[]) AND state = 'complete' ORDER BY id FOR UPDATE;
+
+-- name: adopt^
+-- Runs after tenant_lock_pair, in its transaction.
+WITH adopted AS (
+    UPDATE uploads
+    SET object_key = :object_key, etag = :etag, crc64 = coalesce(crc64, :crc64::bytea), object_of = :object_of,
+        digest_due_at = NULL
+    WHERE id = :id AND tenant = :tenant AND owner = :owner
+    RETURNING *
+), discarded AS (
+    INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, due_at)
+    SELECT id, tenant, owner, :former_key, false, now() + make_interval(secs => :kept_for) FROM adopted
+)
+SELECT * FROM adopted;
+
 -- name: postpone_digest!
 UPDATE uploads SET digest_due_at = now() + make_interval(secs => :seconds)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;
@@ -599,7 +637,7 @@ DELETE FROM sources USING forgotten WHERE sources.upload_id = forgotten.id;
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
 -- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
--- multipart upload that could make it is there.
+-- multipart upload that could make it is there. What a file shares lies under the id of its maker (see core/dedup.py).
 WITH due AS (
     SELECT garbage.*, uploads.multipart_id AS spare, uploads.route, CASE
         WHEN NOT garbage.multipart AND EXISTS (
@@ -607,6 +645,15 @@ WITH due AS (
         ) THEN 'referenced'
         WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state = 'complete'
         THEN 'referenced'
+        WHEN NOT garbage.multipart AND EXISTS (
+            SELECT FROM uploads AS sharing
+            WHERE sharing.object_of IN (garbage.upload_id, uploads.object_of) AND sharing.state = 'complete'
+                AND sharing.object_key = garbage.object_key
+        ) THEN 'referenced'
+        WHEN NOT garbage.multipart AND EXISTS (
+            SELECT FROM uploads AS made
+            WHERE made.id = uploads.object_of AND made.state = 'complete' AND made.object_key = garbage.object_key
+        ) THEN 'referenced'
         WHEN garbage.multipart_id = uploads.multipart_id AND uploads.state IN ('uploading', 'sealed', 'complete')
         THEN 'referenced'
         WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key
@@ -630,7 +677,7 @@ WITH due AS (
         )
     ) AND (garbage.multipart OR NOT EXISTS (
         SELECT FROM garbage AS maker
-        WHERE maker.upload_id = garbage.upload_id AND maker.object_key = garbage.object_key
+        WHERE maker.upload_id IN (garbage.upload_id, uploads.object_of) AND maker.object_key = garbage.object_key
             AND maker.multipart_id IS NOT NULL AND maker.removed_at IS NULL
     ))
     ORDER BY garbage.due_at
@@ -669,6 +716,8 @@ SELECT object_key, true, multipart_id FROM uploads
 WHERE id = ANY(:ids::text[]) AND state IN ('uploading', 'sealed') AND multipart_id IS NOT NULL
 UNION ALL
 SELECT object_key, false, NULL FROM pieces WHERE upload_id = ANY(:ids::text[]) AND object_key IS NOT NULL
+UNION ALL
+SELECT object_key, false, NULL FROM uploads WHERE object_of = ANY(:ids::text[]) AND state = 'complete'
 UNION ALL
 SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id = ANY(:ids::text[]);
 

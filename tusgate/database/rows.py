@@ -119,6 +119,7 @@ def upload_from(row: Row) -> Upload:
         withheld=bool(row["withheld"]),
         derived_from=row["derived_from"],
         derivation=row["derivation"],
+        object_of=row["object_of"],
     )
 
 
@@ -561,7 +562,7 @@ def keeping_of(keeping: Keeping, upload: Upload) -> dict[str, object]:
     jobs = () if keeping.processing is None else keeping.processing.jobs_of(upload)
     return {
         "kept_for": keeping.lifetime,
-        "digests": keeping.digests,
+        "digests": keeping.wants_digest(upload.scope),
         "processing": Processed.PROCESSING if jobs else None,
         "withheld": any(job.is_gate for job in jobs),
         "job_processors": [job.processor for job in jobs],
@@ -693,6 +694,30 @@ def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
 def object_of(stored: StoredObject) -> dict[str, object]:
     """Return the columns that a finished object sets."""
     return {"object_key": stored.key, "etag": stored.etag, "crc64": _crc_to(stored.crc64)}
+
+
+def content_of(upload: Upload, sha256: bytes) -> dict[str, object]:
+    """Return what a file must have in common with `upload` to be a twin of it."""
+    return {
+        "id": upload.id,
+        "tenant": upload.scope.tenant,
+        "sha256": sha256,
+        "length": upload.length,
+        "route": upload.route,
+        "content_coding": upload.content_coding,
+    }
+
+
+def sharing_of(upload: Upload, twin: Upload) -> dict[str, object]:
+    """Return the columns that `upload` gets when it refers to the object of `twin`, and the key that it gives up."""
+    return {
+        **identity_of(upload),
+        "object_key": twin.object_key,
+        "etag": twin.etag,
+        "crc64": None if twin.crc64 is None else _crc_to(twin.crc64),
+        "object_of": twin.maker,
+        "former_key": upload.object_key,
+    }
 
 
 def part_rows(parts: Sequence[Part]) -> list[dict[str, object]]:

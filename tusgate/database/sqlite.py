@@ -18,6 +18,7 @@ import aiosql
 
 from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
+from tusgate.core.dedup import may_adopt
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
@@ -34,6 +35,7 @@ from tusgate.database.rows import (
     check_endable,
     check_unchanged,
     completed_before,
+    content_of,
     counts_from,
     creation_of,
     description_of,
@@ -65,6 +67,7 @@ from tusgate.database.rows import (
     sealing_of,
     share_from,
     share_of,
+    sharing_of,
     snapshot_of,
     spent_on,
     store_name_from,
@@ -316,6 +319,14 @@ class SqliteDatabase:
     async def record_digest(self, upload: Upload, sha256: bytes) -> Upload:
         """See `ports.Database.record_digest`."""
         return await self._writer.run(partial(_record_digest, upload=upload, sha256=sha256))
+
+    async def find_twin(self, upload: Upload, sha256: bytes, lease: float) -> Upload | None:
+        """See `ports.Database.find_twin`."""
+        return await self._writer.run(partial(_find_twin, upload=upload, sha256=sha256, lease=lease))
+
+    async def adopt(self, upload: Upload, twin: Upload, kept_for: float) -> Upload:
+        """See `ports.Database.adopt`."""
+        return await self._writer.run(partial(_adopt, upload=upload, twin=twin, kept_for=kept_for))
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -718,6 +729,31 @@ def _describe(
 def _record_digest(connection: sqlite3.Connection, upload: Upload, sha256: bytes) -> Upload:
     row = _queries.record_digest(connection, **identity_of(upload), etag=upload.etag, sha256=sha256)
     return _changed(connection, upload, row)
+
+
+def _find_twin(connection: sqlite3.Connection, upload: Upload, sha256: bytes, lease: float) -> Upload | None:
+    twin = _queries.tenant_find_twin(connection, **content_of(upload, sha256))
+    noted = _queries.note_content(
+        connection,
+        **identity_of(upload),
+        object_key=upload.object_key,
+        etag=upload.etag,
+        sha256=sha256,
+        lease=None if twin is None else lease,
+    )
+    _changed(connection, upload, noted)
+    return None if twin is None else upload_from(twin)
+
+
+def _adopt(connection: sqlite3.Connection, upload: Upload, twin: Upload, kept_for: float) -> Upload:
+    ids, tenant = (upload.id, twin.id), upload.scope.tenant
+    pair = [_queries.tenant_get_complete(connection, tenant=tenant, id=each) for each in ids]
+    if not may_adopt(upload, twin, [upload_from(row) for row in pair if row is not None]):
+        raise _refusal(connection, upload)
+    sharing = sharing_of(upload, twin)
+    row = _changed(connection, upload, _queries.adopt(connection, **sharing))
+    _queries.discard_later(connection, **sharing, kept_for=kept_for)
+    return row
 
 
 def _create_share(connection: sqlite3.Connection, new: NewShare) -> Share:

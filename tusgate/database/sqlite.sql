@@ -280,7 +280,37 @@ WHERE id = :id AND tenant = :tenant AND owner = :owner AND retain_until > now_ms
 -- name: record_digest^
 UPDATE uploads SET sha256 = :sha256, digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+    AND object_key = :object_key
 RETURNING *;
+
+-- name: tenant_find_twin^
+-- The newest first: should the object of an older one be broken, equal files share that of the next that was not.
+SELECT * FROM uploads
+WHERE tenant = :tenant AND sha256 = :sha256 AND state = 'complete' AND digest_due_at IS NULL
+    AND id <> :id AND upload_length = :length AND route IS :route
+    AND content_coding IS :content_coding AND (role IS NULL OR role = 'final')
+ORDER BY completed_at DESC, id DESC
+LIMIT 1;
+
+-- name: note_content^
+-- Runs after tenant_find_twin, in its transaction. No lease: it need not look again.
+UPDATE uploads SET sha256 = :sha256, digest_due_at = now_ms() + ms(:lease)
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+RETURNING *;
+
+-- name: tenant_get_complete^
+SELECT * FROM uploads WHERE tenant = :tenant AND id = :id AND state = 'complete';
+
+-- name: adopt^
+UPDATE uploads
+SET object_key = :object_key, etag = :etag, crc64 = coalesce(crc64, :crc64), object_of = :object_of,
+    digest_due_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+RETURNING *;
+
+-- name: discard_later!
+INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, created_at, due_at)
+VALUES (:id, :tenant, :owner, :former_key, FALSE, now_ms(), now_ms() + ms(:kept_for));
 
 -- name: postpone_digest!
 UPDATE uploads SET digest_due_at = now_ms() + ms(:seconds)
@@ -424,13 +454,22 @@ DELETE FROM sources WHERE upload_id IN (SELECT value FROM json_each(:ids));
 -- Intents are looked at again at the earliest `grace` seconds after the upload has ended or got a later epoch.
 -- Verdicts: referenced rows are dropped, undecided ones wait (the upload may still come to use that key, or has no
 -- multipart upload of its own yet that could be spared), all others are collected. An object is not looked at while a
--- multipart upload that could make it is there.
+-- multipart upload that could make it is there. What a file shares lies under the id of its maker (see core/dedup.py).
 SELECT garbage.*, uploads.multipart_id AS spare, uploads.route, CASE
     WHEN NOT garbage.multipart AND EXISTS (
         SELECT 1 FROM pieces WHERE pieces.upload_id = uploads.id AND pieces.object_key = garbage.object_key
     ) THEN 'referenced'
     WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state = 'complete'
     THEN 'referenced'
+    WHEN NOT garbage.multipart AND EXISTS (
+        SELECT 1 FROM uploads AS sharing
+        WHERE sharing.object_of IN (garbage.upload_id, uploads.object_of) AND sharing.state = 'complete'
+            AND sharing.object_key = garbage.object_key
+    ) THEN 'referenced'
+    WHEN NOT garbage.multipart AND EXISTS (
+        SELECT 1 FROM uploads AS made
+        WHERE made.id = uploads.object_of AND made.state = 'complete' AND made.object_key = garbage.object_key
+    ) THEN 'referenced'
     WHEN garbage.multipart_id = uploads.multipart_id AND uploads.state IN ('uploading', 'sealed', 'complete')
     THEN 'referenced'
     WHEN NOT garbage.multipart AND garbage.object_key = uploads.object_key AND uploads.state IN ('uploading', 'sealed')
@@ -453,7 +492,7 @@ WHERE garbage.due_at <= now_ms() AND (
     )
 ) AND (garbage.multipart OR NOT EXISTS (
     SELECT 1 FROM garbage AS maker
-    WHERE maker.upload_id = garbage.upload_id AND maker.object_key = garbage.object_key
+    WHERE maker.upload_id IN (garbage.upload_id, uploads.object_of) AND maker.object_key = garbage.object_key
         AND maker.multipart_id IS NOT NULL AND maker.removed_at IS NULL
 ))
 ORDER BY garbage.due_at, garbage.id
@@ -491,6 +530,9 @@ WHERE id IN (SELECT value FROM json_each(:ids)) AND state IN ('uploading', 'seal
 UNION ALL
 SELECT object_key, FALSE, NULL FROM pieces
 WHERE upload_id IN (SELECT value FROM json_each(:ids)) AND object_key IS NOT NULL
+UNION ALL
+SELECT object_key, FALSE, NULL FROM uploads
+WHERE object_of IN (SELECT value FROM json_each(:ids)) AND state = 'complete'
 UNION ALL
 SELECT object_key, multipart, multipart_id FROM garbage WHERE upload_id IN (SELECT value FROM json_each(:ids));
 

@@ -2,6 +2,10 @@
 
 A row says when somebody may do it; taking it moves that time on, so that a process which dies is followed by another.
 Doing it twice does no harm. As the whole object is read, its checksum is compared, too.
+
+A file whose tenant keeps equal files once (`core/dedup.py`) stays due until it has either found none that is equal, or
+come to refer to the object of one. Before that the store is asked whether it still has that object: a good one must not
+be given up for one that was lost.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tusgate.core.dedup import NO_DEDUP, is_whole
 from tusgate.core.errors import Fenced, ObjectLost, StoreUnavailable
 from tusgate.service.files import verified
 
 if TYPE_CHECKING:
+    from tusgate.core.dedup import Dedup
     from tusgate.core.model import Upload
     from tusgate.ports import Database, ObjectStore
     from tusgate.service.stores import Stores
@@ -32,21 +38,24 @@ RETRY_AFTER: Final = 60.0
 """Seconds until a file is read again that the store did not give."""
 LOST_RETRY_AFTER: Final = 86_400.0
 """The same where it is not there, or has other bytes: only an operator can help."""
+KEPT_FOR: Final = 7200.0
+"""Seconds that an object is kept to which its file no longer refers: for those who are reading it."""
 
 
 class Digester:
     """Reads files that nobody has digested yet, one after the other."""
 
-    def __init__(self, database: Database, stores: Stores[ObjectStore]) -> None:
+    def __init__(self, database: Database, stores: Stores[ObjectStore], dedup: Dedup = NO_DEDUP) -> None:
         self._database = database
         self._stores = stores
+        self._dedup = dedup
 
     async def run(self) -> int:
         """Digest one file, if one is due; return how many there were. Raises DatabaseUnavailable."""
         due = await self._database.claim_undigested(LEASE, 1)
         for upload in due:
             try:
-                await self._record(upload, await self._digest(upload))
+                await self._record(upload, upload.sha256 or await self._digest(upload))
             except ObjectLost as error:
                 log.error("digest.object_lost", upload_id=upload.id, key=upload.object_key, error=str(error))  # noqa: TRY400 # no bug of ours: a trace tells nothing
                 await self._database.postpone_digest(upload, LOST_RETRY_AFTER)
@@ -57,10 +66,33 @@ class Digester:
 
     async def _record(self, upload: Upload, sha256: bytes) -> None:
         try:
-            await self._database.record_digest(upload, sha256)
+            if self._dedup.is_on(upload.scope.tenant):
+                await self._share(upload, sha256)
+            else:
+                await self._database.record_digest(upload, sha256)
         except Fenced:
-            return  # it was deleted meanwhile
+            return  # it was deleted meanwhile, or another process has done it
         log.info("digest.computed", upload_id=upload.id)
+
+    async def _share(self, upload: Upload, sha256: bytes) -> None:
+        """Record the digest, and let the file refer to the object of an equal one if there is one.
+
+        Raises:
+            Fenced: the file is gone, or refers to another object already.
+            StoreUnavailable: it will be looked at again.
+        """
+        while (twin := await self._database.find_twin(upload, sha256, LEASE)) is not None:
+            stored = await self._stores.of(twin.route).find(twin.object_key, twin.maker)
+            if not is_whole(twin, stored):
+                log.error("dedup.object_lost", upload_id=twin.id, key=twin.object_key)
+                await self._database.record_digest(upload, sha256)
+                return
+            try:
+                await self._database.adopt(upload, twin, KEPT_FOR)
+            except Fenced:
+                continue  # one of the two has ended: the next look tells which
+            log.info("dedup.shared", upload_id=upload.id, with_upload=twin.id, size=upload.length)
+            return
 
     async def _digest(self, upload: Upload) -> bytes:
         digest, now = hashlib.sha256(), asyncio.get_running_loop().time

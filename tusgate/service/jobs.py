@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from tusgate.core.dedup import NO_DEDUP, Dedup
 from tusgate.core.errors import Unavailable
 from tusgate.service.collector import Collector
 from tusgate.service.digests import Digester
@@ -45,6 +46,7 @@ class JobRules:
         ended_memory: seconds for which uploads are known after their end; None: for ever.
         share_memory: seconds for which share links are listed after their end.
         digests: this process computes the SHA-256 of files.
+        dedup: whose files share objects with equal ones.
         access_memory: seconds for which it is known who read what; None: not at all.
         resume_pause: seconds that clients get to come back after an outage, before anything is expired.
     """
@@ -60,6 +62,7 @@ class JobRules:
     forget_every: float = 600.0
     digest_every: float = 2.0
     digests: bool = False
+    dedup: Dedup = NO_DEDUP
     ended_memory: float | None = None
     share_memory: float = 30 * 86_400.0
     access_memory: float | None = None
@@ -91,7 +94,7 @@ class Jobs:
         self._rules = rules
         self._expirer = rules.expirer(database, clocks or OwnClocks())
         self._collector = rules.collector(database, stores)
-        self._digester = Digester(database, stores)
+        self._digester = Digester(database, stores, rules.dedup)
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -103,7 +106,7 @@ class Jobs:
             (rules.collect_every, self.collect_garbage),
             (rules.forget_every, self.forget),
         ]
-        if rules.digests:
+        if rules.digests or rules.dedup.is_on_anywhere:
             jobs.append((rules.digest_every, self.digest))
         self._tasks = [asyncio.create_task(self._repeat(every, job)) for every, job in jobs]
 

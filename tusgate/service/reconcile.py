@@ -202,7 +202,7 @@ class Reconciler:
         return found + await self._about_multiparts(upload)
 
     async def _about_finished(self, upload: Upload) -> list[_Suspicion]:
-        stored = await self._store_of(upload).find(upload.object_key, upload.id)
+        stored = await self._store_of(upload).find(upload.object_key, upload.maker)
         difference = _difference(upload, stored)
         if difference is None or await self._has_moved(upload):
             return []
@@ -261,8 +261,8 @@ class Reconciler:
 
     async def _about_multiparts(self, upload: Upload) -> list[_Suspicion]:
         """Find multipart uploads of the upload's key that are nobody's. By key, as not every store lists by prefix."""
-        if upload.group is not None:
-            return []  # the key is that of its group, which has a row of its own
+        if upload.group is not None or upload.object_of is not None:
+            return []  # the key is that of its group, or of the maker of its object: what is there is not its own
         listed = await self._store_of(upload).list_multiparts(upload.object_key)
         if not listed:
             return []

@@ -331,6 +331,11 @@ class Settings(BaseSettings):
     file_digest: Literal["sha256", "none"] = _download(
         "none", "Digest of finished files that is computed in the background; each is read once for it."
     )
+    dedup: Literal["on", "off"] = _download(
+        "off",
+        "Equal files of a tenant share one object, found by their SHA-256, for which each is read once; see"
+        " docs/dedup.md.",
+    )
 
     processors: Texts = _process(
         (), "What is done with finished files, by the names of processors; see docs/processing.md."

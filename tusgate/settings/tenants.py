@@ -152,6 +152,7 @@ class TenantTable(_Table):
     bandwidth: Rate | None = Field(default=None, gt=0)
     processors: tuple[Text, ...] | None = None
     publish_when_clean: tuple[Text, ...] | None = None
+    dedup: Literal["on", "off"] | None = None
 
     def tenant(self, name: str, routes: Mapping[str, Route]) -> Tenant:
         """Return the tenant of this name."""
@@ -169,6 +170,7 @@ class TenantTable(_Table):
             bandwidth=self.bandwidth,
             processors=self.processors,
             publish_when_clean=self.publish_when_clean,
+            dedup=None if self.dedup is None else self.dedup == "on",
         )
 
 

@@ -212,6 +212,8 @@ class TestOwnership:
         "fail": lambda database, upload: database.fail(upload, "stolen"),
         "terminate": lambda database, upload: database.terminate(upload.scope, upload.id),
         "record_digest": lambda database, upload: database.record_digest(upload, b"stolen"),
+        "find_twin": lambda database, upload: database.find_twin(upload, b"stolen", 60.0),
+        "adopt": lambda database, upload: database.adopt(upload, upload, 0.0),
         "lease_sealed": lambda database, upload: database.lease_sealed(upload, "thief", 60.0),
         "release_sealed": lambda database, upload: database.release_sealed(upload, "finisher", 0.0),
     }

@@ -55,8 +55,8 @@ def may_adopt(upload: Upload, twin: Upload, found: Iterable[Upload]) -> bool:
     are_as_read = all(
         (now[each.id].object_key, now[each.id].etag) == (each.object_key, each.etag) for each in (upload, twin)
     )
-    digest = now[upload.id].sha256
-    return are_as_read and digest is not None and digest == now[twin.id].sha256
+    digest, tenants = now[upload.id].sha256, {each.scope.tenant for each in now.values()}
+    return are_as_read and len(tenants) == 1 and digest is not None and digest == now[twin.id].sha256
 
 
 def is_whole(twin: Upload, stored: StoredObject | None) -> bool:

@@ -280,7 +280,6 @@ WHERE id = :id AND tenant = :tenant AND owner = :owner AND retain_until > now_ms
 -- name: record_digest^
 UPDATE uploads SET sha256 = :sha256, digest_due_at = NULL
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
-    AND object_key = :object_key
 RETURNING *;
 
 -- name: tenant_find_twin^
@@ -296,6 +295,7 @@ LIMIT 1;
 -- Runs after tenant_find_twin, in its transaction. No lease: it need not look again.
 UPDATE uploads SET sha256 = :sha256, digest_due_at = now_ms() + ms(:lease)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete' AND etag = :etag
+    AND object_key = :object_key
 RETURNING *;
 
 -- name: tenant_get_complete^

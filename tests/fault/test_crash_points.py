@@ -218,6 +218,24 @@ async def a_file_that_is_digested(rig: Rig) -> None:
     await rig.until(digested)
 
 
+async def two_files_that_share_an_object(rig: Rig) -> None:
+    files = [await begun(rig, len(SMALL)) for _ in range(2)]
+    for path in files:
+        await Upload(rig, path, SMALL).run()
+
+    def are_shared() -> bool:
+        rig.books.change("UPDATE uploads SET digest_due_at = 0 WHERE digest_due_at IS NOT NULL")
+        rows = [rig.row(path) for path in files]
+        return all(row["sha256"] and row["digest_due_at"] is None for row in rows) and (
+            len({row["object_key"] for row in rows}) == 1
+        )
+
+    await rig.until(are_shared)
+    for path in files:
+        answer = await heard(lambda path=path: rig.client.request("GET", f"/api/v1/files/{id_of(path)}/content"))  # type: ignore[misc]  # mypy knows no type of a default
+        assert (answer.status, answer.body == SMALL) == (200, True)
+
+
 def password(text: str) -> dict[str, str]:
     return {"Authorization": "Basic " + b64encode(f":{text}".encode()).decode()}
 
@@ -259,6 +277,7 @@ CLEANING_UP = (
     "list-multiparts",
 )
 DIGESTING = ("claim-undigested", "postpone-digest", "record-digest")
+DEDUPLICATING = ("find-twin", "adopt")
 SHARING = (
     "create-share",
     "list-shares",
@@ -275,6 +294,7 @@ SLOW_STORIES: dict[str, Story] = {
     "expire": an_abandoned_file_is_removed,
     **dict.fromkeys(SHARING, a_file_that_is_shared),
     **dict.fromkeys(DIGESTING, a_file_that_is_digested),
+    **dict.fromkeys(DEDUPLICATING, two_files_that_share_an_object),
     "end-accesses": a_file_that_is_read,
 }
 """Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes
@@ -291,6 +311,7 @@ WITH_KEY = {"TUSGATE_SHARE_KEYS": "k" * 32}
 EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
 WITH_SETTINGS = {"read": EQUAL_PARTS, **dict.fromkeys(SHARING, WITH_KEY)}
 WITH_SETTINGS |= {step: {"TUSGATE_FILE_DIGEST": "sha256"} for step in DIGESTING}
+WITH_SETTINGS |= {step: {"TUSGATE_DEDUP": "on"} for step in DEDUPLICATING}
 WITH_SETTINGS["count-download"] = WITH_KEY | {"TUSGATE_ACCESS_RETENTION": "none"}
 """Only where all parts have one size are finals cut within parts of their partials, whose checksums must be read then.
 All else that is read back is read inside of other steps of the store."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -123,6 +124,8 @@ def objects_are_what_was_sent(facts: Facts) -> Iterator[str]:
         is_hashed = row["crc64"] is not None  # bytes that went past the gateway need not be
         if stored.size != row["upload_length"] or (is_hashed and crc64nvme(stored.content) != _crc(row)):
             yield f"the object of {upload_id} has {stored.size} bytes, or others than committed"
+        if row["sha256"] is not None and sha256(stored.content).digest() != row["sha256"]:
+            yield f"the object of {upload_id} has another digest than committed"
     yield from _finals_of_other_bytes(facts)
     for journal in facts.journals:
         content = _content(facts, journal.upload_id)

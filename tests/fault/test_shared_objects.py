@@ -157,5 +157,5 @@ async def test_the_auditor_and_reconcile_miss_an_object_that_files_share(pair: R
         f"I4: {id_of(second.path)} is complete without an object"
     ]
     lines = (await command(pair, "reconcile"))[1]
-    assert [(line["trouble"], line["upload_id"]) for line in lines[:-1]] == [("object missing", id_of(second.path))]
+    assert [(line["trouble"], line["upload"]) for line in lines[:-1]] == [("object missing", id_of(second.path))]
     pair.spoiled = True

@@ -174,6 +174,31 @@ def test_a_copied_object_whose_etag_is_another_one_is_the_same_object() -> None:
     run(work())
 
 
+def test_an_object_that_files_share_is_known_as_long_as_one_of_them_is_there() -> None:
+    """GC-08: also when the upload that it was made by is long gone; and missed by the one that is left."""
+
+    async def work() -> None:
+        world = World()
+        process = world.process()
+        first, second = await complete(process), await complete(process)
+        assert await world.database.find_twin(first, b"d" * 32, 60.0) is None
+        assert await world.database.find_twin(second, b"d" * 32, 60.0) is not None
+        second = await world.database.adopt(second, await world.database.get(SCOPE, first.id), 0.0)
+        await process.uploads.terminate(SCOPE, first.id)
+        for _ in range(3):
+            await process.jobs.collect_garbage()
+            await asyncio.sleep(HOURS)
+        assert await world.database.forget_ended(1.0, 10) == 1
+        assert (await compared(world, DELETE))[0] == []
+        assert set(world.store.objects) == {second.object_key} == {first.object_key}
+
+        await world.store.delete_objects([second.object_key])
+        [missing] = (await compared(world, DELETE))[0]
+        assert (missing.trouble, missing.upload_id, missing.mended) == (Trouble.OBJECT_MISSING, second.id, False)
+
+    run(work())
+
+
 def test_an_object_that_no_upload_knows_is_deleted_only_when_that_is_asked_for() -> None:
     """GC-11: a backup was restored that is older than the upload."""
 

@@ -107,6 +107,10 @@ def a_stored_part_of_a_partial_vanishes(scene: Scene) -> None:
     scene.rig.minio.client()._abort_multipart_upload(scene.rig.bucket, row["object_key"], row["multipart_id"])
 
 
+def a_digest_is_that_of_another_file(scene: Scene) -> None:
+    scene.change("UPDATE uploads SET sha256 = zeroblob(32) WHERE id = ?", scene.done)
+
+
 def a_final_has_its_partials_in_another_order(scene: Scene) -> None:
     statement = "UPDATE sources SET position = 10 - position WHERE upload_id = ?"
     scene.rig.books.change(statement, id_of(scene.apart.paths[-1]))
@@ -246,6 +250,7 @@ PLANTS: list[tuple[str, Plant]] = [
     ("I2", a_stored_part_of_a_partial_vanishes),
     ("I2", a_partial_in_place_has_other_bytes),
     ("I3", an_object_has_other_bytes),
+    ("I3", a_digest_is_that_of_another_file),
     ("I3", a_final_has_its_partials_in_another_order),
     ("I3", a_final_forgets_a_partial),
     ("I3", an_acknowledged_range_is_from_somebody_else),

@@ -435,6 +435,31 @@ class TestWhereItIsOff:
         assert await objects_due(rig.database) == [f"acme/{file.id}"]
 
 
+@pytest.mark.servers
+async def test_postgres_lets_nobody_look_while_somebody_else_looks_for_the_same_bytes(
+    postgres_rig: PostgresRig,
+) -> None:
+    """CC-10: the first one is held up between its look and the note that it has found none."""
+    first, second = await a_file(postgres_rig.database), await a_file(postgres_rig.database)
+
+    async def until_somebody_waits(count: int, *looks: asyncio.Task[Upload | None]) -> None:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        async with asyncio.timeout(10):
+            while not any(look.done() for look in looks) and (await postgres_rig.query(waiting))[0][0] < count:
+                await asyncio.sleep(0.01)
+
+    async with postgres_rig.unfinished_write(first):
+        one = asyncio.create_task(postgres_rig.database.find_twin(first, SHA256, LEASE))
+        await until_somebody_waits(1, one)
+        other = asyncio.create_task(postgres_rig.another().find_twin(second, SHA256, LEASE))
+        await until_somebody_waits(2, one, other)
+        assert not other.done()
+    found = await asyncio.gather(one, other)
+    assert [None if twin is None else twin.id for twin in found] == [None, first.id]
+
+
 THOSE_WHO_SHARE = (
     "SELECT 1 FROM garbage LEFT JOIN uploads ON uploads.id = garbage.upload_id WHERE EXISTS (SELECT 1 FROM uploads AS"
     " sharing WHERE sharing.object_of IN (garbage.upload_id, uploads.object_of) AND sharing.state = 'complete')"

@@ -447,8 +447,9 @@ async def test_postgres_lets_nobody_look_while_somebody_else_looks_for_the_same_
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         async with asyncio.timeout(10):
-            while not any(look.done() for look in looks) and (await postgres_rig.query(waiting))[0][0] < count:
-                await asyncio.sleep(0.01)
+            waiters = 0
+            while waiters < count and not any(look.done() for look in looks):
+                [(waiters,)] = await postgres_rig.query(waiting)
 
     async with postgres_rig.unfinished_write(first):
         one = asyncio.create_task(postgres_rig.database.find_twin(first, SHA256, LEASE))

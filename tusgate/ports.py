@@ -788,7 +788,8 @@ class SurveyedDatabase(ReadingDatabase, TokenStore, Protocol):
         """Return what the rows of these uploads name in the store, all as committed at one moment.
 
         That is: the objects of live and complete uploads, the multipart uploads of live ones, pieces, garbage and
-        intents. Unknown ids name nothing.
+        intents; and objects that these uploads have made and that complete files share, though the row of their maker
+        may be gone. Other unknown ids name nothing.
         """
 
     async def usages(self) -> dict[str, Usage]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Page, Route
+    from playwright.sync_api import CDPSession, Page, Route
 
     from tests.browser.conftest import Browser
     from tests.gateway import Gateway
@@ -91,6 +91,13 @@ def start(page: Page, deployment: Deployment, version: int) -> None:
     page.evaluate(START, {"endpoint": f"{deployment.gateway.url}/api/v1/companion", "version": version})
 
 
+def limit_uploads(network: CDPSession, rate: int) -> None:
+    """Let the page send so many bytes per second; -1: as many as it can."""
+    network.send("Network.enable")
+    limits = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": rate}
+    network.send("Network.emulateNetworkConditions", limits)
+
+
 def ended(page: Page) -> dict[str, Any]:
     page.wait_for_function("window.seen.ended !== null", timeout=60_000)
     result: dict[str, Any] = page.evaluate("window.seen.ended")
@@ -112,13 +119,11 @@ def test_uppy_pauses_and_goes_on(
     browser: Browser, page: Page, deployment: Deployment, version: int, file: Payload
 ) -> None:
     network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 2 * MIB}
-    network.send("Network.emulateNetworkConditions", slow)  # so that it is paused in the middle, not at its end
+    limit_uploads(network, 2 * MIB)  # so that it is paused in the middle, not at its end
     start(page, deployment, version)
     page.wait_for_function("window.seen.progress > 0", timeout=30_000)
     page.evaluate("window.uppy.pauseAll()")
-    network.send("Network.emulateNetworkConditions", slow | {"uploadThroughput": -1})
+    limit_uploads(network, -1)
     page.evaluate("window.uppy.resumeAll()")
     result = ended(page)
     assert "error" not in result, result
@@ -190,6 +195,7 @@ def test_uppy_has_each_request_signed(page: Page, deployment: Deployment, tmp_pa
 def test_uppy_gives_an_upload_up_and_nothing_of_it_is_left_to_be_continued(
     page: Page, deployment: Deployment, version: int, minio: S3Server, bucket: str
 ) -> None:
+    limit_uploads(page.context.new_cdp_session(page), 2 * MIB)  # it is not done yet when it is given up
     start(page, deployment, version)
     page.wait_for_function("window.seen.progress > 0", timeout=30_000)
     with page.expect_response(lambda answer: answer.request.method == "DELETE") as aborted:

@@ -763,6 +763,10 @@ class ReadingDatabase(Database, ShareStore, AccessLog, Protocol):
     def jobs(self) -> JobQueue:
         """Return the jobs that its steps have written."""
 
+    @property
+    def deliveries(self) -> Deliveries:
+        """Return the way to the events that the steps of this database write."""
+
 
 class SurveyedDatabase(ReadingDatabase, TokenStore, Protocol):
     """A database with what operators need beside the service: looks at everything, of all tenants."""
@@ -770,10 +774,6 @@ class SurveyedDatabase(ReadingDatabase, TokenStore, Protocol):
     @property
     def events(self) -> Events:
         """Return the events that its steps have written, for those who listen."""
-
-    @property
-    def deliveries(self) -> Deliveries:
-        """Return the way to the events that the steps of this database write."""
 
     async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
         """Return what `expire` and then `due_garbage` would return now. Nothing is changed."""

@@ -69,6 +69,13 @@ async def operate(gateway: Gateway, *arguments: str) -> subprocess.CompletedProc
     return await command(gateway, "events", *arguments)
 
 
+async def fetched(gateway: Gateway, path: str) -> dict[str, Any]:
+    async with aiohttp.request("GET", f"{gateway.url}{path}") as answer:
+        assert answer.status == 200
+        found: dict[str, Any] = await answer.json()
+        return found
+
+
 async def command(gateway: Gateway, *arguments: str) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(
         subprocess.run,
@@ -154,6 +161,10 @@ async def test_an_operator_finds_what_could_not_be_delivered_and_has_it_delivere
     assert shown["event"] == json.loads(receiver.received[0].body)
     assert [each["state"] for each in shown["deliveries"]] == ["dead"]
 
+    file = f"/api/v1/files/{shown['event']['subject']}"
+    (undelivered,) = (await fetched(gateway, file))["undelivered"]
+    assert (undelivered["type"], undelivered["sink"]) == ("upload.completed", "app")
+
     assert (await operate(gateway, "replay")).returncode == 2
     receiver.answers = [OK]
     replayed = await operate(gateway, "replay", "--sink", "app", "--since", "1h")
@@ -165,6 +176,7 @@ async def test_an_operator_finds_what_could_not_be_delivered_and_has_it_delivere
         while (await operate(gateway, "list", "--state", "delivered", "--json")).stdout.count("\n") != 2:
             pass
     assert (await operate(gateway, "list")).returncode == 0
+    assert (await fetched(gateway, file))["undelivered"] == []
     assert (await operate(gateway, "drop", "--all", "--state", "any")).stdout == "1 event dropped\n"
     assert SECRET not in gateway.log_path.read_text()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -21,6 +21,7 @@ from tusgate.core.errors import (
     UploadGone,
     UploadNotFound,
 )
+from tusgate.core.events import DeliveryState, Search
 from tusgate.core.lifecycle import check_present
 from tusgate.core.listing import Position
 from tusgate.core.model import State
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from tusgate.core.access import Principal
+    from tusgate.core.events import Delivery
     from tusgate.core.listing import Changes, FileFilter
     from tusgate.core.model import Scope, Upload, UploadId
     from tusgate.core.processing import Job
@@ -45,6 +47,9 @@ if TYPE_CHECKING:
     Outcome = Literal["deleted", "gone", "not_found", "refused", "retained"]
 
 log = structlog.get_logger(__name__)
+
+MOST_UNDELIVERED: Final = 50
+"""Events of one file that are shown because they could not be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +118,11 @@ class Files:
             return {}
         jobs, derived = await self._database.jobs.of(processed), await self._database.jobs.derived(processed)
         return {file.id: Work(tuple(jobs[file.id]), tuple(derived.get(file.id, ()))) for file in processed}
+
+    async def undelivered(self, file: Upload) -> list[Delivery]:
+        """Return events of a file that a sink could not be told, and will not be by itself."""
+        wanted = Search(upload_id=file.id, tenant=file.scope.tenant, state=DeliveryState.DEAD)
+        return await self._database.deliveries.find(wanted, MOST_UNDELIVERED)
 
     async def process_again(self, scope: Scope, file_id: UploadId) -> Upload:
         """Have the jobs of a file tried again that were given up, and return it.

@@ -26,6 +26,7 @@ from tusgate.web.api.models import (
     JobShown,
     Links,
     TenantUsage,
+    Undelivered,
 )
 from tusgate.web.hooks import exchange_of
 from tusgate.web.location import PublicAddress
@@ -164,22 +165,24 @@ class FilesApi:
 
     async def get(self, call: ApiCall) -> web.Response:
         """Answer with one file."""
-        return json_answer(await self._with_work(call, await self._files.find(call.scope, call.file_id)))
+        return json_answer(await self._in_full(call, await self._files.find(call.scope, call.file_id)))
 
     async def change(self, call: ApiCall) -> web.Response:
         """Change what a file is called or said to be, and answer with it."""
         assert isinstance(call.body, FileChange)
         upload = await self._files.describe(call.principal, call.file_id, call.body.changes())
-        return json_answer(await self._with_work(call, upload))
+        return json_answer(await self._in_full(call, upload))
 
     async def process_again(self, call: ApiCall) -> web.Response:
         """Have what was given up tried again, and answer with the file."""
         upload = await self._files.process_again(call.scope, call.file_id)
-        return json_answer(await self._with_work(call, upload))
+        return json_answer(await self._in_full(call, upload))
 
-    async def _with_work(self, call: ApiCall, upload: Upload) -> File:
+    async def _in_full(self, call: ApiCall, upload: Upload) -> File:
+        """Return what is shown of one file, but not of each in a list."""
         work = await self._files.work_on([upload])
-        return self.show(call, upload, work.get(upload.id))
+        undelivered = [Undelivered.of(each) for each in await self._files.undelivered(upload)]
+        return self.show(call, upload, work.get(upload.id)).model_copy(update={"undelivered": undelivered})
 
     async def delete(self, call: ApiCall) -> web.Response:
         """Delete one file."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, cast
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from tusgate.core.direct import Wrong
+from tusgate.core.events import EventType
 from tusgate.core.lifecycle import GONE
 from tusgate.core.listing import LISTED, PRESENT, FileFilter
 from tusgate.core.metadata import clean_content_type, clean_filename, decoded_metadata
@@ -18,6 +19,7 @@ from tusgate.core.processing import JobState, Processed
 
 if TYPE_CHECKING:
     from tusgate.core.direct import Fault
+    from tusgate.core.events import Delivery
     from tusgate.core.listing import Changes
     from tusgate.core.model import Upload
     from tusgate.core.processing import Job
@@ -171,6 +173,21 @@ class FileProcessing(BaseModel):
     derived: list[DerivedShown] = Field(description="What was made of the file.")
 
 
+class Undelivered(BaseModel):
+    """An event that a sink could not be told. Whoever runs the server sees why, and can have it tried again."""
+
+    model_config = ConfigDict(title="Undelivered")
+
+    type: EventType
+    sink: str
+    given_up_at: AwareDatetime | None
+
+    @classmethod
+    def of(cls, delivery: Delivery) -> Undelivered:
+        """Return what the API shows of `delivery`."""
+        return cls(type=delivery.event.type, sink=delivery.sink, given_up_at=delivery.settled_at)
+
+
 class File(BaseModel):
     """A file: one upload, finished or on its way."""
 
@@ -211,6 +228,9 @@ class File(BaseModel):
     processing: FileProcessing | None = Field(description="Null: no processor looks at it.")
     derived_from: str | None = Field(description="The file that it was made of.")
     derivation: str | None = Field(description="What it is to that file: processor and name.")
+    undelivered: list[Undelivered] | None = Field(
+        description="Events of the file that could not be told and were given up. Null in lists: ask for the file."
+    )
     links: Links
 
     @classmethod
@@ -241,6 +261,7 @@ class File(BaseModel):
             processing=processing,
             derived_from=upload.derived_from,
             derivation=upload.derivation,
+            undelivered=None,
             links=links,
         )
 

@@ -28,9 +28,6 @@ from tusgate.core.model import Keeping, State
 from tusgate.crash import AFTER_ANSWER, BEFORE_ANSWER, Crash
 from tusgate.database.postgres import PostgresDatabase
 from tusgate.database.sqlite import SqliteDatabase
-from tusgate.processors.options import options_of
-from tusgate.processors.port import ProcessorSandbox
-from tusgate.processors.registry import find as find_processors
 from tusgate.s3.door import BucketDoor
 from tusgate.s3.queue import QueueConfig, SqsReports
 from tusgate.service.audit import Audit
@@ -46,7 +43,6 @@ from tusgate.service.reconcile import Reconciler
 from tusgate.service.relay import Relay
 from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import let_fail
-from tusgate.service.worker import Worker, WorkerRules
 from tusgate.service.writers import Writers
 from tusgate.settings.processing import names_of_processors
 from tusgate.settings.tenants import load_tenancy
@@ -168,7 +164,7 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
 
     async def work() -> Looked:
         tenancy = load_tenancy(settings)
-        processors = find_processors(names_of_processors(settings, tenancy))
+        processors = _processors(settings, tenancy)
         async with _opened(settings) as (database, stores):
             reconciler = Reconciler(
                 database=database,
@@ -331,7 +327,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
         stores = await _prepared(stack, settings, tenancy, tenants, database)
         holder = _holder()
-        processors = find_processors(names_of_processors(settings, tenancy))
+        processors = _processors(settings, tenancy)
         keeping = assembly.keeping(settings, tenancy, assembly.processing(settings, tenancy, processors))
         writers, hooks = Writers(), assembly.hooks(settings)
         stack.push_async_callback(hooks.close)
@@ -383,7 +379,7 @@ async def _work(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(_opened_database(settings))
         tenancy = load_tenancy(settings)
-        processors = find_processors(names_of_processors(settings, tenancy))
+        processors = _processors(settings, tenancy)
         if not processors:
             raise SettingsError("TUSGATE_PROCESSORS: expected names of processors, as gateways have")
         stores = await _prepared(stack, settings, tenancy, Tenants(), database)
@@ -421,13 +417,30 @@ def _start_worker(
     processors: Sequence[Processor],
 ) -> None:
     """Begin to do jobs of these processors, until `stack` is left."""
+    if not processors:
+        return
+    # Not at the top: a gateway without processors is smaller without what runs them.
+    from tusgate.processors.options import options_of
+    from tusgate.processors.port import ProcessorSandbox
+    from tusgate.service.worker import Worker, WorkerRules
+
     largest = {processor.name: processor.largest for processor in processors}
-    if settings.scratch_dir is not None and processors:
+    if settings.scratch_dir is not None:
         settings.scratch_dir.mkdir(parents=True, exist_ok=True)
     rules = WorkerRules(slots=settings.worker_jobs, scratch=settings.scratch_dir)
     worker = Worker(database.jobs, stores, largest, ProcessorSandbox(options_of(settings)), _holder(), rules)
     stack.push_async_callback(worker.stop)
     worker.start()
+
+
+def _processors(settings: Settings, tenancy: Tenancy) -> list[Processor]:
+    """Return the processors that files get here. Raises SettingsError when one is missing."""
+    names = names_of_processors(settings, tenancy)
+    if not names:
+        return []
+    from tusgate.processors.registry import find  # likewise
+
+    return find(names)
 
 
 def _holder() -> str:

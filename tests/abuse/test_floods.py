@@ -240,7 +240,7 @@ async def test_five_hundred_clients_at_full_speed_wait_for_a_slow_store(
 ) -> None:
     """RE-04, CR-13, I15: all of them finish, and the process never had 200 MiB."""
     endpoint = f"http://127.0.0.1:{store_link.port}"
-    victim = await start_victim({"TUSGATE_BUDGET": "32MiB", "TUSGATE_S3_ENDPOINT": endpoint})
+    victim = await start_victim({"TUSGATE_BUDGET": "24MiB", "TUSGATE_S3_ENDPOINT": endpoint})
     content = lettered("f", 512 * KIB)
     paths = [await victim.client.create(len(content)) for _ in range(500)]
     store_link.bandwidth = 256 * KIB  # of each connection

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.clients.readme import ROOT, blocks
-from tests.servers.process import free_port
+from tests.servers.process import free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +73,12 @@ def settings() -> dict[str, str]:
     }
 
 
+def outcomes(gateway: Gateway, file_id: str) -> list[str]:
+    """Return how the readings of a file have ended."""
+    _, log = asked(f"{gateway.url}/api/v1/files/{file_id}/accesses")
+    return [access["outcome"] for access in json.loads(log)["accesses"]]
+
+
 @pytest.mark.parametrize("kept", [False, True], ids=["public, no-cache", "public, s-maxage=60"])
 def test_files_come_by_the_cdn_only_and_it_keeps_what_it_may(
     start_gateway: Callable[..., Gateway], settings: dict[str, str], nginx: Nginx, tmp_path: Path, kept: bool
@@ -93,7 +99,6 @@ def test_files_come_by_the_cdn_only_and_it_keeps_what_it_may(
         for _ in range(2):
             assert asked(edge + content, host=HOST) == (200, b"hello, world")
         assert asked(f"{edge}/api/v1/files", host=HOST)[0] == 404, "it passes on nothing but files"
-        _, log = asked(f"{gateway.url}/api/v1/files/{file['id']}/accesses")
-        assert [access["outcome"] for access in json.loads(log)["accesses"]] == ["done"] * (1 if kept else 2)
+        wait_until(lambda: outcomes(gateway, file["id"]) == ["done"] * (1 if kept else 2), "the ends are written down")
         assert asked(f"{gateway.url}/api/v1/files/{file['id']}", "DELETE")[0] == 204
         assert asked(edge + content, host=HOST)[0] == (200 if kept else 410)

@@ -11,21 +11,21 @@ import aiosql
 from tusgate.core.errors import JobLost
 from tusgate.core.events import EventType
 from tusgate.core.processing import INTENT_LIFE, JobState, Processed
-from tusgate.database.rows import (
+from tusgate.database.jobs import (
     OUTCOME_EVENTS,
+    JobEndings,
     check_kept,
     derived_of,
     holding_of,
-    identity_of,
     job_from,
     jobs_by_file,
     outcome_of,
     settlement_of,
     staged_from,
     staged_to,
-    upload_from,
     uploads_by_source,
 )
+from tusgate.database.rows import identity_of, upload_from
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -54,7 +54,7 @@ class Tell(Protocol):
         """Write it, if anybody wants it."""
 
 
-class PostgresJobs:
+class PostgresJobs(JobEndings):
     """The port `JobQueue`.
 
     Args:
@@ -135,19 +135,6 @@ class PostgresJobs:
             file = await self._outcome(connection, job)
         self._outbox.written()
         return file
-
-    async def refuse(self, job: Job, reason: str, facts: Mapping[str, Json]) -> Upload:
-        """See `ports.JobQueue.refuse`."""
-        return await self._end_job(job, JobState.REFUSED, error=reason, facts=json.dumps(facts))
-
-    async def fail(self, job: Job, error: str, retry_in: float | None) -> Upload:
-        """See `ports.JobQueue.fail`."""
-        state = JobState.DEAD if retry_in is None else JobState.WAITING
-        return await self._end_job(job, state, error=error, delay=retry_in or 0.0)
-
-    async def release(self, job: Job, retry_in: float = 0.0) -> None:
-        """See `ports.JobQueue.release`."""
-        await self._end_job(job, JobState.WAITING, not_counted=1, delay=retry_in)
 
     async def revive(self, file: Upload) -> Upload:
         """See `ports.JobQueue.revive`."""

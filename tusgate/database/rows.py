@@ -7,9 +7,8 @@ Rule 2: a CRC64 is unsigned; it is kept as 8 bytes, because both databases have 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.audit import Access, Ending, How
@@ -18,7 +17,6 @@ from tusgate.core.direct import Plan
 from tusgate.core.errors import (
     Fenced,
     InvalidRequest,
-    JobLost,
     NotComplete,
     Retained,
     TokenSpent,
@@ -43,14 +41,7 @@ from tusgate.core.model import (
     UploadId,
 )
 from tusgate.core.processing import (
-    LONGEST_ERROR,
-    Job,
-    JobState,
     Processed,
-    Staged,
-    derivation_of,
-    is_withheld,
-    processed,
 )
 from tusgate.core.quota import Usage
 from tusgate.core.sharing import Share
@@ -103,8 +94,8 @@ def upload_from(row: Row) -> Upload:
         reason=row["reason"],
         created_at=moment_from(row["created_at"]),
         updated_at=moment_from(row["updated_at"]),
-        completed_at=_optional_moment(row["completed_at"]),
-        expires_at=_optional_moment(row["expires_at"]),
+        completed_at=optional_moment(row["completed_at"]),
+        expires_at=optional_moment(row["expires_at"]),
         role=None if row["role"] is None else Role(row["role"]),
         concat=row["concat"],
         group=row["group_id"],
@@ -112,7 +103,7 @@ def upload_from(row: Row) -> Upload:
         counted=bool(row["counted"]),
         plan=None if row["plan"] is None else Plan.decode(row["plan"]),
         fingerprint=row["fingerprint"],
-        retain_until=_optional_moment(row["retain_until"]),
+        retain_until=optional_moment(row["retain_until"]),
         ended_by=row["ended_by"],
         sha256=row["sha256"],
         processing=None if row["processing"] is None else Processed(row["processing"]),
@@ -163,8 +154,8 @@ def reading_from(row: Row) -> ClockReading:
     """Return what a row of the statement system_clock says."""
     return ClockReading(
         now=moment_from(row["now"]),
-        last_run=_optional_moment(row["last_run"]),
-        waits_until=_optional_moment(row["waits_until"]),
+        last_run=optional_moment(row["last_run"]),
+        waits_until=optional_moment(row["waits_until"]),
         held=row["held_reason"],
         at_stake=bool(row["at_stake"]),
     )
@@ -225,7 +216,7 @@ def delivery_from(row: Row) -> Delivery:
         tries=row["tries"],
         due_at=moment_from(row["due_at"]),
         error=row["error"],
-        settled_at=_optional_moment(row["settled_at"]),
+        settled_at=optional_moment(row["settled_at"]),
     )
 
 
@@ -304,9 +295,9 @@ def token_from(row: Row) -> ApiToken:
         permissions=parse_permissions(row["permissions"].split()),
         label=row["label"],
         created_at=moment_from(row["created_at"]),
-        expires_at=_optional_moment(row["expires_at"]),
-        last_used_at=_optional_moment(row["last_used_at"]),
-        revoked_at=_optional_moment(row["revoked_at"]),
+        expires_at=optional_moment(row["expires_at"]),
+        last_used_at=optional_moment(row["last_used_at"]),
+        revoked_at=optional_moment(row["revoked_at"]),
     )
 
 
@@ -334,8 +325,8 @@ def share_from(row: Row) -> Share:
         max_downloads=row["max_downloads"],
         downloads=row["downloads"],
         created_at=moment_from(row["created_at"]),
-        expires_at=_optional_moment(row["expires_at"]),
-        revoked_at=_optional_moment(row["revoked_at"]),
+        expires_at=optional_moment(row["expires_at"]),
+        revoked_at=optional_moment(row["revoked_at"]),
     )
 
 
@@ -414,7 +405,7 @@ def access_from(row: Row) -> Access:
         sent=row["sent"],
         ending=Ending(row["outcome"]),
         began_at=moment_from(row["began_at"]),
-        ended_at=_optional_moment(row["ended_at"]),
+        ended_at=optional_moment(row["ended_at"]),
     )
 
 
@@ -446,7 +437,7 @@ def creation_of(new: NewUpload) -> dict[str, object]:
         "epoch": new.epoch,
         "metadata": new.metadata,
         "filename": new.filename,
-        "filename_folded": _folded(new.filename),
+        "filename_folded": folded_name(new.filename),
         "content_type": new.content_type,
         "content_coding": new.content_coding,
         "object_key": new.object_key,
@@ -471,7 +462,7 @@ def sealing_of(group: Upload, parts: Sequence[Part], final: NewUpload | None) ->
         "concat": final and final.concat,
         "metadata": final and final.metadata,
         "filename": final and final.filename,
-        "filename_folded": final and _folded(final.filename),
+        "filename_folded": final and folded_name(final.filename),
         "content_type": final and final.content_type,
     }
 
@@ -494,8 +485,8 @@ def filter_of(wanted: FileFilter) -> dict[str, object]:
     return {
         "created_via": wanted.created_via,
         "type_prefix": wanted.type_prefix,
-        "name_prefix": _folded(wanted.name_prefix),
-        "name_part": _folded(wanted.name_contains),
+        "name_prefix": folded_name(wanted.name_prefix),
+        "name_part": folded_name(wanted.name_contains),
         "derived_from": wanted.derived_from,
     }
 
@@ -507,7 +498,7 @@ def fingerprint_columns(scope: Scope, wanted: Fingerprint) -> dict[str, object]:
         "tenant": scope.tenant,
         "owner": scope.owner,
         "fingerprint": str(wanted),
-        "crc64": None if crc64 is None else _crc_to(crc64),
+        "crc64": None if crc64 is None else crc_to(crc64),
     }
 
 
@@ -517,7 +508,7 @@ def description_of(changes: Changes) -> dict[str, object]:
     return {
         "sets_filename": "filename" in changes,
         "filename": filename,
-        "filename_folded": _folded(filename),
+        "filename_folded": folded_name(filename),
         "sets_content_type": "content_type" in changes,
         "content_type": changes.get("content_type"),
         "sets_expires_at": "expires_at" in changes,
@@ -571,120 +562,6 @@ def keeping_of(keeping: Keeping, upload: Upload) -> dict[str, object]:
     }
 
 
-def job_from(row: Row, source: Upload) -> Job:
-    """Return the job that `row` of the table jobs holds, on the file `source`."""
-    return Job(
-        source=source,
-        processor=row["processor"],
-        version=row["version"],
-        is_gate=bool(row["is_gate"]),
-        state=JobState(row["state"]),
-        tries=row["tries"],
-        progress=row["progress"],
-        claim=row["claim"],
-        error=row["error"],
-        facts=json.loads(row["facts"]),
-        due_at=moment_from(row["due_at"]),
-        settled_at=_optional_moment(row["settled_at"]),
-    )
-
-
-def holding_of(job: Job) -> dict[str, object]:
-    """Return what every statement of whoever holds a job has in its WHERE."""
-    return {**identity_of(job.source), "processor": job.processor, "claim": job.claim}
-
-
-def staged_to(staged: Sequence[Staged]) -> str:
-    """Return the column of files that wait for the end of their job."""
-    return json.dumps([asdict(each) for each in staged])
-
-
-def staged_from(text: str) -> list[Staged]:
-    """Return the files that `staged_to` wrote."""
-    return [Staged(**each) for each in json.loads(text)]
-
-
-def derived_of(job: Job, staged: Staged) -> dict[str, object]:
-    """Return the columns of a derived file, which is complete from the start. It came in one piece, as by a PUT."""
-    return {
-        "id": staged.id,
-        "tenant": job.source.scope.tenant,
-        "owner": job.source.scope.owner,
-        "created_via": CreatedVia.PLAIN,
-        "length": staged.size,
-        "grid": staged.grid,
-        "filename": staged.filename,
-        "filename_folded": _folded(staged.filename),
-        "content_type": staged.content_type,
-        "object_key": staged.key,
-        "etag": staged.etag,
-        "crc64": _crc_to(staged.crc64),
-        "route": job.source.route,
-        "derived_from": job.source.id,
-        "derivation": derivation_of(job, staged.name),
-    }
-
-
-def settlement_of(
-    state: JobState, *, error: str | None = None, facts: str | None = None, delay: float = 0.0, not_counted: int = 0
-) -> dict[str, object]:
-    """Return the columns of a job that is taken from its holder.
-
-    Args:
-        state: from now on.
-        error: why.
-        facts: as JSON; None: as they are.
-        delay: seconds until it may be claimed again.
-        not_counted: tries that do not count.
-    """
-    told = None if error is None else _storable(error[:LONGEST_ERROR])
-    return {"state": state, "error": told, "facts": facts, "delay": delay, "not_counted": not_counted}
-
-
-def _storable(text: str) -> str:
-    """Return `text` without what no database takes: NUL, and halves of characters."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode()
-
-
-def check_kept(staged: Sequence[Staged], taken: Sequence[Row]) -> None:
-    """Raise JobLost unless all of `staged` was still its job's own: the intents that were taken over say so."""
-    if {each.key for each in staged} - {row["object_key"] for row in taken if not row["multipart"]}:
-        raise JobLost
-
-
-def jobs_by_file(rows: Sequence[Row], files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
-    """Return the jobs of `files` by the id of the file."""
-    found: dict[UploadId, list[Job]] = {file.id: [] for file in files}
-    sources = {file.id: file for file in files}
-    for row in rows:
-        found[row["upload_id"]].append(job_from(row, sources[row["upload_id"]]))
-    return found
-
-
-def uploads_by_source(derived: Sequence[Upload]) -> dict[UploadId, list[Upload]]:
-    """Return derived files by the id of the file that they were made of."""
-    found: dict[UploadId, list[Upload]] = {}
-    for each in derived:
-        if each.derived_from is not None:
-            found.setdefault(each.derived_from, []).append(each)
-    return found
-
-
-def outcome_of(rows: Sequence[Row]) -> dict[str, object]:
-    """Return the columns of a file whose jobs are `rows`."""
-    states = [JobState(row["state"]) for row in rows]
-    gates = [state for state, row in zip(states, rows, strict=True) if row["is_gate"]]
-    return {"processing": processed(states), "withheld": is_withheld(gates)}
-
-
-OUTCOME_EVENTS: Final = {
-    Processed.READY: EventType.READY,
-    Processed.REFUSED: EventType.PROCESSING_FAILED,
-    Processed.FAILED: EventType.PROCESSING_FAILED,
-}
-"""What is told when all jobs of a file have ended."""
-
-
 def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
     """Return how long `step` lets `upload` live: once nothing is missing, only partials expire."""
     expires = step.state is State.UPLOADING or upload.role is Role.PARTIAL
@@ -693,7 +570,7 @@ def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
 
 def object_of(stored: StoredObject) -> dict[str, object]:
     """Return the columns that a finished object sets."""
-    return {"object_key": stored.key, "etag": stored.etag, "crc64": _crc_to(stored.crc64)}
+    return {"object_key": stored.key, "etag": stored.etag, "crc64": crc_to(stored.crc64)}
 
 
 def content_of(upload: Upload, sha256: bytes) -> dict[str, object]:
@@ -714,7 +591,7 @@ def sharing_of(upload: Upload, twin: Upload) -> dict[str, object]:
         **identity_of(upload),
         "object_key": twin.object_key,
         "etag": twin.etag,
-        "crc64": None if twin.crc64 is None else _crc_to(twin.crc64),
+        "crc64": None if twin.crc64 is None else crc_to(twin.crc64),
         "object_of": twin.maker,
         "former_key": upload.object_key,
     }
@@ -740,7 +617,7 @@ def piece_rows(pieces: Sequence[Piece]) -> list[dict[str, object]]:
         {
             "start_offset": piece.start,
             "size": piece.size,
-            "crc64": _crc_to(piece.crc64),
+            "crc64": crc_to(piece.crc64),
             "object_key": piece.key,
             "data": piece.data,
         }
@@ -764,7 +641,7 @@ def piece_columns(pieces: Sequence[Piece]) -> dict[str, object]:
     return {
         "piece_starts": [piece.start for piece in pieces],
         "piece_sizes": [piece.size for piece in pieces],
-        "piece_crcs": [_crc_to(piece.crc64) for piece in pieces],
+        "piece_crcs": [crc_to(piece.crc64) for piece in pieces],
         "piece_keys": [piece.key for piece in pieces],
         "piece_data": [piece.data for piece in pieces],
     }
@@ -864,18 +741,19 @@ def counts_from(rows: Sequence[Row]) -> dict[State, int]:
     return {state: found.get(state, 0) for state in State}
 
 
-def _folded(name: str | None) -> str | None:
+def folded_name(name: str | None) -> str | None:
+    """Return the column that names are found by, whatever their case."""
     return None if name is None else folded(name)
 
 
-def _crc_to(crc64: int) -> bytes | None:
+def crc_to(crc64: int) -> bytes | None:
     """Return the stored form; None for -1, by which a store says that it reports no checksum."""
     return crc64.to_bytes(8, "big") if crc64 >= 0 else None
 
 
 def _part_crc_to(crc64: int) -> bytes:
     """Return the stored form of a part's CRC; no bytes for -1, as the column takes no NULL."""
-    return _crc_to(crc64) or b""
+    return crc_to(crc64) or b""
 
 
 def _crc_from(stored: bytes | None) -> int | None:
@@ -906,5 +784,6 @@ def milliseconds_from(moment: datetime) -> int:
     return -((_EPOCH - moment) // timedelta(milliseconds=1))
 
 
-def _optional_moment(value: datetime | int | None) -> datetime | None:
+def optional_moment(value: datetime | int | None) -> datetime | None:
+    """Return what `moment_from` does, and None for no time."""
     return None if value is None else moment_from(value)

@@ -138,7 +138,7 @@ def clean_up(settings: Settings, tell: Callable[[Outcome], None], *, dry_run: bo
     """
 
     async def work() -> Verdict:
-        async with _opened(settings) as (database, stores):
+        async with _opened(settings, load_tenancy(settings)) as (database, stores):
             rules = JobRules()
             if release and not dry_run:
                 await database.release_expiry()
@@ -165,7 +165,7 @@ def reconcile(settings: Settings, tell: Callable[[Finding], None], mending: Mend
     async def work() -> Looked:
         tenancy = load_tenancy(settings)
         processors = _processors(settings, tenancy)
-        async with _opened(settings) as (database, stores):
+        async with _opened(settings, tenancy) as (database, stores):
             reconciler = Reconciler(
                 database=database,
                 stores=stores,
@@ -305,11 +305,12 @@ def with_deliveries(settings: Settings, work: Callable[[Deliveries], Awaitable[T
 
 
 @asynccontextmanager
-async def _opened(settings: Settings) -> AsyncIterator[tuple[SurveyedDatabase, Stores[SurveyedStore]]]:
+async def _opened(
+    settings: Settings, tenancy: Tenancy
+) -> AsyncIterator[tuple[SurveyedDatabase, Stores[SurveyedStore]]]:
     """Give both for a command of an operator: nothing is migrated."""
     async with _opened_database(settings) as database:
         await database.check()
-        tenancy = load_tenancy(settings)
         await _check_routes(database, tenancy)
         stores = assembly.stores(settings, tenancy)
         try:

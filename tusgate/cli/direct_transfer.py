@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tusgate.cli.direct_client import PartsRefusedError
 from tusgate.cli.patience import Patience
 from tusgate.cli.resume import Fingerprint
 from tusgate.cli.sending import TransferError, TransferInterruptedError, UploadGoneError
-from tusgate.cli.transfer import file_body
+from tusgate.cli.transfer import check_unchanged, file_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -44,12 +45,6 @@ async def upload_directly(client: DirectClient, path: Path, plan: Plan, store: R
         OSError: it cannot be read.
     """
     file = Fingerprint.of(path)
-
-    def check_unchanged() -> None:
-        if Fingerprint.of(path) != file:
-            store.forget(file)
-            raise TransferError("the file changed while it was being uploaded; run the command again")
-
     patience = Patience(plan.retries, plan.first_pause, watcher.waiting)
     upload = await _found(client, patience, store.url_of(file), file.size)
     if upload is None:
@@ -57,7 +52,8 @@ async def upload_directly(client: DirectClient, path: Path, plan: Plan, store: R
         upload = await _patiently(patience, lambda: client.begin(wanted))
         store.remember(file, upload.links.self)
     with path.open("rb") as opened:
-        await _DirectTransfer(client, upload, opened.fileno(), check_unchanged, patience, watcher).bring()
+        is_same = partial(check_unchanged, path, file, store)
+        await _DirectTransfer(client, upload, opened.fileno(), is_same, patience, watcher).bring()
     store.forget(file)
     return upload.links.file
 

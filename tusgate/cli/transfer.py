@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from tusgate.cli.patience import Patience
@@ -52,6 +53,13 @@ class Plan:
     first_pause: float = 0.5
 
 
+def check_unchanged(path: Path, file: Fingerprint, store: ResumeStore) -> None:
+    """Raise TransferError when the file at `path` is no longer `file`; what was sent of that cannot be used."""
+    if Fingerprint.of(path) != file:
+        store.forget(file)
+        raise TransferError("the file changed while it was being uploaded; run the command again")
+
+
 async def upload_file(client: TusClient, path: Path, plan: Plan, store: ResumeStore, watcher: Watcher) -> str:
     """Upload the file at `path`, going on where an earlier try stopped; return its URL.
 
@@ -68,15 +76,9 @@ async def upload_file(client: TusClient, path: Path, plan: Plan, store: ResumeSt
     if url is None or not await transfer.resume(url, file.size):
         url = await transfer.create(file.size, metadata)
         store.remember(file, url)
-
-    def check_unchanged() -> None:
-        if Fingerprint.of(path) != file:
-            store.forget(file)
-            raise TransferError("the file changed while it was being uploaded; run the command again")
-
     chunk = plan.chunk_size or max(file.size, 1)
     with path.open("rb") as opened:
-        body = file_body(opened.fileno(), check_unchanged, watcher.moved)
+        body = file_body(opened.fileno(), partial(check_unchanged, path, file, store), watcher.moved)
         while transfer.offset < file.size:
             await transfer.bring(url, min(transfer.offset + chunk, file.size), body)
     store.forget(file)

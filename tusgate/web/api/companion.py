@@ -7,105 +7,65 @@ refusals: JSON with `message` and `error`, and the message as the reason phrase,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
-from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from tusgate.core.access import Route
-from tusgate.core.direct import Plan
 from tusgate.core.errors import InvalidRequest
 from tusgate.core.metadata import clean_content_type, clean_filename, encoded_metadata, metadata_key
-from tusgate.core.model import CreatedVia
-from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import MOST_PARTS, MOST_URLS
-from tusgate.web.api.door import ROOT, Operation, dump
-from tusgate.web.errors import problem_of
-from tusgate.web.headers import parse_metadata
-from tusgate.web.hooks import exchange_of
-from tusgate.web.location import PublicAddress
+from tusgate.web.api.door import Operation
+from tusgate.web.api.uppy import BUCKET, LARGEST_COMPLETION, LENIENT, NamedParts, UppyDoor, as_json, refusal
 
 if TYPE_CHECKING:
-    from tusgate.core.access import Principal
-    from tusgate.core.errors import TusgateError
-    from tusgate.service.direct import DirectUploads, Tickets
-    from tusgate.web.api.door import ApiCall
-    from tusgate.web.config import WebConfig
+    from aiohttp import web
 
-BUCKET: Final = "tusgate"
-"""What clients are told instead of the name of ours, which is none of their business."""
-BASES: Final = ("/companion/s3", "/companion/u/{token}/s3")
-LARGEST_COMPLETION: Final = 2 * 1024 * 1024
-_LONGEST_REASON: Final = 120
-_LENIENT: Final = ConfigDict(extra="ignore")
+    from tusgate.service.direct import Tickets
+    from tusgate.web.api.door import ApiCall
 
 
 class _Wanted(BaseModel):
-    model_config = _LENIENT
+    model_config = LENIENT
     filename: str | None = None
     type: str | None = None
     metadata: dict[Annotated[str, AfterValidator(metadata_key)], Any] = Field(default={}, max_length=100)
 
 
-class _NamedPart(BaseModel):
-    model_config = _LENIENT
-    PartNumber: int = Field(ge=1, le=MOST_PARTS)
-    ETag: str = Field(max_length=128)
+class Companion(UppyDoor):
+    """The routes of Companion."""
 
-
-class NamedParts(BaseModel):
-    """The parts that a Complete names, by the words of S3."""
-
-    model_config = _LENIENT
-    parts: list[_NamedPart] = Field(max_length=MOST_PARTS)
-
-    def named(self) -> dict[int, str]:
-        """Return ETag by number."""
-        return {part.PartNumber: part.ETag for part in self.parts}
-
-
-class Companion:
-    """The routes of Companion below each of `BASES`."""
-
-    def __init__(self, config: WebConfig, direct: DirectUploads) -> None:
-        self._direct = direct
-        self._address = PublicAddress(config)
-        self._base_path = config.base_path
-        self._max_metadata = config.max_metadata
-
-    def operations(self) -> tuple[Operation, ...]:
-        """Return all of them."""
-        return tuple(operation for base in BASES for operation in self._operations_below(base))
-
-    def _operations_below(self, base: str) -> tuple[Operation, ...]:
-        def operation(method: str, path: str, route: Route, name: str, **more: Any) -> Operation:
-            with_token = "WithToken" if "{token}" in base else ""
-            return Operation(
-                method=method,
-                path=base + path,
-                route=route,
-                name=f"companion{name}{with_token}",
-                summary="",
-                refuse=refusal,
-                is_described=False,
-                **more,
-            )
-
+    def _offered(self) -> tuple[Operation, ...]:
+        operation = partial(Operation, summary="", refuse=refusal)
+        one, signing = "/multipart/{id}", partial(operation, method="GET", route=Route.PART_URLS, asked_as="POST")
         return (
-            operation("GET", "/params", Route.DIRECT_UPLOADS, "Params", answer=self.params, asked_as="POST"),
-            operation("POST", "/multipart", Route.DIRECT_UPLOADS, "Create", answer=self.create, body=_Wanted),
-            operation("GET", "/multipart/{id}", Route.PARTS, "List", answer=self.list),
-            operation("DELETE", "/multipart/{id}", Route.DIRECT_UPLOAD, "Abort", answer=self.abort),
             operation(
-                "GET", "/multipart/{id}/batch", Route.PART_URLS, "SignMany", answer=self.sign_many, asked_as="POST"
+                method="GET",
+                path="/params",
+                route=Route.DIRECT_UPLOADS,
+                name="companionParams",
+                answer=self.params,
+                asked_as="POST",
             ),
-            operation("GET", "/multipart/{id}/{number}", Route.PART_URLS, "Sign", answer=self.sign, asked_as="POST"),
             operation(
-                "POST",
-                "/multipart/{id}/complete",
-                Route.COMPLETION,
-                "Complete",
+                method="POST",
+                path="/multipart",
+                route=Route.DIRECT_UPLOADS,
+                name="companionCreate",
+                answer=self.create,
+                body=_Wanted,
+            ),
+            operation(method="GET", path=one, route=Route.PARTS, name="companionList", answer=self.list),
+            operation(method="DELETE", path=one, route=Route.DIRECT_UPLOAD, name="companionAbort", answer=self.abort),
+            signing(path=f"{one}/batch", name="companionSignMany", answer=self.sign_many),
+            signing(path=f"{one}/{{number}}", name="companionSign", answer=self.sign),
+            operation(
+                method="POST",
+                path=f"{one}/complete",
+                route=Route.COMPLETION,
+                name="companionComplete",
                 answer=self.complete,
                 body=NamedParts,
                 largest_body=LARGEST_COMPLETION,
@@ -121,19 +81,22 @@ class Companion:
         if authorization := call.request.headers.get("Authorization"):
             fields["Authorization"] = authorization
         url = self._address.url(call.request, f"{self._base_path}/{quote(name, safe='')}")
-        return _answer({"method": "PUT", "url": url, "fields": {}, "headers": fields})
+        return as_json({"method": "PUT", "url": url, "fields": {}, "headers": fields})
 
     async def create(self, call: ApiCall) -> web.Response:
-        """Make an upload; Uppy says nothing of its size, and cuts the file as it likes."""
-        assert isinstance(call.body, _Wanted)
-        creation = self._creation(call.principal, call.body)
-        upload, _ = await self._direct.begin(call.principal, creation, exchange_of(call.request))
-        return _answer({"key": upload.object_key, "uploadId": upload.id, "bucket": BUCKET})
+        """Make an upload, with the metadata that Uppy has of the file."""
+        wanted = call.body
+        assert isinstance(wanted, _Wanted)
+        given = {key: str(value) for key, value in wanted.metadata.items() if value is not None}
+        filename = None if wanted.filename is None else clean_filename(wanted.filename.encode("utf-8", "replace"))
+        kind = None if wanted.type is None else clean_content_type(wanted.type.encode("utf-8", "replace"))
+        upload = await self._begin(call, filename, kind, encoded_metadata(given))
+        return as_json({"key": upload.object_key, "uploadId": upload.id, "bucket": BUCKET})
 
     async def sign(self, call: ApiCall) -> web.Response:
         """Answer with the URL of one part."""
         page = await self._direct.sign(call.scope, call.file_id, [_number(call.path["number"])])
-        return _answer({"url": page.tickets[0].signed.url, "headers": {}, "expires": page.seconds, "method": "PUT"})
+        return as_json({"url": page.tickets[0].signed.url, "headers": {}, "expires": page.seconds, "method": "PUT"})
 
     async def sign_many(self, call: ApiCall) -> web.Response:
         """Answer with the URLs of some parts."""
@@ -141,59 +104,21 @@ class Companion:
         if len(numbers) > MOST_URLS:
             raise InvalidRequest("partNumbers", f"at most {MOST_URLS}")
         page: Tickets = await self._direct.sign(call.scope, call.file_id, numbers)
-        return _answer({"presignedUrls": {str(each.slot.number): each.signed.url for each in page.tickets}})
+        return as_json({"presignedUrls": {str(each.slot.number): each.signed.url for each in page.tickets}})
 
     async def list(self, call: ApiCall) -> web.Response:
         """Answer with the parts that the store has."""
-        _, standings = await self._direct.parts(call.scope, call.file_id)
-        found = [each.found for each in standings if each.found is not None]
-        return _answer([{"PartNumber": part.number, "Size": part.size, "ETag": f'"{part.etag}"'} for part in found])
+        return as_json(await self._listed(call))
 
     async def complete(self, call: ApiCall) -> web.Response:
         """Make the file of the parts that the client names."""
-        assert isinstance(call.body, NamedParts)
-        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
-        location = self._address.url(call.request, f"{ROOT}/files/{upload.id}/content")
-        return _answer({"location": location, "key": upload.object_key, "bucket": BUCKET})
+        upload, location = await self._complete(call)
+        return as_json({"location": location, "key": upload.object_key, "bucket": BUCKET})
 
     async def abort(self, call: ApiCall) -> web.Response:
-        """End one upload, if it is unfinished: clients abort also when they have missed the answer to Complete."""
-        await self._direct.abandon(call.principal, call.file_id, exchange_of(call.request))
-        return _answer({})
-
-    def _creation(self, principal: Principal, wanted: _Wanted) -> Creation:
-        given = {key: str(value) for key, value in wanted.metadata.items() if value is not None}
-        metadata = parse_metadata(encoded_metadata(given), self._max_metadata, principal.limits)
-        filename = None if wanted.filename is None else clean_filename(wanted.filename.encode("utf-8", "replace"))
-        kind = None if wanted.type is None else clean_content_type(wanted.type.encode("utf-8", "replace"))
-        return Creation(
-            created_via=CreatedVia.DIRECT,
-            length=None,
-            metadata=metadata.raw,
-            filename=filename or metadata.filename,
-            content_type=kind or metadata.content_type,
-            plan=Plan(),
-        )
-
-
-def refusal(error: TusgateError, *, with_body: bool) -> web.Response:
-    """Return what Uppy makes a message of."""
-    problem = problem_of(error)
-    told = " ".join(problem.message.split())
-    response = web.Response(
-        status=problem.status,
-        reason=told.encode("ascii", "replace").decode()[:_LONGEST_REASON],
-        body=dump({"message": told, "error": told, "code": problem.code}) if with_body else None,
-        content_type="application/json",
-        headers={**problem.headers, "Cache-Control": "no-store"},
-    )
-    if problem.close:
-        response.force_close()
-    return response
-
-
-def _answer(document: object) -> web.Response:
-    return web.Response(body=dump(document), content_type="application/json", headers={"Cache-Control": "no-store"})
+        """End one upload, if it is unfinished."""
+        await self._abandon(call)
+        return as_json({})
 
 
 def _number(text: str) -> int:

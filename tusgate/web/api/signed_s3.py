@@ -6,36 +6,29 @@ the store that would make a file past the gateway. Small and empty files, which 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Final, Literal
 from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from tusgate.core.access import Route
-from tusgate.core.direct import Plan
 from tusgate.core.errors import InvalidRequest, UploadNotFound
 from tusgate.core.metadata import clean_content_type, clean_filename
-from tusgate.core.model import UPLOAD_ID, CreatedVia, UploadId
-from tusgate.service.uploads import Creation
-from tusgate.web.api.companion import BASES, BUCKET, LARGEST_COMPLETION, NamedParts, refusal
+from tusgate.core.model import UPLOAD_ID, UploadId
 from tusgate.web.api.direct_models import MOST_PARTS
-from tusgate.web.api.door import ROOT, Operation, dump
+from tusgate.web.api.door import ROOT, Operation
+from tusgate.web.api.uppy import BASES, BUCKET, LARGEST_COMPLETION, LENIENT, NamedParts, UppyDoor, as_json, refusal
 from tusgate.web.errors import problem_of
-from tusgate.web.headers import parse_metadata
-from tusgate.web.hooks import exchange_of
-from tusgate.web.location import PublicAddress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tusgate.core.access import Principal
     from tusgate.core.errors import TusgateError
-    from tusgate.service.direct import DirectUploads
     from tusgate.web.api.door import ApiCall
-    from tusgate.web.config import WebConfig
 
 _LONGEST_KEY: Final = 1024
 _QUOTES: Final = {'"': "&quot;"}
@@ -45,54 +38,44 @@ _XML_TYPES: Final = frozenset({"application/xml", "text/xml", ""})
 class _Wish(BaseModel):
     """A request to S3 that the client is about to send."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = LENIENT
     method: Literal["GET", "PUT", "POST", "DELETE"]
     key: str = Field(min_length=1, max_length=_LONGEST_KEY)
     upload_id: str | None = Field(default=None, alias="uploadId")
     part_number: int | None = Field(default=None, alias="partNumber", ge=1, le=MOST_PARTS)
 
 
-class SignedS3:
-    """What signs, and what the URLs lead to, below each of the bases of Companion."""
+class SignedS3(UppyDoor):
+    """What signs, and what the URLs lead to."""
 
-    def __init__(self, config: WebConfig, direct: DirectUploads) -> None:
-        self._direct = direct
-        self._address = PublicAddress(config)
-        self._base_path = config.base_path
-        self._max_metadata = config.max_metadata
-
-    def operations(self) -> tuple[Operation, ...]:
-        """Return all of them."""
-        return tuple(operation for base in BASES for operation in self._operations_below(base))
-
-    def _operations_below(self, base: str) -> tuple[Operation, ...]:
-        def operation(method: str, path: str, route: Route, name: str, **more: Any) -> Operation:
-            with_token = "WithToken" if "{token}" in base else ""
-            more = {"refuse": xml_refusal, **more}
-            return Operation(
-                method=method,
-                path=base + path,
-                route=route,
-                name=f"signedS3{name}{with_token}",
-                summary="",
-                is_described=False,
-                **more,
-            )
-
+    def _offered(self) -> tuple[Operation, ...]:
+        operation = partial(Operation, summary="", refuse=xml_refusal)
         one = "/objects/{id}"
         return (
-            operation("POST", "/sign", Route.PART_URLS, "Sign", answer=self.sign, body=_Wish, refuse=refusal),
-            # Its type is that of the file, as clients of S3 say it.
             operation(
-                "POST", "/objects", Route.DIRECT_UPLOADS, "Create", answer=self.create, body_types=frozenset[str]()
+                method="POST",
+                path="/sign",
+                route=Route.PART_URLS,
+                name="signedS3Sign",
+                answer=self.sign,
+                body=_Wish,
+                refuse=refusal,
             ),
-            operation("GET", one, Route.PARTS, "List", answer=self.list),
-            operation("DELETE", one, Route.DIRECT_UPLOAD, "Abort", answer=self.abort),
             operation(
-                "POST",
-                one,
-                Route.COMPLETION,
-                "Complete",
+                method="POST",
+                path="/objects",
+                route=Route.DIRECT_UPLOADS,
+                name="signedS3Create",
+                answer=self.create,
+                body_types=frozenset(),  # its type is that of the file, as clients of S3 say it
+            ),
+            operation(method="GET", path=one, route=Route.PARTS, name="signedS3List", answer=self.list),
+            operation(method="DELETE", path=one, route=Route.DIRECT_UPLOAD, name="signedS3Abort", answer=self.abort),
+            operation(
+                method="POST",
+                path=one,
+                route=Route.COMPLETION,
+                name="signedS3Complete",
                 answer=self.complete,
                 body=NamedParts,
                 body_types=_XML_TYPES,
@@ -108,8 +91,8 @@ class SignedS3:
         if wish.method == "PUT" and wish.upload_id is not None and wish.part_number is not None:
             page = await self._direct.sign(call.scope, _upload_id(wish.upload_id), [wish.part_number])
             signed = page.tickets[0].signed
-            return _json({"url": signed.url, "headers": signed.headers})
-        return _json(
+            return as_json({"url": signed.url, "headers": signed.headers})
+        return as_json(
             {"url": self._address.url(call.request, self._path_for(call, wish)), "headers": _credentials(call)}
         )
 
@@ -126,43 +109,28 @@ class SignedS3:
         raise InvalidRequest("method", "a request about a multipart upload, or the PUT of a whole file")
 
     async def create(self, call: ApiCall) -> web.Response:
-        """Make an upload; the client says nothing of its size, and cuts the file as it likes."""
+        """Make an upload. Its name is the key that the client has chosen."""
         key = call.request.query.get("key", "")
-        creation = self._creation(call.principal, key, call.request.headers.get("Content-Type", ""))
-        upload, _ = await self._direct.begin(call.principal, creation, exchange_of(call.request))
+        kind = call.request.headers.get("Content-Type", "").encode("utf-8", "surrogateescape")
+        upload = await self._begin(call, _filename(key), clean_content_type(kind))
         told = {"Bucket": BUCKET, "Key": key, "UploadId": upload.id}
         return _xml("InitiateMultipartUploadResult", _elements(told))
 
     async def list(self, call: ApiCall) -> web.Response:
         """Answer with the parts that the store has."""
-        _, standings = await self._direct.parts(call.scope, call.file_id)
-        found = [each.found for each in standings if each.found is not None]
-        parts = [{"PartNumber": part.number, "Size": part.size, "ETag": f'"{part.etag}"'} for part in found]
+        parts = await self._listed(call)
         return _xml("ListPartsResult", "".join(f"<Part>{_elements(part)}</Part>" for part in parts))
 
     async def complete(self, call: ApiCall) -> web.Response:
         """Make the file of the parts that the client names."""
-        assert isinstance(call.body, NamedParts)
-        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
-        location = self._address.url(call.request, f"{ROOT}/files/{upload.id}/content")
+        upload, location = await self._complete(call)
         told = {"Location": location, "Bucket": BUCKET, "Key": upload.filename or upload.id}
         return _xml("CompleteMultipartUploadResult", _elements(told))
 
     async def abort(self, call: ApiCall) -> web.Response:
-        """End one upload, if it is unfinished: clients abort also when they have missed the answer to Complete."""
-        await self._direct.abandon(call.principal, call.file_id, exchange_of(call.request))
+        """End one upload, if it is unfinished."""
+        await self._abandon(call)
         return web.Response(status=204)
-
-    def _creation(self, principal: Principal, key: str, kind: str) -> Creation:
-        metadata = parse_metadata("", self._max_metadata, principal.limits)
-        return Creation(
-            created_via=CreatedVia.DIRECT,
-            length=None,
-            metadata=metadata.raw,
-            filename=_filename(key) or metadata.filename,
-            content_type=clean_content_type(kind.encode("utf-8", "surrogateescape")) or metadata.content_type,
-            plan=Plan(),
-        )
 
 
 def xml_refusal(error: TusgateError, *, with_body: bool) -> web.Response:
@@ -217,7 +185,3 @@ def _xml(root: str, inner: str, status: int = 200) -> web.Response:
     text = f'<?xml version="1.0" encoding="UTF-8"?>\n<{root}>{inner}</{root}>'
     headers = {"Cache-Control": "no-store"}
     return web.Response(status=status, body=text.encode(), content_type="application/xml", headers=headers)
-
-
-def _json(document: object) -> web.Response:
-    return web.Response(body=dump(document), content_type="application/json", headers={"Cache-Control": "no-store"})

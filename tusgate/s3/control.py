@@ -1,4 +1,4 @@
-"""Every S3 call that carries no upload bytes, through aiobotocore. Of S3 botocore is known to this module only.
+"""Every S3 call about objects that carries no upload bytes, through aiobotocore.
 
 Its retries are off: one policy (`retry`) serves the whole package, and botocore's would hide that Complete was
 sent twice, which turns a lost answer into a NoSuchUpload.
@@ -14,8 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import AioSession, get_session
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
@@ -23,10 +21,11 @@ from tusgate.core.direct import ListedPart
 from tusgate.core.errors import MultipartLost, ObjectLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import ListedObject, ObjectKey
 from tusgate.s3.bulk import BulkReader
+from tusgate.s3.clients import open_client
 from tusgate.s3.errors import Damaged, ObjectAbsent, Transient, failure
 from tusgate.s3.profiles import ChecksumMode
 from tusgate.s3.retry import retried
-from tusgate.s3.wire import DNS_TTL, encode_crc64, encode_digest
+from tusgate.s3.wire import encode_crc64, encode_digest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -468,11 +467,11 @@ class Control:
     async def _opened(self) -> _Clients:
         async with self._opening:
             if self._clients is None:
-                session, config = get_session(), self._config
+                config = self._config
                 self._clients = _Clients(
-                    quick=await self._make_client(session, config.read_timeout, config.connections),
-                    patient=await self._make_client(session, COMPLETE_TIMEOUT, config.connections),
-                    reading=await self._make_client(session, config.read_timeout, config.readers),
+                    quick=await self._open(config.read_timeout, config.connections),
+                    patient=await self._open(COMPLETE_TIMEOUT, config.connections),
+                    reading=await self._open(config.read_timeout, config.readers),
                 )
             return self._clients
 
@@ -480,34 +479,10 @@ class Control:
         """Add the customer's key, before the request is signed."""
         params["headers"].update(self._key_headers.get(model.name, {}))
 
-    async def _make_client(self, session: AioSession, read_timeout: float, connections: int) -> S3Client:
-        config = self._config
-        client = session.create_client(
-            "s3",
-            endpoint_url=config.endpoint,
-            region_name=config.region,
-            aws_access_key_id=config.access_key,
-            aws_secret_access_key=config.secret_key,
-            aws_session_token=config.session_token,
-            config=AioConfig(
-                connect_timeout=config.connect_timeout,
-                read_timeout=read_timeout,
-                max_pool_connections=connections,
-                retries={"total_max_attempts": 1},
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                s3={
-                    "addressing_style": "path" if config.profile.path_style else "virtual",
-                    "payload_signing_enabled": True,
-                },
-                proxies={},  # like our own connections, which ignore HTTP_PROXY
-                connector_args={"ttl_dns_cache": DNS_TTL},
-            ),
-        )
-        entered = await self._stack.enter_async_context(client)
-        entered.meta.events.register("before-call.s3", _never_redirect)
-        entered.meta.events.register("before-call.s3", self._bring_key)
-        return entered
+    async def _open(self, read_timeout: float, connections: int) -> S3Client:
+        client = await open_client(self._stack, self._config, read_timeout, connections)
+        client.meta.events.register("before-call.s3", self._bring_key)
+        return client
 
 
 def _creation_fields(headers: Mapping[str, str]) -> CreateMultipartUploadRequestTypeDef:
@@ -532,15 +507,6 @@ def _listed_part(part: PartTypeDef) -> ListedPart:
         int.from_bytes(base64.b64decode(crc64), "big") if crc64 else -1,
         base64.b64decode(sha256) if sha256 else None,
     )
-
-
-def _never_redirect(context: dict[str, dict[str, object]], **_: object) -> None:
-    """Tell botocore that the call was redirected before.
-
-    Else it would go where a 301 says, and ask for the bucket's region until the stack overflows when that is
-    answered with a 301 as well.
-    """
-    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 async def _repeated(operation: str, call: Callable[[], Awaitable[T]]) -> T:

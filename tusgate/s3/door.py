@@ -7,13 +7,12 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 from yarl import URL
 
 from tusgate.core.checkup import ANY_ORIGIN, Seen
 from tusgate.core.errors import StoreRefused, StoreUnavailable
+from tusgate.s3.clients import open_client
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -108,21 +107,7 @@ class BucketDoor:
     async def _control(self) -> S3Client:
         if self._client is None:
             config = self._config
-            made = get_session().create_client(
-                "s3",
-                region_name=config.region,
-                endpoint_url=config.endpoint,
-                aws_access_key_id=config.access_key,
-                aws_secret_access_key=config.secret_key,
-                aws_session_token=config.session_token,
-                config=AioConfig(
-                    connect_timeout=config.connect_timeout,
-                    read_timeout=config.read_timeout,
-                    retries={"total_max_attempts": 1},
-                    s3={"addressing_style": "path" if config.profile.path_style else "virtual"},
-                ),
-            )
-            self._client = await self._stack.enter_async_context(made)
+            self._client = await open_client(self._stack, config, config.read_timeout, config.connections)
         return self._client
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-import aiohttp
 import pytest
 
-from tests.wire.direct import store_on_double
 from tests.wire.rig import running
 
 
@@ -31,17 +29,3 @@ async def start(tmp_path):
             return await stack.enter_async_context(running(tmp_path, config, **settings))
 
         yield begin
-
-
-@pytest.fixture
-async def http():
-    """A connection to whatever a gateway points at: a store, for one."""
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-@pytest.fixture
-async def store():
-    """A store that signs URLs."""
-    async with store_on_double() as opened:
-        yield opened

@@ -24,11 +24,6 @@ async def rig(tmp_path, store):
         yield started
 
 
-@pytest.fixture
-def client(rig, http):
-    return DirectClient(rig.client, http)
-
-
 def metadata(text):
     return {"Upload_Metadata": f"fingerprint {base64.b64encode(text.encode()).decode()}"}
 

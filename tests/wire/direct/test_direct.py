@@ -63,17 +63,6 @@ async def double():
 
 
 @pytest.fixture
-async def rig(tmp_path, store):
-    async with running(tmp_path, store=store) as started:
-        yield started
-
-
-@pytest.fixture
-def client(rig, http):
-    return DirectClient(rig.client, http)
-
-
-@pytest.fixture
 async def here(tmp_path, double, http):
     """Give a client of a gateway on the double."""
     async with running(tmp_path, store=double, max_size=100 * PART_SIZE) as started:

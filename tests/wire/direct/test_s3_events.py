@@ -9,25 +9,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.wire.direct import DirectClient
-from tests.wire.rig import EVENTS_SECRET, PART_SIZE, running
+from tests.wire.rig import EVENTS_SECRET, PART_SIZE
 from tusgate.core.direct import Plan
 from tusgate.core.model import Part
 
 PATH = "/api/v1/s3-events"
 DATA = bytes(range(256)) * (2 * PART_SIZE // 256) + b"the end"
 SENDER = {"Authorization": f"Bearer {EVENTS_SECRET}"}
-
-
-@pytest.fixture
-async def rig(tmp_path, store):
-    async with running(tmp_path, store=store) as started:
-        yield started
-
-
-@pytest.fixture
-def client(rig, http):
-    return DirectClient(rig.client, http)
 
 
 def event(*keys):

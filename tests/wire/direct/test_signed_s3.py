@@ -10,24 +10,13 @@ from yarl import URL
 
 from tests.wire.direct import DirectClient
 from tests.wire.identity import ALICE, BOB, guarded, upload_token
-from tests.wire.rig import PART_SIZE, running
+from tests.wire.rig import PART_SIZE
 from tusgate.core.access import REQUIRED, Permission
 from tusgate.web.api.signed_s3 import SignedS3
 from tusgate.web.config import WebConfig
 
 DATA = bytes(range(256)) * (PART_SIZE // 256) + b"the end"
 SIGN = "/companion/s3/sign"
-
-
-@pytest.fixture
-async def rig(tmp_path, store):
-    async with running(tmp_path, store=store) as started:
-        yield started
-
-
-@pytest.fixture
-def client(rig, http):
-    return DirectClient(rig.client, http)
 
 
 async def send(client, method, path, body, fields):

@@ -49,6 +49,10 @@ class FilesApi:
 
     def operations(self) -> tuple[Operation, ...]:
         """Return all of them."""
+        return (*self._on_many(), *self._on_one(), self._on_bytes(), self._on_the_tenant())
+
+    def _on_many(self) -> tuple[Operation, ...]:
+        """Return what is done with files at once."""
         return (
             Operation(
                 method="GET",
@@ -78,6 +82,11 @@ class FilesApi:
                 result=DeletionReport,
                 problems=(400, 413, 415),
             ),
+        )
+
+    def _on_one(self) -> tuple[Operation, ...]:
+        """Return what is done with one file, and what is known of it."""
+        return (
             Operation(
                 method="GET",
                 path="/files/{id}",
@@ -126,31 +135,37 @@ class FilesApi:
                 result=File,
                 problems=(404, 409, 410),
             ),
-            Operation(
-                method="GET",
-                path="/files/{id}/content",
-                route=Route.CONTENT,
-                name="downloadFile",
-                summary="Download a file",
-                description=(
-                    "One range (206), `If-Range`, `If-Match`, `If-None-Match` and their dates work; several ranges are"
-                    " answered with the whole file unless they adjoin. When the store fails in the middle the"
-                    " connection breaks. Where the server is set so, it is a redirect (302) to the store."
-                ),
-                answer=self._content.answer,
-                query=ContentQuery,
-                problems=(302, 304, 400, 403, 404, 409, 410, 412, 416, 502),
+        )
+
+    def _on_bytes(self) -> Operation:
+        """Return what reads a file."""
+        return Operation(
+            method="GET",
+            path="/files/{id}/content",
+            route=Route.CONTENT,
+            name="downloadFile",
+            summary="Download a file",
+            description=(
+                "One range (206), `If-Range`, `If-Match`, `If-None-Match` and their dates work; several ranges are"
+                " answered with the whole file unless they adjoin. When the store fails in the middle the"
+                " connection breaks. Where the server is set so, it is a redirect (302) to the store."
             ),
-            Operation(
-                method="GET",
-                path="/usage",
-                route=Route.USAGE,
-                name="getUsage",
-                summary="Show what the tenant has and may have",
-                description="Exact: what has been declared counts, what has ended does not.",
-                answer=self.usage,
-                result=TenantUsage,
-            ),
+            answer=self._content.answer,
+            query=ContentQuery,
+            problems=(302, 304, 400, 403, 404, 409, 410, 412, 416, 502),
+        )
+
+    def _on_the_tenant(self) -> Operation:
+        """Return what tells of all files of the tenant together."""
+        return Operation(
+            method="GET",
+            path="/usage",
+            route=Route.USAGE,
+            name="getUsage",
+            summary="Show what the tenant has and may have",
+            description="Exact: what has been declared counts, what has ended does not.",
+            answer=self.usage,
+            result=TenantUsage,
         )
 
     async def list(self, call: ApiCall) -> web.Response:

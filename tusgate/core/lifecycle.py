@@ -21,6 +21,7 @@ from tusgate.core.errors import (
     AlreadyComplete,
     FinalIsFixed,
     InconsistentLength,
+    NotComplete,
     OffsetMismatch,
     OnlyDirect,
     Overrun,
@@ -61,6 +62,13 @@ def check_present(upload: Upload) -> None:
     check_alive(upload)
     if upload.role is Role.GROUP:
         raise UploadGone(State.TERMINATED.value)
+
+
+def check_complete(upload: Upload) -> None:
+    """Raise NotComplete unless the object of the upload is there and verified, UploadGone when it will never be."""
+    check_present(upload)
+    if upload.state is not State.COMPLETE:
+        raise NotComplete
 
 
 def check_comes_through(upload: Upload) -> None:

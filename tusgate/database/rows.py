@@ -17,7 +17,6 @@ from tusgate.core.direct import Plan
 from tusgate.core.errors import (
     Fenced,
     InvalidRequest,
-    NotComplete,
     Retained,
     TokenSpent,
     UploadGone,
@@ -25,7 +24,7 @@ from tusgate.core.errors import (
 )
 from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import check_alive, check_present, sources_of
+from tusgate.core.lifecycle import check_alive, check_complete, sources_of
 from tusgate.core.listing import folded
 from tusgate.core.model import (
     CreatedVia,
@@ -341,9 +340,7 @@ def not_shared(file: Upload) -> InvalidRequest:
     Raises:
         UploadGone, NotComplete: it is no file that can be read.
     """
-    check_present(file)
-    if file.state is not State.COMPLETE:
-        raise NotComplete
+    check_complete(file)
     return InvalidRequest("expires_at", "a time that is not over")
 
 
@@ -524,9 +521,7 @@ def not_described(found: Upload, changes: Changes, *, may_shorten: bool) -> Inva
         NotComplete: it has no times yet.
         Retained: it must be kept for longer.
     """
-    check_present(found)
-    if found.state is not State.COMPLETE:
-        raise NotComplete
+    check_complete(found)
     wanted, held = changes.get("retain_until"), found.retain_until
     if "retain_until" in changes and held is not None and not may_shorten and (wanted is None or wanted < held):
         raise Retained(held)

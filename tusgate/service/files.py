@@ -13,7 +13,6 @@ from tusgate.core.errors import (
     HookRefused,
     JobLost,
     NotClean,
-    NotComplete,
     ObjectLost,
     Retained,
     StillProcessing,
@@ -22,7 +21,7 @@ from tusgate.core.errors import (
     UploadNotFound,
 )
 from tusgate.core.events import DeliveryState, Search
-from tusgate.core.lifecycle import check_present
+from tusgate.core.lifecycle import check_complete
 from tusgate.core.listing import Position
 from tusgate.core.model import State
 from tusgate.core.processing import Processed
@@ -132,9 +131,7 @@ class Files:
         """
         self._uploads.admit(scope)
         upload = await self._database.get(scope, file_id)
-        check_present(upload)
-        if upload.state is not State.COMPLETE:
-            raise NotComplete
+        check_complete(upload)
         try:
             return await self._database.jobs.revive(upload)
         except JobLost:
@@ -207,9 +204,7 @@ class Files:
         """
         self._uploads.admit(scope)
         upload = await self._database.get(scope, file_id)
-        check_present(upload)
-        if upload.state is not State.COMPLETE:
-            raise NotComplete
+        check_complete(upload)
         await self._check_published(upload)
         return upload
 

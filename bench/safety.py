@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ from bench.load import BLOCK, Connection, patch_fields
 from tests.servers import acquire, postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from rich.console import Console
@@ -58,7 +58,7 @@ def show_safety(console: Console, home: Path, store: S3Server) -> None:
             contenders[peer.name] = peer
         except acquire.MissingError as missing:
             console.print(f"without the Node peer: {missing}")
-        show_heads(console, contenders)
+        show_heads(console, contenders, database)
         show_takeovers(console, replicas)
 
 
@@ -87,32 +87,58 @@ def transactions(database: str) -> int:
     return asyncio.run(ask())
 
 
-def show_heads(console: Console, servers: dict[str, TusServer]) -> None:
-    """Print how long a HEAD takes, alone and beside uploads at full speed."""
+def show_heads(console: Console, servers: dict[str, TusServer], database: str) -> None:
+    """Print how long a HEAD takes, alone and beside uploads at full speed, next to a bare SELECT in the same time.
+
+    That is what the machine allows: under this load all processes wait for its processors.
+    """
     table = _table(f"HEAD, ms ({LOAD.name})", "", "p50 alone", "p99 alone", "p50 loaded", "p99 loaded", "HEADs")
-    for name, server in servers.items():
-        alone = heads(server, lambda seconds: len(seconds) >= IDLE_HEADS)
-        port, path = server.address
-        numbers = [str(LOAD.connections), str(LOAD.size), str(LOAD.uploads)]
-        load = subprocess.Popen([sys.executable, "-m", "bench.load", port, path, *numbers], stdout=subprocess.PIPE)
-        loaded = heads(server, partial(_has_ended, load))
-        table.add_row(name, *(f"{1000 * value:.1f}" for value in (*_spread(alone), *_spread(loaded))), str(len(loaded)))
+    with _select_of(database) as select:
+        for name, server in servers.items():
+            head = _head_of(server)
+            alone = timed([head, select], lambda turns: turns >= IDLE_HEADS)
+            port, path = server.address
+            numbers = [str(LOAD.connections), str(LOAD.size), str(LOAD.uploads)]
+            load = subprocess.Popen([sys.executable, "-m", "bench.load", port, path, *numbers], stdout=subprocess.PIPE)
+            loaded = timed([head, select], partial(_has_ended, load))
+            for row, first, then in zip((name, "  a bare SELECT meanwhile"), alone, loaded, strict=True):
+                times = (f"{1000 * value:.1f}" for value in (*_spread(first), *_spread(then)))
+                table.add_row(row, *times, str(len(then)))
     console.print(table)
 
 
-def heads(server: TusServer, enough: Callable[[list[float]], bool]) -> list[float]:
-    """Ask one upload for its offset, again and again on one connection, until `enough(seconds so far)`."""
-    connection, path, seconds = *_created(server, UPLOAD), list[float]()
-    while not enough(seconds):
-        begin = time.perf_counter()
-        answer = connection.ask("HEAD", path, "Content-Length: 0", 0)
-        seconds.append(time.perf_counter() - begin)
-        assert answer.startswith("HTTP/1.1 200"), answer
-    connection.socket.close()
+def timed(asks: Sequence[Callable[[], object]], enough: Callable[[int], bool]) -> list[list[float]]:
+    """Call them in turn until `enough(turns so far)`; return the seconds that each took."""
+    seconds: list[list[float]] = [[] for _ in asks]
+    while not enough(len(seconds[0])):
+        for ask, taken in zip(asks, seconds, strict=True):
+            begin = time.perf_counter()
+            ask()
+            taken.append(time.perf_counter() - begin)
     return seconds
 
 
-def _has_ended(load: subprocess.Popen[bytes], _seconds: list[float]) -> bool:
+def _head_of(server: TusServer) -> Callable[[], None]:
+    """Return what asks for the offset of one upload, on one connection."""
+    connection, path = _created(server, UPLOAD)
+
+    def head() -> None:
+        answer = connection.ask("HEAD", path, "Content-Length: 0", 0)
+        assert answer.startswith("HTTP/1.1 200"), answer
+
+    return head
+
+
+@contextmanager
+def _select_of(database: str) -> Iterator[Callable[[], object]]:
+    """Give what asks the server for nothing, on one connection."""
+    with asyncio.Runner() as runner:
+        connection = runner.run(asyncpg.connect(database))
+        yield lambda: runner.run(connection.fetchval("SELECT 1"))
+        runner.run(connection.close())
+
+
+def _has_ended(load: subprocess.Popen[bytes], _turns: int) -> bool:
     return load.poll() is not None
 
 

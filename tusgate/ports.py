@@ -128,8 +128,11 @@ class Database(Protocol):
         SEALED or COMPLETE. That is how a client that has missed its answer gets it when it asks again.
         """
 
-    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
-        """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound."""
+    async def get(self, scope: Scope, upload_id: UploadId, *, ahead: bool = False) -> Upload:
+        """Return the committed upload: one SELECT, never waits for a writer. Raises UploadNotFound.
+
+        With `ahead` it does not wait behind other requests for a connection either: for a client that asks where it is.
+        """
 
     async def get_any(self, upload_id: UploadId) -> Upload | None:
         """Return the committed upload, whosever it is; None without one. For what the store says, never for clients."""

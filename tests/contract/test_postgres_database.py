@@ -26,7 +26,8 @@ from tests.fault.tcp import TcpFaultProxy
 from tusgate.core.errors import DatabaseUnavailable, Fenced, InvalidRequest, SettingsError
 from tusgate.core.model import State
 from tusgate.database import postgres as adapter
-from tusgate.database.postgres import CONNECT_TIMEOUT, PostgresDatabase
+from tusgate.database.postgres import PostgresDatabase
+from tusgate.database.postgres_connections import CONNECT_TIMEOUT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -155,7 +156,7 @@ class TestOutages:
         database = await PostgresDatabase.connect(rig.dsn)
 
         async def step() -> None:
-            async with database._lent() as connection:
+            async with database._connections.session() as connection:
                 inner: Any = connection._con  # type: ignore[attr-defined]  # what asyncpg itself works on
                 connection.terminate()
                 inner._protocol.get_settings()  # as asyncpg itself does after it has prepared a statement
@@ -207,11 +208,11 @@ class TestOutages:
         writer = await a_writer(rig.database)
         async with silent_link(rig) as (dsn, link):
             database = PostgresDatabase(dsn, pool_size=3, command_timeout=4.0)
-            await asyncio.gather(*(database.get(writer.scope, writer.id) for _ in range(20)))
+            await asyncio.gather(*(database.get(writer.scope, writer.id, ahead=n % 2 == 0) for n in range(20)))
             link.freeze()
             async with asyncio.timeout(1.9 * 4.0):  # once would do, were the machine not busy
                 outcomes = await asyncio.gather(
-                    *(database.get(writer.scope, writer.id) for _ in range(6)),
+                    *(database.get(writer.scope, writer.id, ahead=n % 2 == 0) for n in range(6)),
                     *(database.terminate(writer.scope, writer.id) for _ in range(6)),
                     return_exceptions=True,
                 )
@@ -238,6 +239,60 @@ class TestOutages:
         narrow = rig.another(pool_size=1)
         created = await asyncio.gather(*[narrow.create(a_new_upload()) for _ in range(20)])
         assert len({upload.id for upload in created}) == 20
+
+    async def test_who_looks_at_an_upload_waits_for_no_step(self, rig: PostgresRig) -> None:
+        """A HEAD is answered while more commits wait for the disk than there are connections."""
+        narrow = rig.another(pool_size=1)
+        writer = await a_writer(narrow)
+        async with rig.unfinished_write(writer):
+            claims = [asyncio.create_task(narrow.claim(writer, "another")) for _ in range(2)]
+            assert await narrow.get(writer.scope, writer.id, ahead=True) == writer
+            assert not any(claim.done() for claim in claims)
+        await asyncio.gather(*claims, return_exceptions=True)
+
+    async def test_looks_leave_a_server_that_a_step_found_to_be_no_primary(self, rig: PostgresRig) -> None:
+        """I1: it would go on to answer, with offsets of the past."""
+        connections = rig.another()._connections
+
+        async def server_process() -> int:
+            async with connections.look() as connection:
+                return int(await connection.fetchval("SELECT pg_backend_pid()"))
+
+        async def step() -> None:
+            async with connections.transaction() as connection:
+                await connection.execute("SET LOCAL transaction_read_only = on")
+                await connection.execute("CREATE TABLE never (id int)")
+
+        before = await server_process()
+        assert await server_process() == before
+        with pytest.raises(DatabaseUnavailable):
+            await step()
+        assert await server_process() != before
+
+    async def test_a_look_that_was_given_up_is_not_in_the_way_of_the_next(self, rig: PostgresRig) -> None:
+        connections = rig.another()._connections
+
+        async def look() -> None:
+            async with connections.look() as connection:
+                await connection.execute("SELECT pg_sleep(60)")
+
+        given_up = asyncio.create_task(look())
+        async with connections.session() as other:
+            seen = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'"
+            while not await other.fetchval(seen):  # noqa: ASYNC110 # the server tells nobody
+                await asyncio.sleep(0.01)
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        async with connections.look() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
+
+    async def test_looks_wait_for_each_other_no_longer_than_a_step_may_take(self, rig: PostgresRig) -> None:
+        connections = rig.another(command_timeout=0.5)._connections
+        async with connections.look():
+            with pytest.raises(DatabaseUnavailable, match="free in time"):
+                await connections.look().__aenter__()
+        async with connections.look() as connection:
+            assert await connection.fetchval("SELECT 1") == 1
 
     async def test_a_caller_that_finds_no_free_connection_in_time_is_told_so(self, rig: PostgresRig) -> None:
         narrow = rig.another(pool_size=1, command_timeout=0.5)
@@ -337,7 +392,7 @@ class TestSettings:
         pooled = await PostgresDatabase.connect(f"{rig.dsn}?pgbouncer=true&application_name=mine", pool_size=1)
         done = await a_complete_upload(pooled)
         await pooled.terminate(done.scope, done.id)
-        async with pooled._lent() as connection:
+        async with pooled._connections.session() as connection:
             assert await connection.fetch("SELECT name FROM pg_prepared_statements") == []
             changed = "SELECT name FROM pg_settings WHERE source = 'client' AND name ~ 'timeout'"
             assert await connection.fetch(changed) == []

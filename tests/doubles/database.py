@@ -321,7 +321,7 @@ class MemoryDatabase:
                 return found
         return None
 
-    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def get(self, scope: Scope, upload_id: UploadId, *, ahead: bool = False) -> Upload:
         return self._find(scope, upload_id).upload
 
     async def get_any(self, upload_id: UploadId) -> Upload | None:

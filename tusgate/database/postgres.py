@@ -1,16 +1,11 @@
 """PostgreSQL through asyncpg: the production store.
 
-Rule 1: a step is one statement, so one round trip; no connection is held between steps.
-Rule 2: whatever says that the server has gone or is no longer the primary makes the whole pool reconnect: the next
-call asks the address again and finds the new primary, without a restart.
-Rule 3: a step has one deadline, the wait for a connection included. What has not ended by then loses its connection:
-asking a silent server to cancel, or to roll back, would only take as long again.
+A step is one statement, so one round trip. How connections are had is said in `postgres_connections`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -24,7 +19,6 @@ from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.dedup import may_adopt
 from tusgate.core.errors import (
-    DatabaseUnavailable,
     Fenced,
     SettingsError,
     StillNeeded,
@@ -36,8 +30,9 @@ from tusgate.core.lifecycle import LEFT_OUT, sources_of
 from tusgate.core.model import FOREVER, State, UploadId
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
+from tusgate.database.postgres_connections import PostgresConnections
 from tusgate.database.postgres_deliveries import PostgresDeliveries
-from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS, means_reconnect, translated
+from tusgate.database.postgres_errors import TECHNOLOGY_ERRORS
 from tusgate.database.postgres_events import PostgresEvents
 from tusgate.database.postgres_jobs import PostgresJobs
 from tusgate.database.rows import (
@@ -90,7 +85,7 @@ from tusgate.database.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from asyncpg.pool import PoolConnectionProxy
 
@@ -125,14 +120,7 @@ log = structlog.get_logger(__name__)
 
 CHANNEL: Final = "tusgate_writer"
 """Where a claim or an end announces `<upload id> <epoch>`; the statements have the same name in them."""
-CONNECT_TIMEOUT: Final = 4.0
 MIGRATION_TIMEOUT: Final = 3600.0
-WAITING_SHARE: Final = 0.5
-"""Of the time that a step may take: for so much it waits for a connection. A step that got one at the last moment would
-not end in time, and lose the connection for all that wait behind it: under too much load that feeds itself."""
-SERVERS_SHARE: Final = 0.75
-"""Of the time that a step may take: after so much the server itself gives a statement up, so that one which merely
-waited for a lock does not cost its connection."""
 RELISTEN_DELAY: Final = 1.0
 LISTENER_CHECK_INTERVAL: Final = 30.0
 """Seconds between looks whether the listening connection is still there: a lost peer says nothing by itself."""
@@ -149,7 +137,7 @@ class PostgresDatabase:
 
     Args:
         dsn: libpq URL; of several hosts, the one that is the primary is used.
-        pool_size: most connections at once; one more listens when `listen` was called.
+        pool_size: most connections at once; one for looks comes on top, and one listens when `listen` was called.
         command_timeout: seconds that one step may take, the wait for a free connection included.
         transaction_pooling: True behind a pooler that gives each transaction another server connection (pgbouncer
             in transaction mode): nothing is prepared or set per connection, and notifications do not arrive.
@@ -170,17 +158,16 @@ class PostgresDatabase:
         transaction_pooling: bool = False,
         outbox: Outbox = NO_OUTBOX,
     ) -> None:
+        self._connections = PostgresConnections(
+            dsn, pool_size, command_timeout, transaction_pooling=transaction_pooling
+        )
+        self._statement, self._transaction = self._connections.statement, self._connections.transaction
         self.deliveries = PostgresDeliveries(self._statement)
         self.events = PostgresEvents(self._statement)
         self.jobs = PostgresJobs(self._statement, self._transaction, outbox, self._tell)
         self._outbox = outbox
-        self._dsn = dsn
-        self._pool_size = pool_size
-        self._command_timeout = command_timeout
         self._transaction_pooling = transaction_pooling
-        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._closed = False
         self._warned = False
 
     @classmethod
@@ -237,17 +224,11 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """See `ports.Database.close`."""
-        self._closed = True
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.cancel()
             await asyncio.gather(listener, return_exceptions=True)
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            try:
-                await asyncio.wait_for(pool.close(), self._command_timeout)
-            except TECHNOLOGY_ERRORS:
-                pool.terminate()
+        await self._connections.close()
 
     async def create(self, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """See `ports.Database.create`."""
@@ -323,9 +304,11 @@ class PostgresDatabase:
         )
         return None if row is None else upload_from(row)
 
-    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
+    async def get(self, scope: Scope, upload_id: UploadId, *, ahead: bool = False) -> Upload:
         """See `ports.Database.get`."""
-        row = await self._one(_queries.get_upload, id=upload_id, tenant=scope.tenant, owner=scope.owner)
+        lending = self._connections.look() if ahead else self._connections.statement()
+        async with lending as connection:
+            row = await _queries.get_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
         return upload_from(_present(row))
 
     async def get_any(self, upload_id: UploadId) -> Upload | None:
@@ -611,7 +594,7 @@ class PostgresDatabase:
 
     async def preview(self, limit: int, grace: float, judge: Judge) -> tuple[list[Upload], list[Garbage]]:
         """See `ports.SurveyedDatabase.preview`: the real statements, in a transaction that is rolled back."""
-        async with self._lent() as connection:
+        async with self._connections.session() as connection:
             transaction = connection.transaction()
             await transaction.start()
             try:
@@ -820,7 +803,7 @@ class PostgresDatabase:
             if epoch.isdecimal():
                 taken_over(UploadId(upload_id), int(epoch))
 
-        connection = await connect_to_primary(self._dsn, **self._connection_options())
+        connection = await self._connections.connect()
         try:
             await connection.add_listener(CHANNEL, receive)
             while True:
@@ -913,95 +896,6 @@ class PostgresDatabase:
         row = await _queries.lock_upload(connection, id=upload_id, tenant=scope.tenant, owner=scope.owner)
         return upload_from(_present(row))
 
-    @asynccontextmanager
-    async def _statement(self) -> AsyncIterator[Connection]:
-        """Lend a connection for a step that is a single statement."""
-        # Behind a pooler, preparing and executing meet the same server connection only inside a transaction.
-        lending = self._transaction() if self._transaction_pooling else self._lent()
-        async with lending as connection:
-            yield connection
-
-    @asynccontextmanager
-    async def _transaction(self, seconds: float | None = None) -> AsyncIterator[Connection]:
-        """Lend a connection for a step of several statements; rolled back when the block raises."""
-        async with self._lent(seconds) as connection, connection.transaction():
-            if self._transaction_pooling:
-                await connection.execute("SET TRANSACTION READ WRITE")  # refused by a standby
-            yield connection
-
-    @asynccontextmanager
-    async def _lent(self, seconds: float | None = None) -> AsyncIterator[Connection]:
-        """Lend a connection; errors of asyncpg leave the block as ours, and doubtful connections are replaced.
-
-        Args:
-            seconds: for the whole step, instead of `command_timeout`.
-        """
-        pool = await self._opened()
-        seconds = seconds or self._command_timeout
-        deadline = asyncio.get_running_loop().time() + seconds
-        waiting = True
-        try:
-            connection = await pool.acquire(timeout=seconds * WAITING_SHARE)
-            waiting = False
-            watchdog = asyncio.get_running_loop().call_at(deadline, _cut, connection)
-            try:
-                yield connection
-            except AttributeError as error:
-                if not connection.is_closed():
-                    raise
-                # asyncpg looks no second time whether it was terminated between two steps of one call.
-                raise asyncpg.InterfaceError("the connection was closed") from error
-            finally:
-                try:
-                    await pool.release(connection)
-                finally:
-                    watchdog.cancel()
-        except TECHNOLOGY_ERRORS as error:
-            crowded = waiting and isinstance(error, TimeoutError)
-            if means_reconnect(error) and not crowded:
-                await pool.expire_connections()
-            ours = (
-                DatabaseUnavailable("no connection to the database was free in time") if crowded else translated(error)
-            )
-            if ours is None:
-                raise
-            if asyncio.get_running_loop().time() >= deadline:
-                ours = DatabaseUnavailable(f"the database did not answer within {seconds:g} s")
-            raise ours from error
-
-    async def _opened(self) -> asyncpg.Pool[asyncpg.Record]:
-        if self._closed:
-            raise DatabaseUnavailable("the database is closed")
-        if self._pool is None:
-            # With min_size=0 this connects nothing and does not give way to other tasks: no second pool is made.
-            self._pool = await asyncpg.create_pool(
-                self._dsn,
-                min_size=0,
-                max_size=self._pool_size,
-                connect=connect_to_primary,
-                reset=_keep_session,
-                **self._connection_options(),
-            )
-        return self._pool
-
-    def _connection_options(self) -> dict[str, Any]:
-        options: dict[str, Any] = {"timeout": CONNECT_TIMEOUT, "command_timeout": self._command_timeout}
-        if self._transaction_pooling:
-            return {**options, "statement_cache_size": 0}
-        limit = str(int(self._command_timeout * 1000 * SERVERS_SHARE))
-        settings = {
-            "application_name": "tusgate",
-            "statement_timeout": limit,
-            "idle_in_transaction_session_timeout": limit,
-        }
-        # A standby would show offsets of the past.
-        return {**options, "target_session_attrs": "primary", "server_settings": settings}
-
-
-def _cut(connection: Connection) -> None:
-    with suppress(asyncpg.InterfaceError):  # on its way back to the pool: that has a time limit of its own
-        connection.terminate()
-
 
 async def _lock_sources(connection: Connection, sources: Sequence[Upload]) -> None:
     """Lock and compare; their group, if it changes too, has been locked before."""
@@ -1033,44 +927,6 @@ async def _expire(connection: Connection, limit: int, judge: Judge) -> list[Uplo
 
 async def _keep(connection: Connection, verdict: Verdict) -> None:
     await _queries.system_keep_verdict(connection, waits_until=verdict.waits_until, held=verdict.held)
-
-
-async def connect_to_primary(dsn: str | None = None, **options: Any) -> Session:
-    """Connect to all hosts of `dsn` at once, and return the first connection that is as `options` demand.
-
-    asyncpg asks one after the other within one time-out: a host that is switched off would use all of it up.
-    """
-    attempts: list[asyncio.Task[Session]] = [
-        asyncio.create_task(asyncpg.connect(each, **options)) for each in one_host_each(dsn or "")
-    ]
-    try:
-        waiting = set(attempts)
-        while True:
-            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-            chosen = min(done, key=lambda attempt: attempt.exception() is not None)
-            if chosen.exception() is None or not waiting:
-                attempts.remove(chosen)
-                return chosen.result()
-    finally:
-        for attempt in attempts:
-            attempt.cancel()
-            attempt.add_done_callback(_hang_up)
-
-
-def one_host_each(dsn: str) -> list[str]:
-    """Return the URL of each host in `dsn`."""
-    parts = urlsplit(dsn)
-    user, at, hosts = parts.netloc.rpartition("@")
-    return [urlunsplit(parts._replace(netloc=user + at + host)) for host in hosts.split(",")]
-
-
-def _hang_up(attempt: asyncio.Task[Session]) -> None:
-    if not attempt.cancelled() and attempt.exception() is None:
-        attempt.result().terminate()
-
-
-async def _keep_session(_connection: object) -> None:
-    """Stand in for the statements that asyncpg sends when a connection is given back: no step leaves anything set."""
 
 
 def _present(row: asyncpg.Record | None) -> asyncpg.Record:

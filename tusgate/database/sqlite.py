@@ -200,8 +200,8 @@ class SqliteDatabase:
         """See `ports.Database.find_final`."""
         return await self._reader.run(partial(_find_final, final=final, first=first))
 
-    async def get(self, scope: Scope, upload_id: UploadId) -> Upload:
-        """See `ports.Database.get`."""
+    async def get(self, scope: Scope, upload_id: UploadId, *, ahead: bool = False) -> Upload:  # none waits
+        """See `ports.Database.get`. What reads waits for nothing that writes."""
         return await self._reader.run(partial(_get, scope=scope, upload_id=upload_id))
 
     async def get_any(self, upload_id: UploadId) -> Upload | None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tusgate.core.errors import StoreUnavailable
 from tusgate.ports import Report
+from tusgate.s3.clients import session
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -96,7 +96,7 @@ class SqsReports:
     async def _opened(self) -> SQSClient:
         if self._client is None:
             config = self._config
-            made = get_session().create_client(
+            made = session().create_client(
                 "sqs",
                 region_name=config.signing_region,
                 endpoint_url=config.endpoint,

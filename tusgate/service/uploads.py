@@ -677,12 +677,12 @@ class Uploads:
         end = now() + PATIENCE
         for delay in PATIENCE_DELAYS:
             try:
-                return await self._database.get(scope, upload_id)
+                return await self._database.get(scope, upload_id, ahead=True)
             except DatabaseUnavailable:
                 if now() + delay > end:
                     raise
                 await asyncio.sleep(delay)
-        return await self._database.get(scope, upload_id)
+        return await self._database.get(scope, upload_id, ahead=True)
 
     def _new_upload(
         self, tenant: Tenant, principal: Principal, creation: Creation, length: int | None, epoch: int

@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     database_url_file: File | None = _state(None, "File that holds DATABASE_URL.")
 
     database_connections: Count = _state(
-        10, "Most PostgreSQL connections of one process; one more listens.", ge=1, le=1000
+        10, "Most PostgreSQL connections of one process; one more answers HEADs, and one listens.", ge=1, le=1000
     )
     database_pooling: Literal["session", "transaction"] = _state(
         "session", "transaction when a pooler such as pgbouncer gives each transaction another connection."

@@ -45,9 +45,9 @@ def _allow_open_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-async def ended(connections: Sequence[Connection]) -> list[bytes]:
+async def ended(connections: Sequence[Connection], patience: float = PATIENCE) -> list[bytes]:
     """Wait until the server has closed all of them; return what it still said on each."""
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(patience):
         return await asyncio.gather(*map(_last_words, connections))
 
 

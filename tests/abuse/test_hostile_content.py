@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.abuse.crowd import PATIENCE
-from tests.abuse.vitals import memory_of, processor_seconds_of
+from tests.abuse.vitals import memory_of, most_memory_of, processor_seconds_of
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
 from tests.fault.honest import begin
 from tests.fault.rig import KIB, MIB, PART, lettered
@@ -52,7 +52,7 @@ def bomb() -> bytes:
 
 
 async def test_a_decompression_bomb_is_refused_unread(victim: Rig) -> None:
-    """PA-05, I3, I15: with Content-Length and chunked, on PATCH and on POST."""
+    """PA-05, I3, I15: with Content-Length and chunked, on PATCH and on POST; 280 GB for who unpacks them."""
     packed = bomb()
     assert 5_000_000 < len(packed) < 20_000_000
     path = await victim.client.create(20 * 10**9)
@@ -72,8 +72,8 @@ async def test_a_decompression_bomb_is_refused_unread(victim: Rig) -> None:
                     else:
                         connection.send_chunk(packed)
                     assert (await connection.answer()).status == 415
-    assert memory_of(victim.gateway) - before < 64 * MIB
-    assert processor_seconds_of(victim.gateway) - used < 5
+    assert most_memory_of(victim.gateway) - before < 5 * MIB
+    assert processor_seconds_of(victim.gateway) - used < 1
     assert await victim.client.offset(path) == 0
     assert len(victim.rows("SELECT 1 FROM uploads")) == 1
     assert victim.proxy.history.calls == []
@@ -81,7 +81,7 @@ async def test_a_decompression_bomb_is_refused_unread(victim: Rig) -> None:
 
 async def test_a_bomb_that_is_not_declared_is_a_file_like_any_other(victim: Rig) -> None:
     """PA-05, I3: nothing looks into bytes."""
-    packed = bomb()[: 6 * MIB]
+    packed = bomb()
     path = await victim.client.create(len(packed))
     assert (await victim.client.patch(path, 0, packed, {"Content-Encoding": "identity"})).status == 204
     assert await victim.stored(path) == packed

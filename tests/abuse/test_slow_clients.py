@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.abuse.crowd import PATIENCE, begin_patch, crowd, ended
+from tests.abuse.size import FULL
 from tests.abuse.vitals import client_connections, memory_of
 from tests.fault.rig import KIB, MIB, lettered
 from tests.wire.client import V
@@ -29,13 +30,13 @@ async def victim(start_victim: StartVictim) -> Rig:
     return await start_victim(IMPATIENT)
 
 
-async def drip(connections: Sequence[Connection], data: bytes) -> None:
-    """Send one byte after the other on each connection, many times faster than any idle time-out, until cancelled."""
+async def drip(connections: Sequence[Connection], data: bytes, pause: float = 0.1) -> None:
+    """Send one byte after the other on each connection, faster than any idle time-out, until cancelled."""
     for at in range(len(data)):
         for connection in connections:
             if not connection.up.is_closing():
                 connection.up.write(data[at : at + 1])
-        await asyncio.sleep(0.1)  # the pace of the attack, not a wait for something
+        await asyncio.sleep(pause)  # the pace of the attack, not a wait for something
 
 
 async def test_connections_that_say_nothing_are_closed_and_disturb_nobody(victim: Rig) -> None:
@@ -62,16 +63,18 @@ async def test_a_head_that_comes_byte_by_byte_is_cut_off(victim: Rig) -> None:
         dripping.cancel()
 
 
-async def test_bodies_that_trickle_are_ended_and_honest_ones_are_not(victim: Rig) -> None:
-    """RE-03, I1: an idle time-out alone is beaten by some bytes per second."""
+async def test_bodies_that_trickle_are_ended_and_honest_ones_are_not(start_victim: StartVictim) -> None:
+    """RE-03, I1, I15: an idle time-out alone is beaten by a byte per second; and the database has two connections."""
+    pace = {} if FULL else IMPATIENT
+    victim = await start_victim({"TUSGATE_DATABASE_CONNECTIONS": "2", **pace}, database="postgres")
     content = lettered("t", 64 * KIB)
     trickled = [await victim.client.create(len(content)) for _ in range(500)]
     honest = [await victim.client.create(6 * MIB) for _ in range(20)]
     async with crowd(victim.client, len(trickled)) as slow:
         for connection, path in zip(slow, trickled, strict=True):
             begin_patch(connection, path, len(content))
-        dripping = asyncio.create_task(drip(slow, content))
-        listening = asyncio.create_task(ended(slow))
+        dripping = asyncio.create_task(drip(slow, content, pause=1.0))
+        listening = asyncio.create_task(ended(slow, patience=90.0))
         file = lettered("h", 6 * MIB)
         answers = await asyncio.gather(*(victim.client.patch(path, 0, file) for path in honest))
         assert {answer.status for answer in answers} == {204}

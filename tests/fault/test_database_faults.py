@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
@@ -34,6 +33,7 @@ from tests.wire.client import CT, V
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+    from pathlib import Path
 
     from tests.fault.honest import Upload
     from tests.fault.rig import Replica
@@ -464,57 +464,6 @@ def disk(postgres: Postgres) -> Iterator[Path]:
     owner = psutil.Process(postgres.pid).uids().real
     with scratch_directory("small", in_memory=False) as place, small_disk(place, owner):
         yield place
-
-
-class TestClocks:
-    async def test_replicas_with_wrong_clocks_follow_that_of_the_database(
-        self, faked_time: Path, start_rig: StartRig
-    ) -> None:
-        """DF-27: one is ten minutes ahead, one behind. Nothing expires early, and no lease is taken from the other.
-
-        More than fifteen minutes no S3 server accepts (RequestTimeTooSkewed): such a replica is not ready.
-        """
-        settings = PATIENT | {"TUSGATE_UPLOAD_EXPIRY": "5m"}
-        rig = await start_rig(settings, database="postgres", replicas=2)
-        for replica, shift in zip(rig.replicas, ("+10m", "-10m"), strict=True):
-            replica.gateway.environment.update(
-                {"LD_PRELOAD": str(faked_time), "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
-            )
-            await asyncio.to_thread(replica.gateway.restart)
-        ahead, behind = rig.replicas
-        upload = await begin(rig, DATA, [ahead.client, behind.client])
-        await upload.send(MIB)
-        assert rig.rows(f"SELECT 1 FROM uploads WHERE expires_at {WITHIN}", 240, 300)
-
-        gate = Gate(before="answer")
-        ahead.store_link.on("CompleteMultipartUpload", gate)
-        finished = await begin(rig, DATA, [ahead.client])
-        finishing = asyncio.create_task(finished.send(len(DATA)))
-        await gate.reached.wait()
-        assert rig.rows(f"SELECT 1 FROM uploads WHERE finisher_until {WITHIN}", 10, 30)
-        gate.open()
-        await finishing
-
-        for running, stopped in ((ahead, behind), (behind, ahead)):
-            await asyncio.to_thread(stopped.gateway.stop)
-            overdue = await running.client.create(1)
-            rig.books.change("UPDATE uploads SET expires_at = now() WHERE id = ?", id_of(overdue))
-            await rig.until_state(overdue, "expired")
-            assert rig.row(upload.path)["state"] == "uploading"
-            await asyncio.to_thread(stopped.gateway.start)
-        await upload.run()
-
-
-WITHIN = "BETWEEN now() + make_interval(secs => ?) AND now() + make_interval(secs => ?)"
-
-
-@pytest.fixture
-def faked_time() -> Path:
-    """The library that makes a process believe in another time."""
-    found = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-    if not found:
-        pytest.skip("libfaketime is not installed")
-    return found[0]
 
 
 class TestFailover:

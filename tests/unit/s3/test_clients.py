@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,8 +12,24 @@ from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 
 
+MIB = 1 << 20
+
+
+async def test_the_description_of_s3_is_in_memory_once_however_many_stores_there_are() -> None:
+    """I15: a gateway has three clients for each of them."""
+    config = S3Config("http://127.0.0.1:9", "us-east-1", "bucket", "", "access", "secret")
+    async with AsyncExitStack() as stack:
+        await open_client(stack, config, 1.0, 1)
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(4):
+            await open_client(stack, config, 1.0, 1)
+        gc.collect()
+        held, _ = tracemalloc.get_traced_memory()
+    assert held < 4 * MIB
+
+
 async def test_clients_share_what_is_known_of_the_service_and_nothing_else() -> None:
-    """With a model each, every client took 12 MiB, and each full garbage collection 50 ms longer."""
     config = S3Config("http://127.0.0.1:9", "us-east-1", "bucket", "", "one", "1", profile=PROFILES["minio"])
     other = S3Config("http://127.0.0.1:8", "eu-west-1", "bucket", "", "two", "2", profile=PROFILES["minio"])
     async with AsyncExitStack() as stack:

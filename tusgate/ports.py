@@ -313,6 +313,24 @@ class Database(Protocol):
             Fenced: one of the two is no longer COMPLETE, or refers to another object than is shown here.
         """
 
+    async def find_equal(self, new: NewUpload, sha256: bytes) -> Upload | None:
+        """Return a file that `find_twin` would find for `new` if that had this digest; None: there is none.
+
+        One SELECT, and nothing is recorded.
+        """
+
+    async def create_equal(self, new: NewUpload, twin: Upload, keeping: Keeping = FOREVER) -> Upload:
+        """Insert an upload that is COMPLETE and refers to the object of `twin`, in one commit; return it.
+
+        All else is as if its bytes had come: it counts as such, the events of its creation and completion are written,
+        and so are the jobs that `keeping` gives it. Its digest is that of `twin`, and is not looked for again.
+
+        Raises:
+            TokenSpent: see `create`.
+            Fenced: `twin` is no longer COMPLETE, or is another file than is shown here; or there is an upload with the
+                id of `new` already. Nothing was made.
+        """
+
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """Return up to `limit` garbage rows whose time has come, and postpone them by a minute.
 

@@ -13,7 +13,7 @@ from tusgate.core.access import ApiToken
 from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.concat import JOINED_WITHIN
-from tusgate.core.dedup import may_adopt
+from tusgate.core.dedup import may_adopt, may_begin_with
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -36,7 +36,7 @@ from tusgate.core.events import (
     Watch,
     deletion_of,
 )
-from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of
+from tusgate.core.lifecycle import LEFT_OUT, check_alive, check_present, sources_of, step_to_object_of
 from tusgate.core.listing import folded
 from tusgate.core.model import FOREVER, Garbage, Misplaced, Role, State, StoreName, Upload
 from tusgate.core.processing import Processed
@@ -385,7 +385,7 @@ class MemoryDatabase:
         if row.upload.state is not State.COMPLETE or shown != (upload.object_key, upload.etag):
             raise _fenced_by(row.upload)
         row.upload = replace(row.upload, sha256=sha256)
-        twins = [each.upload for each in self._rows.values() if _is_twin(each, row.upload)]
+        twins = [each.upload for each in self._rows.values() if _is_twin(each, row.upload, sha256)]
         row.digest_due = self._clock() + lease if twins else None
         return max(twins, key=lambda twin: (twin.completed_at, twin.id), default=None)
 
@@ -397,6 +397,23 @@ class MemoryDatabase:
         self._discard(row, row.upload.object_key, kept_for=kept_for)
         crc64 = twin.crc64 if row.upload.crc64 is None else row.upload.crc64
         row.upload = replace(row.upload, object_key=twin.object_key, etag=twin.etag, crc64=crc64, object_of=twin.maker)
+        row.digest_due = None
+        return row.upload
+
+    async def find_equal(self, new: NewUpload, sha256: bytes) -> Upload | None:
+        twins = [each.upload for each in self._rows.values() if _is_twin(each, new, sha256)]
+        return max(twins, key=lambda twin: (twin.completed_at, twin.id), default=None)
+
+    async def create_equal(self, new: NewUpload, twin: Upload, keeping: Keeping = FOREVER) -> Upload:
+        found = self._rows.get(twin.id)
+        is_there = found is not None and found.upload.state is State.COMPLETE
+        if not may_begin_with(new, twin, found.upload if found is not None and is_there else None):
+            raise _fenced_by(twin)
+        row = self._rows[(await self.create(new)).id]
+        step = step_to_object_of(twin, row.upload, keeping)
+        assert step.stored is not None
+        self._commit_whole(row, step, step.stored)
+        row.upload = replace(row.upload, sha256=twin.sha256, object_of=twin.maker)
         row.digest_due = None
         return row.upload
 
@@ -1071,14 +1088,14 @@ class MemoryDatabase:
         )
 
 
-def _is_twin(row: _Row, upload: Upload) -> bool:
+def _is_twin(row: _Row, upload: Upload | NewUpload, sha256: bytes) -> bool:
     other = row.upload
     return (
         other.id != upload.id
         and other.state is State.COMPLETE
         and row.digest_due is None
         and other.role in {None, Role.FINAL}
-        and (other.scope.tenant, other.sha256, other.length) == (upload.scope.tenant, upload.sha256, upload.length)
+        and (other.scope.tenant, other.sha256, other.length) == (upload.scope.tenant, sha256, upload.length)
         and (other.route, other.content_coding) == (upload.route, upload.content_coding)
     )
 

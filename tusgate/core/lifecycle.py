@@ -29,10 +29,10 @@ from tusgate.core.errors import (
     UploadGone,
     WrongProtocol,
 )
-from tusgate.core.model import FOREVER, CreatedVia, Role, State, Step
+from tusgate.core.model import FOREVER, CreatedVia, Role, State, Step, StoredObject
 
 if TYPE_CHECKING:
-    from tusgate.core.model import Keeping, Part, Piece, StoredObject, Upload
+    from tusgate.core.model import Keeping, Part, Piece, Upload
 
 TRANSITIONS: Final[dict[State, frozenset[State]]] = {
     State.UPLOADING: frozenset(
@@ -231,3 +231,11 @@ def advance(
         max_age=max_age,
         keeping=keeping,
     )
+
+
+def step_to_object_of(twin: Upload, upload: Upload, keeping: Keeping) -> Step:
+    """Return the step that completes `upload`, which has no byte yet, with the object of `twin`, which has all."""
+    assert twin.length is not None
+    assert twin.etag is not None
+    stored = StoredObject(twin.object_key, twin.length, twin.etag, -1 if twin.crc64 is None else twin.crc64)
+    return advance(upload, twin.length, twin.length, stored=stored, keeping=keeping)

@@ -17,7 +17,7 @@ import structlog
 
 from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
-from tusgate.core.dedup import may_adopt
+from tusgate.core.dedup import may_adopt, may_begin_with
 from tusgate.core.errors import (
     Fenced,
     SettingsError,
@@ -26,7 +26,7 @@ from tusgate.core.errors import (
 )
 from tusgate.core.events import NO_OUTBOX, EventType, Outbox, deletion_of
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import LEFT_OUT, sources_of
+from tusgate.core.lifecycle import LEFT_OUT, sources_of, step_to_object_of
 from tusgate.core.model import FOREVER, State, UploadId
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
@@ -53,12 +53,12 @@ from tusgate.database.rows import (
     fenced_by,
     filter_of,
     fingerprint_columns,
+    finishing_of,
     garbage_from,
     identity_of,
     identity_of_share,
     intent_columns,
     keeping_of,
-    lifetime_of,
     limits_of,
     misplaced,
     movement_of,
@@ -389,16 +389,8 @@ class PostgresDatabase:
             moved = await self._change(
                 upload,
                 _queries.finish,
-                **expectation_of(upload),
-                **object_of(step.stored),
-                from_state=State.UPLOADING,
-                end=step.end,
-                length=step.length,
-                abandon_multipart=True,
-                **lifetime_of(upload, step),
-                **self._sinks(event_type, upload),
-                **keeping_of(step.keeping, upload),
-                processing_sinks=self._outbox.sinks_for(EventType.PROCESSING, upload.scope.tenant),
+                **finishing_of(upload, step),
+                **self._sinks_of_the_end(upload),
             )
         else:
             moved = await self._change(
@@ -447,9 +439,8 @@ class PostgresDatabase:
             abandon_multipart=False,
             lifetime=None,
             max_age=None,
-            **self._sinks(EventType.COMPLETED, upload),
             **keeping_of(keeping, upload),
-            processing_sinks=self._outbox.sinks_for(EventType.PROCESSING, upload.scope.tenant),
+            **self._sinks_of_the_end(upload),
         )
         if row is not None:
             finished = upload_from(row)
@@ -576,6 +567,29 @@ class PostgresDatabase:
         if row is None:
             raise await self._refusal(upload)
         return upload_from(row)
+
+    async def find_equal(self, new: NewUpload, sha256: bytes) -> Upload | None:
+        """See `ports.Database.find_equal`."""
+        row = await self._one(_queries.tenant_find_twin, **content_of(new, sha256))
+        return None if row is None else upload_from(row)
+
+    async def create_equal(self, new: NewUpload, twin: Upload, keeping: Keeping = FOREVER) -> Upload:
+        """See `ports.Database.create_equal`. The file whose object is shared is locked first, as by who ends it."""
+        async with self._transaction() as connection:
+            locked = _queries.tenant_lock_pair(connection, tenant=new.scope.tenant, ids=[twin.id])
+            found = [upload_from(row) async for row in locked]
+            if not may_begin_with(new, twin, found[0] if found else None):
+                raise fenced_by(twin)
+            created = await self._insert(connection, new)
+            finishing = finishing_of(created, step_to_object_of(twin, created, keeping))
+            await _queries.finish(connection, **finishing, **self._sinks_of_the_end(created))
+            row = await _queries.begin_with(
+                connection, **identity_of(created), object_of=twin.maker, sha256=twin.sha256
+            )
+        finished = upload_from(_present(row))
+        self._outbox.tell(EventType.CREATED, new.scope.tenant)
+        self._tell_finished(finished)
+        return finished
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -832,6 +846,10 @@ class PostgresDatabase:
 
     def _sinks(self, event_type: EventType, upload: Upload | NewUpload) -> dict[str, object]:
         return {"sinks": self._outbox.sinks_for(event_type, upload.scope.tenant)}
+
+    def _sinks_of_the_end(self, upload: Upload) -> dict[str, object]:
+        processing_sinks = self._outbox.sinks_for(EventType.PROCESSING, upload.scope.tenant)
+        return {**self._sinks(EventType.COMPLETED, upload), "processing_sinks": processing_sinks}
 
     async def _tell(
         self, connection: Connection, event_type: EventType, scope: Scope, upload_ids: Sequence[UploadId]

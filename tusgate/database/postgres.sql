@@ -460,6 +460,12 @@ WITH adopted AS (
 )
 SELECT * FROM adopted;
 
+-- name: begin_with^
+-- Runs after finish, in the transaction that holds the lock of the file whose object this one refers to.
+UPDATE uploads SET object_of = :object_of, sha256 = :sha256, digest_due_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+RETURNING *;
+
 -- name: postpone_digest!
 UPDATE uploads SET digest_due_at = now() + make_interval(secs => :seconds)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;

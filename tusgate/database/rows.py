@@ -563,12 +563,27 @@ def lifetime_of(upload: Upload, step: Step) -> dict[str, object]:
     return {"lifetime": step.lifetime if expires else None, "max_age": step.max_age if expires else None}
 
 
+def finishing_of(upload: Upload, step: Step) -> dict[str, object]:
+    """Return what completes an upload that is one PutObject, or refers to an object that is there already."""
+    assert step.stored is not None
+    return {
+        **expectation_of(upload),
+        **object_of(step.stored),
+        "from_state": State.UPLOADING,
+        "end": step.end,
+        "length": step.length,
+        "abandon_multipart": True,
+        **lifetime_of(upload, step),
+        **keeping_of(step.keeping, upload),
+    }
+
+
 def object_of(stored: StoredObject) -> dict[str, object]:
     """Return the columns that a finished object sets."""
     return {"object_key": stored.key, "etag": stored.etag, "crc64": crc_to(stored.crc64)}
 
 
-def content_of(upload: Upload, sha256: bytes) -> dict[str, object]:
+def content_of(upload: Upload | NewUpload, sha256: bytes) -> dict[str, object]:
     """Return what a file must have in common with `upload` to be a twin of it."""
     return {
         "id": upload.id,

@@ -18,11 +18,11 @@ import aiosql
 
 from tusgate.core.clockwatch import GO_ON, go_on
 from tusgate.core.concat import JOINED_WITHIN
-from tusgate.core.dedup import may_adopt
+from tusgate.core.dedup import may_adopt, may_begin_with
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import LEFT_OUT, sources_of
+from tusgate.core.lifecycle import LEFT_OUT, sources_of, step_to_object_of
 from tusgate.core.model import FOREVER, State
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
@@ -45,11 +45,11 @@ from tusgate.database.rows import (
     fenced_by,
     filter_of,
     fingerprint_columns,
+    finishing_of,
     garbage_from,
     identity_of,
     identity_of_share,
     keeping_of,
-    lifetime_of,
     limits_of,
     milliseconds_from,
     milliseconds_of,
@@ -246,7 +246,7 @@ class SqliteDatabase:
         """See `ports.Database.commit`."""
         if step.stored is not None:
             return await self._telling(
-                EventType.COMPLETED, upload.scope, partial(_commit_whole, upload=upload, step=step, stored=step.stored)
+                EventType.COMPLETED, upload.scope, partial(_commit_whole, upload=upload, step=step)
             )
         every = self._outbox.progress_every
         return await self._telling(
@@ -327,6 +327,20 @@ class SqliteDatabase:
     async def adopt(self, upload: Upload, twin: Upload, kept_for: float) -> Upload:
         """See `ports.Database.adopt`."""
         return await self._writer.run(partial(_adopt, upload=upload, twin=twin, kept_for=kept_for))
+
+    async def find_equal(self, new: NewUpload, sha256: bytes) -> Upload | None:
+        """See `ports.Database.find_equal`."""
+        row = await self._reader.run(
+            lambda connection: _queries.tenant_find_twin(connection, **content_of(new, sha256))
+        )
+        return None if row is None else upload_from(row)
+
+    async def create_equal(self, new: NewUpload, twin: Upload, keeping: Keeping = FOREVER) -> Upload:
+        """See `ports.Database.create_equal`."""
+        step = partial(_create_equal, new=new, twin=twin, keeping=keeping)
+        created = await self._telling(EventType.CREATED, new.scope, step)
+        self._outbox.tell(EventType.COMPLETED, new.scope.tenant)
+        return created
 
     async def due_garbage(self, limit: int, grace: float) -> list[Garbage]:
         """See `ports.Database.due_garbage`."""
@@ -756,6 +770,16 @@ def _adopt(connection: sqlite3.Connection, upload: Upload, twin: Upload, kept_fo
     return row
 
 
+def _create_equal(connection: sqlite3.Connection, new: NewUpload, twin: Upload, keeping: Keeping) -> Upload:
+    found = _queries.tenant_get_complete(connection, tenant=new.scope.tenant, id=twin.id)
+    if not may_begin_with(new, twin, None if found is None else upload_from(found)):
+        raise fenced_by(twin)
+    created = _create(connection, new, ())
+    _commit_whole(connection, created, step_to_object_of(twin, created, keeping))
+    row = _queries.begin_with(connection, **identity_of(created), object_of=twin.maker, sha256=twin.sha256)
+    return upload_from(row)
+
+
 def _create_share(connection: sqlite3.Connection, new: NewShare) -> Share:
     expires_at = None if new.expires_at is None else milliseconds_from(new.expires_at)
     row = _queries.create_share(connection, **share_of(new), expires_at=expires_at)
@@ -802,19 +826,12 @@ def _commit(connection: sqlite3.Connection, upload: Upload, step: Step, progress
     return moved
 
 
-def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step, stored: StoredObject) -> Upload:
+def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step) -> Upload:
     """Finish an upload that is one PutObject; a multipart upload that was begun earlier is abandoned."""
     before = _get(connection, upload.scope, upload.id)
     row = _queries.finish(
         connection,
-        **expectation_of(upload),
-        **object_of(stored),
-        from_state=State.UPLOADING,
-        end=step.end,
-        length=step.length,
-        abandon_multipart=True,
-        **lifetime_of(upload, step),
-        **keeping_of(step.keeping, upload),
+        **finishing_of(upload, step),
     )
     finished = _changed(connection, upload, row)
     _settle_object(connection, finished, _jobs_of(upload, step.keeping))

@@ -312,6 +312,12 @@ RETURNING *;
 INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, created_at, due_at)
 VALUES (:id, :tenant, :owner, :former_key, FALSE, now_ms(), now_ms() + ms(:kept_for));
 
+-- name: begin_with^
+-- Runs after finish, in the transaction that holds the lock of the file whose object this one refers to.
+UPDATE uploads SET object_of = :object_of, sha256 = :sha256, digest_due_at = NULL
+WHERE id = :id AND tenant = :tenant AND owner = :owner AND state = 'complete'
+RETURNING *;
+
 -- name: postpone_digest!
 UPDATE uploads SET digest_due_at = now_ms() + ms(:seconds)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;

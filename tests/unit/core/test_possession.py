@@ -84,7 +84,7 @@ def test_it_does_not_matter_where_the_missing_blocks_are(size: int) -> None:
     count = -(-blocks // 100)
     most = DRAWS * (1 - count / blocks) ** STRETCHES
     chance = random.Random(1)
-    placed = [range(count), range(blocks - count, blocks), range(0, blocks, -(-blocks // count))]
+    placed: list[Sequence[int]] = [range(count), range(blocks - count, blocks), range(0, blocks, -(-blocks // count))]
     placed += [chance.sample(range(blocks), count) for _ in range(2)]
     for missing in map(frozenset, placed):
         assert len(missing) <= count

@@ -331,6 +331,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         holder = _holder()
         processors = _processors(settings, tenancy)
         keeping = assembly.keeping(settings, tenancy, assembly.processing(settings, tenancy, processors))
+        instant = assembly.instant_rules(settings, tenancy, keeping)
         writers, hooks = Writers(), assembly.hooks(settings)
         stack.push_async_callback(hooks.close)
         completion = Completion(database, stores, holder, tenants, hooks, keeping)
@@ -357,7 +358,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         if settings.offers_api:
             audit = _audit(stack, settings, database, tenants)
             services = assembly.api_services(
-                settings, database, stores, uploads, direct, evidence, feed, audit, writers
+                settings, database, stores, uploads, direct, evidence, feed, audit, writers, instant
             )
             add_api(app, config, services, authority)
         if assembly.has_page(settings):

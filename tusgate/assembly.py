@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tusgate.core.errors import SettingsError
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
 from tusgate.core.model import Keeping, Scope
+from tusgate.core.possession import ChallengeKeys
 from tusgate.core.processing import Declared
 from tusgate.crash import Crash
 from tusgate.filesystem import DirectoryStore
@@ -31,6 +32,7 @@ from tusgate.service.expirer import OwnClocks
 from tusgate.service.external import ExternalJobs
 from tusgate.service.files import Files
 from tusgate.service.hooks import Asked, Hooks
+from tusgate.service.instant import InstantRules, InstantUploads
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules
 from tusgate.service.ledger import Expiry
@@ -40,7 +42,7 @@ from tusgate.service.sharing import Sharing
 from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
-from tusgate.settings.dedup import dedup_of
+from tusgate.settings.dedup import dedup_of, instant_of
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
 from tusgate.settings.processing import processing_of
@@ -360,6 +362,7 @@ def api_services(
     feed: Feed,
     audit: Audit,
     writers: Writers,
+    instant: InstantRules,
 ) -> ApiServices:
     """Return what the API serves."""
     files = Files(database, stores, uploads, settings.max_downloads)
@@ -370,6 +373,7 @@ def api_services(
         files=files,
         direct=direct,
         audit=audit,
+        instant=InstantUploads(database, stores, uploads, instant, time.time),
         sharing=Sharing(database, files, Passwords()) if settings.offers_shares else None,
         evidence=None if secret is None else (evidence, secret.get_secret_value()),
         events=None if settings.event_stream == "off" else events,
@@ -393,6 +397,14 @@ def direct_rules(settings: Settings, expiry: Expiry) -> DirectRules:
         part_size=settings.part_size,
         finish_wait=settings.finish_wait,
         expiry=expiry,
+    )
+
+
+def instant_rules(settings: Settings, tenancy: Tenancy, keeping: Keeping) -> InstantRules:
+    """Return what holds for instant uploads. Raises SettingsError where they are wanted and cannot be."""
+    keys = [key.get_secret_value() for key in settings.instant_keys]
+    return InstantRules(
+        keys=ChallengeKeys(keys) if keys else None, tenants=instant_of(settings, tenancy), keeping=keeping
     )
 
 

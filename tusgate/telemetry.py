@@ -77,6 +77,8 @@ class LogEvent(StrEnum):
     DIGEST_OBJECT_LOST = "digest.object_lost"
     DEDUP_SHARED = "dedup.shared"
     DEDUP_OBJECT_LOST = "dedup.object_lost"
+    INSTANT_CREATED = "instant.created"
+    INSTANT_REFUSED = "instant.refused"
     ACCESS_UNFINISHED = "access.unfinished"
     DATABASE_UNAVAILABLE = "database.unavailable"
     DATABASE_UNSAFE = "database.unsafe"

@@ -24,6 +24,7 @@ from tusgate.service.evidence import Evidence
 from tusgate.service.external import ExternalJobs
 from tusgate.service.feed import Feed, FeedRules
 from tusgate.service.files import Files
+from tusgate.service.instant import InstantRules, InstantUploads
 from tusgate.service.intake import IntakeTools
 from tusgate.service.ledger import Expiry
 from tusgate.service.passwords import Passwords
@@ -153,6 +154,7 @@ async def running(
     keeps_log: bool = True,
     keeping: Keeping = FOREVER,
     external: Sequence[str] = (),
+    instant: InstantRules | None = None,
 ) -> AsyncIterator[Rig]:
     """Serve until the block ends.
 
@@ -168,6 +170,7 @@ async def running(
         keeps_log: of who reads what.
         keeping: of finished files.
         external: names of processors that others run.
+        instant: what holds for files that need not be sent; without it there are none.
         finish_wait: seconds that requests wait for an upload to be finished.
         listening: how events may be followed; without it there are none.
         resumes_by_fingerprint: see `UploadRules`.
@@ -235,6 +238,7 @@ async def running(
         files=files,
         direct=direct,
         audit=audit,
+        instant=InstantUploads(database, stores, uploads, instant or InstantRules(), clock),
         sharing=Sharing(database, files, Passwords()) if config.share_keys else None,
         evidence=(Evidence(database, direct), EVENTS_SECRET),
         events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tusgate.cli.report import stdout_console
 from tusgate.settings import Loaded, Settings
+from tusgate.settings.dedup import instant_of
 from tusgate.settings.model import ENV_PREFIX, shown
 from tusgate.settings.tenants import load_tenancy, shown_tables
 
@@ -23,7 +24,7 @@ def config(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Print every setting: its effective value (secrets hidden) and where it comes from. Tenants, too."""
-    load_tenancy(loaded.settings)  # a wrong file is told, like a wrong setting
+    instant_of(loaded.settings, load_tenancy(loaded.settings))  # a wrong file is told, like a wrong setting
     rows = [*_rows(loaded), *_tenant_rows(loaded)]
     if as_json:
         print(json.dumps([{"name": name, "value": value, "origin": origin} for name, value, origin in rows], indent=2))

@@ -78,6 +78,8 @@ class Route(StrEnum):
     """What the store has of it."""
     PART_URLS = "direct upload/urls"
     """Where the URLs are made by which its parts are sent."""
+    INSTANT_UPLOADS = "instant uploads"
+    """Where files are made without their bytes."""
     FINGERPRINT = "fingerprint"
     """What there is of the file with a fingerprint."""
     COMPLETION = "direct upload/complete"
@@ -121,6 +123,7 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.TENANT_EVENTS, "GET"): frozenset({Permission.ADMIN}),  # of all owners
     (Route.UPLOAD_EVENTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),  # as HEAD of the upload
     (Route.DIRECT_UPLOADS, "POST"): frozenset({Permission.CREATE}),
+    (Route.INSTANT_UPLOADS, "POST"): frozenset({Permission.CREATE}),
     (Route.DIRECT_UPLOAD, "GET"): frozenset({Permission.APPEND, Permission.READ}),
     (Route.DIRECT_UPLOAD, "DELETE"): frozenset({Permission.DELETE}),
     (Route.PARTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),

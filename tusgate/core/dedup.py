@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Dedup:
-    """Which tenants keep each file once.
+    """Which tenants keep each file once; or, of these, which may have files without sending them.
 
     Attributes:
         usual: for tenants that have no choice of their own.
@@ -31,12 +31,12 @@ class Dedup:
     tenants: Mapping[str, bool] = field(default_factory=dict)
 
     def is_on(self, tenant: str) -> bool:
-        """Return whether files of this tenant share objects."""
+        """Return whether this tenant is one of them."""
         return self.tenants.get(tenant, self.usual)
 
     @property
     def is_on_anywhere(self) -> bool:
-        """Whether anybody's files share objects."""
+        """Whether there are any."""
         return self.usual or any(self.tenants.values())
 
 

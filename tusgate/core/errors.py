@@ -17,7 +17,8 @@ TusgateError
 ├── Forbidden                 somebody known, who may not do this
 │   ├── PermissionMissing     the permission for this kind of request
 │   ├── NotCovered            the upload token is for other files
-│   └── TokenSpent            the upload token has made its upload
+│   ├── TokenSpent            the upload token has made its upload
+│   └── NotPossessed          nobody knows that they have the file, or there is none like it
 ├── HookRefused               a hook does not want it
 ├── TenantUnknown             the identity belongs to a tenant that is not declared
 ├── TooManyRequests           new uploads faster than the tenant may
@@ -36,6 +37,7 @@ TusgateError
 ├── DownloadsOff              this server hands out no files
 ├── OriginTokenMissing        files are handed out through the CDN only
 ├── DirectOff                 this server lets nobody send bytes to its store
+├── InstantOff                this server makes no files of bytes that it has already
 ├── PartsRefused              what the store has is not what was planned; nothing has changed
 ├── PartsFixed                an upload that has all its parts takes no other ones
 ├── SharingOff                this server has no share links
@@ -212,6 +214,12 @@ class TokenSpent(Forbidden):
     code = "token_spent"
 
 
+class NotPossessed(Forbidden):
+    """There is no such file here, or the answer does not prove that you have it: send its bytes."""
+
+    code = "not_possessed"
+
+
 class HookRefused(TusgateError):
     """A hook does not want this.
 
@@ -377,6 +385,12 @@ class DirectOff(TusgateError):
     """This server takes no uploads directly to its store: that needs S3, and TUSGATE_DIRECT."""
 
     code = "direct_off"
+
+
+class InstantOff(TusgateError):
+    """This server makes no file without its bytes: that needs TUSGATE_INSTANT_UPLOAD, and TUSGATE_DEDUP."""
+
+    code = "instant_off"
 
 
 class PartsRefused(TusgateError):

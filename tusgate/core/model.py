@@ -220,6 +220,40 @@ class NewUpload:
         """There is no multipart upload yet."""
         return None
 
+    def with_all_bytes(self, now: datetime) -> Upload:
+        """Return the upload as it would be at `now` if all its bytes had come. Its length is declared."""
+        assert self.length is not None
+        return Upload(
+            id=self.id,
+            scope=self.scope,
+            created_via=self.created_via,
+            state=State.SEALED,
+            length=self.length,
+            offset=self.length,
+            grid=self.grid,
+            epoch=self.epoch,
+            metadata=self.metadata,
+            filename=self.filename,
+            content_type=self.content_type,
+            object_key=self.object_key,
+            put_attempts=0,
+            multipart_id=None,
+            etag=None,
+            crc64=None,
+            reason=None,
+            created_at=now,
+            updated_at=now,
+            completed_at=None,
+            expires_at=None,
+            content_coding=self.content_coding,
+            role=self.role,
+            concat=self.concat,
+            group=self.group,
+            route=self.route,
+            plan=self.plan,
+            fingerprint=self.fingerprint,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Part:

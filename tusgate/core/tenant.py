@@ -30,6 +30,7 @@ class Tenant:
         processors: of its files, by their names; None: as in the plain settings.
         publish_when_clean: those that have to be done before anybody reads a file; None: as in the plain settings.
         dedup: equal files share an object; None: as in the plain settings.
+        instant: who proves to have an equal file need not send it; None: as in the plain settings.
     """
 
     name: str = "default"
@@ -44,6 +45,7 @@ class Tenant:
     processors: tuple[str, ...] | None = None
     publish_when_clean: tuple[str, ...] | None = None
     dedup: bool | None = None
+    instant: bool | None = None
 
     def check_type(self, content_type: str | None, role: Role | None) -> None:
         """Raise TypeNotAllowed unless the tenant takes such files.

@@ -10,8 +10,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from tusgate.core.errors import StoreRefused
-from tusgate.core.model import Piece
-from tusgate.ports import Body
 from tusgate.service.digest import RequestDigest
 
 if TYPE_CHECKING:
@@ -35,9 +33,8 @@ async def check_arrived(
         StoreRefused, ContentMismatch: it is another file. Reading it again would tell nothing else.
         StoreUnavailable: it could not be read to its end.
     """
-    if inspection is not None and stored.size:
-        whole = Body(stored.size, -1, (Piece(0, stored.size, -1, stored.key),))
-        await inspection.look_at(whole, store)
+    if inspection is not None:
+        await inspection.look_at_object(stored.key, stored.size, store)
     await _check_digest(store, upload, stored)
 
 

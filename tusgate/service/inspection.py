@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from tusgate.core.content import HEAD, check_content
-from tusgate.core.model import Role
+from tusgate.core.model import Piece, Role
+from tusgate.ports import Body
 
 if TYPE_CHECKING:
-    from tusgate.core.model import Upload
+    from tusgate.core.model import NewUpload, ObjectKey, Upload
     from tusgate.core.tenant import Tenant
-    from tusgate.ports import Body, ObjectStore
+    from tusgate.ports import ObjectStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Inspection:
     allowed: tuple[str, ...]
 
     @classmethod
-    def of(cls, tenant: Tenant | None, upload: Upload) -> Self | None:
+    def of(cls, tenant: Tenant | None, upload: Upload | NewUpload) -> Self | None:
         """Return what `upload` has to be; None where nobody looks: a partial is no file."""
         if tenant is None or not tenant.checks_content or upload.role is Role.PARTIAL:
             return None
@@ -41,6 +42,11 @@ class Inspection:
             StoreUnavailable: a piece of it could not be read.
         """
         check_content(await _head_of(body, store), self.content_type, self.allowed)
+
+    async def look_at_object(self, key: ObjectKey, size: int, store: ObjectStore) -> None:
+        """Check what an object of `size` bytes begins with. Raises like `look_at`."""
+        if size:
+            await self.look_at(Body(size, -1, (Piece(0, size, -1, key),)), store)
 
 
 async def _head_of(body: Body, store: ObjectStore) -> bytes:

@@ -251,6 +251,39 @@ class Uploads:
             await self._database.terminate(upload.scope, upload.id)
             raise
 
+    async def outlined(self, principal: Principal, creation: Creation, upload_id: UploadId) -> NewUpload:
+        """Return the upload of declared length that `creation` asks for; nothing is made, and no hook is asked.
+
+        Raises:
+            Draining: this process is about to end.
+            NotCovered, TenantUnknown, TooLarge, TooManyRequests, TypeNotAllowed, DatabaseUnavailable: as for `create`.
+        """
+        if self._writers.draining:
+            raise Draining
+        tenant = await self._admit_creation(principal, creation)
+        length = _checked_length(creation, None, self.size_limit(principal))
+        return self._new_upload(tenant, principal, creation, length, epoch=0, upload_id=upload_id)
+
+    async def agreed(
+        self, principal: Principal, creation: Creation, new: NewUpload, exchange: Exchange | None
+    ) -> NewUpload:
+        """Return `new`, outlined by `creation`, as hooks want it. Raises as `create` does for what they say."""
+        if not self._hooks.want(Moment.CREATE, new.scope.tenant):
+            return new
+        tenant = self._tenants.of(new.scope.tenant)
+        creation = await self._asked(tenant, principal, creation, new, (), exchange)
+        return self._new_upload(tenant, principal, creation, new.length, epoch=0, upload_id=new.id)
+
+    async def agreed_to_publish(self, new: NewUpload, exchange: Exchange | None) -> None:
+        """Ask hooks about the end of an upload whose object is there already. Raises HookRefused, HookUnavailable."""
+        if self._hooks.want_to_know_end(new):
+            sealed = new.with_all_bytes(self._now())
+            await self._hooks.ask(Question(moment=Moment.FINISH, upload=sealed), exchange)
+
+    def inspection_of(self, new: NewUpload) -> Inspection | None:
+        """Return what the content of `new` has to be; None where nobody looks. Raises TenantUnknown."""
+        return Inspection.of(self._tenants.of(new.scope.tenant), new)
+
     async def _wanted_again(self, principal: Principal, creation: Creation) -> Upload | None:
         if not self._rules.resumes_by_fingerprint or creation.created_via is not CreatedVia.TUS:
             return None
@@ -685,9 +718,15 @@ class Uploads:
         return await self._database.get(scope, upload_id, ahead=True)
 
     def _new_upload(
-        self, tenant: Tenant, principal: Principal, creation: Creation, length: int | None, epoch: int
+        self,
+        tenant: Tenant,
+        principal: Principal,
+        creation: Creation,
+        length: int | None,
+        epoch: int,
+        upload_id: UploadId | None = None,
     ) -> NewUpload:
-        upload_id = UploadId(secrets.token_urlsafe(18))
+        upload_id = upload_id or UploadId(secrets.token_urlsafe(18))
         date = self._now().date().isoformat()
         return NewUpload(
             id=upload_id,

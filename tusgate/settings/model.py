@@ -336,6 +336,17 @@ class Settings(BaseSettings):
         "Equal files of a tenant share one object, found by their SHA-256, for which each is read once; see"
         " docs/dedup.md.",
     )
+    instant_upload: Literal["on", "off"] = _download(
+        "off",
+        "Whoever proves to have a file of which the tenant has an equal one need not send it; needs DEDUP and"
+        " INSTANT_KEYS.",
+    )
+    instant_keys: Secrets = _download(
+        (),
+        "Secrets that make the challenges of instant uploads, at least 32 characters each, the same ones on all"
+        " replicas: the first one makes new challenges, any of them counts.",
+    )
+    instant_keys_file: File | None = _download(None, "File that holds INSTANT_KEYS.")
 
     processors: Texts = _process(
         (), "What is done with finished files, by the names of processors; see docs/processing.md."

@@ -153,6 +153,7 @@ class TenantTable(_Table):
     processors: tuple[Text, ...] | None = None
     publish_when_clean: tuple[Text, ...] | None = None
     dedup: Literal["on", "off"] | None = None
+    instant_upload: Literal["on", "off"] | None = None
 
     def tenant(self, name: str, routes: Mapping[str, Route]) -> Tenant:
         """Return the tenant of this name."""
@@ -171,6 +172,7 @@ class TenantTable(_Table):
             processors=self.processors,
             publish_when_clean=self.publish_when_clean,
             dedup=None if self.dedup is None else self.dedup == "on",
+            instant=None if self.instant_upload is None else self.instant_upload == "on",
         )
 
 

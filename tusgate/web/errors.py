@@ -62,6 +62,7 @@ STATUSES: Final[dict[type[errors.TusgateError], int]] = {
     errors.ChecksumMismatch: 460,
     errors.SettingsError: 500,
     errors.DirectOff: 501,
+    errors.InstantOff: 501,
     errors.StoreRefused: 502,
     errors.ObjectLost: 502,
     errors.DeliveryFailed: 502,  # no request meets these two: they are between relays and sinks

@@ -1,4 +1,4 @@
-"""The JSON API below `/api/v1`: files, their downloads and share links, direct uploads, and what happens to them.
+"""The JSON API below `/api/v1`: files, their downloads and share links, direct and instant uploads, and what happens.
 
 Delete this package and one line of `app.py` and the gateway takes uploads and hands out nothing.
 """
@@ -13,6 +13,7 @@ from tusgate.web.api.companion import Companion
 from tusgate.web.api.direct import DirectApi
 from tusgate.web.api.door import Door
 from tusgate.web.api.files import FilesApi
+from tusgate.web.api.instant import InstantApi
 from tusgate.web.api.jobs import JobsApi
 from tusgate.web.api.openapi import Reference
 from tusgate.web.api.s3_events import S3EventsApi
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tusgate.service.evidence import Evidence
     from tusgate.service.external import ExternalJobs
     from tusgate.service.files import Files
+    from tusgate.service.instant import InstantUploads
     from tusgate.service.sharing import Sharing
     from tusgate.web.api.door import Operation
     from tusgate.web.api.events import EventsApi
@@ -45,6 +47,7 @@ class ApiServices:
         files: what can be done with files.
         direct: uploads whose parts clients send to the store themselves.
         audit: writes down who reads files.
+        instant: files that need not be sent.
         sharing: share links; None = there are none.
         evidence: takes events of the store, from those who know the secret; None = from nobody.
         events: what can be listened to; None = nothing.
@@ -54,6 +57,7 @@ class ApiServices:
     files: Files
     direct: DirectUploads
     audit: Audit
+    instant: InstantUploads
     sharing: Sharing | None = None
     evidence: tuple[Evidence, str] | None = None
     events: EventsApi | None = None
@@ -78,6 +82,7 @@ def _operations(config: WebConfig, services: ApiServices, public: SharedFiles | 
         *SharesApi(services.sharing, public).operations(),
         *AccessesApi(services.audit).operations(),
         *DirectApi(config, services.direct, files.show).operations(),
+        *InstantApi(config, services.instant, files.show).operations(),
         *Companion(config, services.direct).operations(),
         *SignedS3(config, services.direct).operations(),
         *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),

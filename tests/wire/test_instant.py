@@ -348,12 +348,12 @@ class TestWhereThereAreLimits:
         assert (status, refused["code"]) == told
         assert await rig.count() == 1
 
-    async def test_challenges_count_as_requests(self, gateway):
-        rig = await gateway(SMALL, request_rate=0.1)
+    async def test_challenges_count_as_requests(self, start):
+        tenants = Tenants([Tenant(name="acme", request_rate=0.01)])
+        rig = await start(tenants=tenants, identity=believing, keeping=SHARING, instant=RULES)
         wish = {"sha256": "0" * 64, "size": 1}
-        statuses = [(await ask(rig.client, "POST", f"{INSTANT}/challenge", wish, **of("acme")))[0] for _ in range(30)]
-        assert set(statuses) == {200, 503}
-        assert statuses[-1] == 503
+        statuses = [(await ask(rig.client, "POST", f"{INSTANT}/challenge", wish, **of("acme")))[0] for _ in range(2)]
+        assert statuses == [200, 503]
 
     async def test_content_is_looked_at_for_its_new_type(self, gateway):
         rig = await gateway(PNG, "image/png", checks_content=True)
@@ -423,9 +423,8 @@ async def test_a_store_that_is_away_is_no_refusal(rig, monkeypatch):
     await known(rig)
     given = await challenge_for(rig.client, SMALL)
 
-    async def away(*_arguments, **_named):
+    def away(*_arguments, **_named):
         raise StoreUnavailable("away")
-        yield
 
     with monkeypatch.context() as patched:
         patched.setattr(rig.store, "read", away)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import json
 import random
 from base64 import b64encode
@@ -236,6 +237,35 @@ async def two_files_that_share_an_object(rig: Rig) -> None:
         assert (answer.status, answer.body == SMALL) == (200, True)
 
 
+async def a_file_that_need_not_be_sent(rig: Rig) -> None:
+    """Asked for with one challenge until there is an answer: that makes one file."""
+    path = await begun(rig, len(SMALL))
+    await Upload(rig, path, SMALL).run()
+
+    def is_known() -> bool:
+        rig.books.change("UPDATE uploads SET digest_due_at = 0 WHERE digest_due_at IS NOT NULL")
+        row = rig.row(path)
+        return bool(row["sha256"]) and row["digest_due_at"] is None
+
+    await rig.until(is_known)
+    file: dict[str, object] = {"sha256": hashlib.sha256(SMALL).hexdigest(), "size": len(SMALL)}
+    given = json.loads((await heard(lambda: instantly(rig, "/challenge", file))).body)
+    ranges = [SMALL[each["start"] : each["start"] + each["size"]] for each in given["ranges"]]
+    answer = hmac.digest(bytes.fromhex(given["nonce"]), b"".join(ranges), "sha256").hex()
+    proof = {**file, "challenge": given["challenge"], "answer": answer}
+    made = await heard(lambda: instantly(rig, "", proof))
+    assert made.status in (200, 201), made
+    file_id = json.loads(made.body)["id"]
+    answered = await heard(lambda: rig.client.request("GET", f"/api/v1/files/{file_id}/content"))
+    assert (answered.status, answered.body == SMALL) == (200, True)
+    assert len(rig.rows("SELECT 1 FROM uploads WHERE fingerprint = ?", f"sha256:{file['sha256']}")) == 1
+
+
+def instantly(rig: Rig, path: str, question: dict[str, object]) -> Awaitable[Answer]:
+    body = json.dumps(question).encode()
+    return rig.client.request("POST", f"/api/v1/uploads/instant{path}", {"Content-Type": "application/json"}, body)
+
+
 def password(text: str) -> dict[str, str]:
     return {"Authorization": "Basic " + b64encode(f":{text}".encode()).decode()}
 
@@ -278,6 +308,7 @@ CLEANING_UP = (
 )
 DIGESTING = ("claim-undigested", "postpone-digest", "record-digest")
 DEDUPLICATING = ("find-twin", "adopt")
+INSTANT = ("find-equal", "create-equal")
 SHARING = (
     "create-share",
     "list-shares",
@@ -295,6 +326,7 @@ SLOW_STORIES: dict[str, Story] = {
     **dict.fromkeys(SHARING, a_file_that_is_shared),
     **dict.fromkeys(DIGESTING, a_file_that_is_digested),
     **dict.fromkeys(DEDUPLICATING, two_files_that_share_an_object),
+    **dict.fromkeys(INSTANT, a_file_that_need_not_be_sent),
     "end-accesses": a_file_that_is_read,
 }
 """Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes
@@ -312,6 +344,8 @@ EQUAL_PARTS = {"TUSGATE_S3_PROFILE": "r2"}
 WITH_SETTINGS = {"read": EQUAL_PARTS, **dict.fromkeys(SHARING, WITH_KEY)}
 WITH_SETTINGS |= {step: {"TUSGATE_FILE_DIGEST": "sha256"} for step in DIGESTING}
 WITH_SETTINGS |= {step: {"TUSGATE_DEDUP": "on"} for step in DEDUPLICATING}
+AS_KNOWN = {"TUSGATE_DEDUP": "on", "TUSGATE_INSTANT_UPLOAD": "on", "TUSGATE_INSTANT_KEYS": "k" * 32}
+WITH_SETTINGS |= dict.fromkeys(INSTANT, AS_KNOWN)
 WITH_SETTINGS["count-download"] = WITH_KEY | {"TUSGATE_ACCESS_RETENTION": "none"}
 """Only where all parts have one size are finals cut within parts of their partials, whose checksums must be read then.
 All else that is read back is read inside of other steps of the store."""

@@ -23,6 +23,7 @@ ALLOWED = {
     Permission.CREATE: {
         *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
         *((Route.FILE, "PATCH"), (Route.PROCESSING, "POST"), (Route.DIRECT_UPLOADS, "POST")),
+        (Route.INSTANT_UPLOADS, "POST"),
     },
     Permission.APPEND: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")),

@@ -115,6 +115,33 @@ class _Begun(BaseModel):
     upload: Shown
 
 
+class Range(BaseModel):
+    """Bytes of a file."""
+
+    model_config = _LENIENT
+    start: int
+    size: int
+
+
+class Challenge(BaseModel):
+    """What proves that somebody has a file."""
+
+    model_config = _LENIENT
+    challenge: str
+    nonce: str
+    ranges: list[Range]
+
+
+class _FileLinks(BaseModel):
+    model_config = _LENIENT
+    self: str
+
+
+class _File(BaseModel):
+    model_config = _LENIENT
+    links: _FileLinks
+
+
 class _RefusedPart(BaseModel):
     model_config = _LENIENT
     number: int
@@ -199,6 +226,16 @@ class DirectClient:
             if not etag:
                 raise TransferInterruptedError(f"the store has not said that it has part {part.number}")
             return etag
+
+    async def challenge(self, sha256: str, size: int) -> Challenge:
+        """Return what would prove that one has this file."""
+        return await self._ask(
+            Challenge, "POST", f"{self._endpoint}/instant/challenge", {"sha256": sha256, "size": size}
+        )
+
+    async def prove(self, proof: Mapping[str, object]) -> str:
+        """Make a file without sending it, or find the one that was made with this challenge; return its URL."""
+        return (await self._ask(_File, "POST", f"{self._endpoint}/instant", proof)).links.self
 
     async def _ask(self, kind: type[T], method: str, url: str, question: Mapping[str, object] | None = None) -> T:
         body = None if question is None else json.dumps(question).encode()

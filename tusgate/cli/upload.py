@@ -26,6 +26,7 @@ from rich.progress import (
 from tusgate.cli.direct_client import DirectClient
 from tusgate.cli.direct_transfer import upload_directly
 from tusgate.cli.exits import Exit
+from tusgate.cli.instant import have_instantly
 from tusgate.cli.resume import ResumeStore
 from tusgate.cli.sending import TransferError
 from tusgate.cli.transfer import Plan, upload_file, upload_stream
@@ -55,6 +56,12 @@ def upload(
     direct: Annotated[
         bool, typer.Option("--direct", help="Send the parts straight to S3, by URLs that the gateway signs.")
     ] = False,
+    instant: Annotated[
+        bool,
+        typer.Option(
+            "--instant", help="With --direct: do not send files that the server has already, if you prove to have them."
+        ),
+    ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Files on their way at once.")] = 3,
     chunk_size: Annotated[
         str | None,
@@ -77,8 +84,10 @@ def upload(
     plan = Plan(_chunk_size(chunk_size), retries, _pairs("--metadata", metadata))
     if direct and STDIN in files:
         raise typer.BadParameter("a pipe has no parts that could be sent again: leave --direct out", param_hint="-")
+    if instant and not direct:
+        raise typer.BadParameter("expected --direct beside it", param_hint="--instant")
     where = endpoint or _own_endpoint(direct=direct)
-    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct)
+    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct, instant=instant)
     try:
         failed = asyncio.run(batch.run(list(dict.fromkeys(files))))
     except KeyboardInterrupt:
@@ -116,13 +125,23 @@ def _pairs(flag: str, items: Iterable[str] | None) -> dict[str, str]:
 class _Batch:
     """All files of one command."""
 
-    def __init__(self, endpoint: str, plan: Plan, headers: dict[str, str], parallel: int, *, direct: bool) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        plan: Plan,
+        headers: dict[str, str],
+        parallel: int,
+        *,
+        direct: bool,
+        instant: bool,
+    ) -> None:
         self._endpoint = endpoint
         self._plan = plan
         self._headers = headers
         self._room = asyncio.Semaphore(parallel)
         self._store = ResumeStore(endpoint)
         self._direct = direct
+        self._instant = instant
         self._failed = 0
 
     async def run(self, files: Sequence[str]) -> int:
@@ -149,8 +168,10 @@ class _Batch:
         client = DirectClient(session, store, self._endpoint)
 
         async def bring(name: str, bar: _Bar) -> str:
-            bar.total(_size_of(Path(name)))
-            return await upload_directly(client, Path(name), self._plan, self._store, bar)
+            path = Path(name)
+            bar.total(_size_of(path))
+            known = await have_instantly(client, path, self._plan, self._store, bar) if self._instant else None
+            return known or await upload_directly(client, path, self._plan, self._store, bar)
 
         return bring
 

@@ -20,7 +20,7 @@ from tusgate.core.model import Scope, State
 from tusgate.core.quota import Quota
 
 if TYPE_CHECKING:
-    from tests.contract.database_rig import Rig
+    from tests.contract.database_rig import PostgresRig, Rig
     from tusgate.core.model import Keeping, Upload, UploadId
     from tusgate.ports import SurveyedDatabase
 
@@ -221,3 +221,19 @@ class TestEnding:
             await rig.database.terminate(ALICE, each)
         await rig.pass_time(2 * KEPT_FOR)
         assert made == [] or key in await objects_due(rig.database)
+
+
+@pytest.mark.servers
+async def test_postgres_begins_with_no_object_while_somebody_is_about_to_end_the_other_file(
+    postgres_rig: PostgresRig,
+) -> None:
+    """CC-10: the collector takes what no row refers to without a lock, so the reference has to wait."""
+    twin = await settled(postgres_rig.database)
+    waiters = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with postgres_rig.unfinished_write(twin):
+        creation = asyncio.create_task(begun(postgres_rig.database, twin))
+        async with asyncio.timeout(10):
+            while not creation.done() and await postgres_rig.query(waiters) == [(0,)]:
+                continue
+        assert not creation.done()
+    assert (await creation).object_key == twin.object_key

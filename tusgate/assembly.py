@@ -32,7 +32,7 @@ from tusgate.service.expirer import OwnClocks
 from tusgate.service.external import ExternalJobs
 from tusgate.service.files import Files
 from tusgate.service.hooks import Asked, Hooks
-from tusgate.service.instant import InstantRules, InstantUploads
+from tusgate.service.instant import READERS, InstantRules, InstantUploads
 from tusgate.service.intake import IntakeTools
 from tusgate.service.jobs import JobRules
 from tusgate.service.ledger import Expiry
@@ -213,7 +213,7 @@ def route_config(settings: Settings, route: Route, keys: RouteKeys) -> S3Config:
         session_token=token.get_secret_value() if token is not None else None,
         presign_key=_route_presign_key(settings, keys),
         profile=PROFILES[route.profile or own_profile],
-        readers=settings.max_downloads,
+        readers=settings.max_downloads + READERS,
         public_endpoint=route.public_endpoint or (None if route.endpoint else settings.s3_public_endpoint),
         manner=Manner(
             storage_class=route.storage_class,
@@ -246,7 +246,7 @@ def own_config(settings: Settings) -> S3Config:
         session_token=token.get_secret_value() if token is not None else None,
         presign_key=_presign_key(settings),
         profile=PROFILES[settings.profile],
-        readers=settings.max_downloads,
+        readers=settings.max_downloads + READERS,
         public_endpoint=settings.s3_public_endpoint,
     )
 

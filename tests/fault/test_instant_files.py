@@ -16,6 +16,7 @@ import pytest
 
 from tests.fault.commands import command
 from tests.fault.conftest import SMALLEST_PARTS_AND_COLD
+from tests.fault.proxy import Gate
 from tests.fault.rig import id_of
 from tests.fault.test_shared_objects import DATA, cleaned_up, until_shared, uploaded
 
@@ -100,3 +101,21 @@ async def test_files_that_come_while_all_equal_ones_go_have_their_object_or_are_
     assert await pair.finished_keys() == []
     status, refused = await ask(clients[0], "", await proof_for(clients[1]))
     assert (status, refused["code"]) == (403, "not_possessed")
+
+
+async def test_downloads_that_take_for_ever_keep_nobody_from_answering(
+    start_rig: Callable[..., Awaitable[Rig]],
+) -> None:
+    """I15: both are read by connections that no upload needs, of which downloads can have all but some."""
+    rig = await start_rig(SMALLEST_PARTS_AND_COLD | INSTANT | {"TUSGATE_MAX_DOWNLOADS": "1"}, database="postgres")
+    sent = await uploaded(rig)
+    await until_shared(rig, 1)
+    gate = Gate()
+    rig.proxy.on("GetObject", gate, times=1)
+    reading = asyncio.create_task(rig.client.request("GET", f"/api/v1/files/{id_of(sent.path)}/content"))
+    await gate.reached.wait()
+    async with asyncio.timeout(60):
+        status, shown = await ask(rig.client, "", await proof_for(rig.client))
+    assert status == 201, shown
+    gate.open()
+    assert (await reading).body == DATA

@@ -49,6 +49,8 @@ PROOFS_AT_ONCE: Final = 2
 """Answers that one process checks at once; others wait. Each reads `possession.WHOLE` bytes at most."""
 READS_AT_ONCE: Final = 4
 """Ranges of one that are read at once, and held: 4 MiB at most."""
+READERS: Final = PROOFS_AT_ONCE * READS_AT_ONCE
+"""Connections to a store that this needs beside those of downloads, which may be held for hours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -420,6 +420,8 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         ("/api/v1/usage", "get"),
         ("/api/v1/s3-events", "post"),
         ("/api/v1/uploads", "post"),
+        ("/api/v1/uploads/instant", "post"),
+        ("/api/v1/uploads/instant/challenge", "post"),
         ("/api/v1/fingerprints/{algorithm}/{value}", "get"),
         ("/api/v1/uploads/{id}", "get"),
         ("/api/v1/uploads/{id}", "delete"),

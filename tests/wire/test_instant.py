@@ -279,6 +279,15 @@ async def test_what_is_malformed_is_named(rig, wrong):
     assert (status, refused["field"]) == (400, next(iter(wrong)))
 
 
+async def test_a_size_that_no_file_has_is_no_trouble(rig):
+    largest = (1 << 63) - 1
+    given = await challenge_for(rig.client, SMALL, size=largest)
+    assert sum(each["size"] for each in given["ranges"]) == 4 * MIB
+    assert (await proved(rig.client, SMALL, given, size=largest))[0] in (403, 413)
+    wish = {"sha256": "0" * 64, "size": largest + 1}
+    assert (await ask(rig.client, "POST", f"{INSTANT}/challenge", wish))[0] == 400
+
+
 async def test_other_owners_of_the_tenant_share_and_other_tenants_know_nothing(tmp_path):
     """AT-13, I13; and nobody answers the challenge of somebody else, though they have the file."""
     async with guarded(tmp_path, keeping=SHARING, instant=RULES) as here:

@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 
     from tusgate.core.model import Scope
 
-BLOCK: Final = 32 * 1024
+BLOCK: Final = 64 * 1024
 """Bytes of a block; the last one of a file may be shorter. One altered byte spoils a block."""
 STRETCHES: Final = 128
-WHOLE: Final = STRETCHES * BLOCK
-"""Bytes up to which a file has to be known whole; nobody is ever asked for more."""
+WHOLE: Final = 32 * 1024 * 1024
+"""Bytes up to which a file has to be known whole, as a store gives so many at once for less than that many blocks.
+Nobody is ever asked for more."""
 WINDOW: Final = 300
 """Seconds of a window. A challenge is good until the end of the window after its own."""
 SALT_BYTES: Final = 12
-_LARGEST_RANGE: Final = 1024 * 1024
 _DRAWN: Final = 16
 """Random bytes by which the place in a stretch is drawn."""
 _ID: Final = 18
@@ -134,7 +134,7 @@ def ranges_of(size: int, seed: bytes) -> tuple[Range, ...]:
         seed: what is drawn follows from it.
     """
     if size <= WHOLE:
-        return tuple(Range(start, min(_LARGEST_RANGE, size - start)) for start in range(0, size, _LARGEST_RANGE))
+        return (Range(0, size),)
     blocks = -(-size // BLOCK)
     stream = hashlib.shake_256(seed).digest(STRETCHES * _DRAWN)
     ranges = []

@@ -32,7 +32,7 @@ from tusgate.service.digests import HASHED_AT_ONCE
 from tusgate.telemetry import LogEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from tusgate.core.access import Principal
     from tusgate.core.dedup import Dedup
@@ -48,7 +48,7 @@ log = structlog.get_logger(__name__)
 PROOFS_AT_ONCE: Final = 2
 """Answers that one process checks at once; others wait. Each reads `possession.WHOLE` bytes at most."""
 READS_AT_ONCE: Final = 4
-"""Ranges of one that are read at once, and held: 4 MiB at most."""
+"""Blocks for one answer that are read at once, and held."""
 READERS: Final = PROOFS_AT_ONCE * READS_AT_ONCE
 """Connections to a store that this needs beside those of downloads, which may be held for hours."""
 
@@ -194,26 +194,31 @@ class InstantUploads:
 
     async def _answer(self, twin: Upload, challenge: Challenge) -> bytes:
         """Return the right answer. Raises ObjectLost, StoreUnavailable."""
-        answer, ranges = blank_answer(challenge), challenge.ranges
-        for first in range(0, len(ranges), READS_AT_ONCE):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    reads = [
-                        group.create_task(self._read(twin, each)) for each in ranges[first : first + READS_AT_ONCE]
-                    ]
-            except ExceptionGroup as failed:
-                raise failed.exceptions[0] from failed
-            for read in reads:
-                if len(read.result()) > HASHED_AT_ONCE:
-                    await asyncio.to_thread(answer.update, read.result())
-                else:
-                    answer.update(read.result())
+        answer = blank_answer(challenge)
+        if len(challenge.ranges) == 1:
+            async with aclosing(self._read(twin, challenge.ranges[0])) as chunks:
+                async for chunk in chunks:
+                    await _add(answer, chunk)
+        else:
+            for first in range(0, len(challenge.ranges), READS_AT_ONCE):
+                for block in await self._blocks(twin, challenge.ranges[first : first + READS_AT_ONCE]):
+                    await _add(answer, block)
         return answer.digest()
 
-    async def _read(self, twin: Upload, wanted: Range) -> bytes:
-        store = self._stores.of(twin.route)
-        async with aclosing(store.read(twin.object_key, wanted.start, wanted.size, etag=twin.etag)) as chunks:
-            return b"".join([chunk async for chunk in chunks])
+    async def _blocks(self, twin: Upload, blocks: Sequence[Range]) -> list[bytes]:
+        async def whole(block: Range) -> bytes:
+            async with aclosing(self._read(twin, block)) as chunks:
+                return b"".join([chunk async for chunk in chunks])
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                reads = [group.create_task(whole(block)) for block in blocks]
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from failed
+        return [read.result() for read in reads]
+
+    def _read(self, twin: Upload, wanted: Range) -> AsyncGenerator[bytes]:
+        return self._stores.of(twin.route).read(twin.object_key, wanted.start, wanted.size, etag=twin.etag)
 
     async def _inspect(self, new: NewUpload, sha256: bytes) -> None:
         """Raise ContentMismatch where the tenant wants content looked at, and it is of another type than `new`."""
@@ -246,6 +251,13 @@ class InstantUploads:
                 continue
             log.info(LogEvent.INSTANT_CREATED, upload_id=file.id, with_upload=twin.id, size=file.length)
             return file, True
+
+
+async def _add(answer: hmac.HMAC, data: bytes) -> None:
+    if len(data) > HASHED_AT_ONCE:
+        await asyncio.to_thread(answer.update, data)
+    else:
+        answer.update(data)
 
 
 def _lost(twin: Upload) -> NotPossessed:

@@ -56,7 +56,7 @@ def shown(url: str) -> dict[str, object]:
 async def test_what_is_known_is_not_sent_again_and_all_else_is(
     direct: Direct, payload: Callable[[int], Payload], command: Command
 ) -> None:
-    files = [payload(size) for size in (0, 1, 3 * MIB, 9 * MIB + 5)]
+    files = [payload(size) for size in (0, 1, 3 * MIB, 33 * MIB + 5)]
     paths, total = [str(file.path) for file in files], sum(file.size for file in files)
     first = await run(direct, command, "--instant", *paths)
     assert direct.store.history.bytes_put == total

@@ -11,7 +11,6 @@ from tusgate.s3.clients import open_client
 from tusgate.s3.config import S3Config
 from tusgate.s3.profiles import PROFILES
 
-
 MIB = 1 << 20
 
 

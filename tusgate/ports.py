@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.checkup import Seen
     from tusgate.core.clockwatch import Judge
-    from tusgate.core.direct import ListedPart, Plan, Slot
+    from tusgate.core.direct import KnownPart, ListedPart, Plan, Slot
     from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid, PartLimits
@@ -147,6 +147,20 @@ class Database(Protocol):
         """Return up to `limit` live or complete uploads of `scope`, the newest first: no partials, nothing derived.
 
         Those that were created with this fingerprint; and complete ones of this CRC64NVME, if it is one.
+        """
+
+    async def find_known_parts(self, scope: Scope, route: str | None, digests: Sequence[bytes]) -> list[KnownPart]:
+        """Return for each of these SHA-256 a part of a finished file of `scope` on `route`, where there is one.
+
+        Only parts whose digest was committed with them count, and no file that is kept from readers.
+        """
+
+    async def find_proved_etags(
+        self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
+    ) -> set[tuple[bytes, str]]:
+        """Return those of these pairs of SHA-256 and ETag that parts of uploads of `scope` on `route` were committed with.
+
+        Of uploads in any state: what the store has proved of bytes stays true when they are gone.
         """
 
     async def describe(

@@ -14,6 +14,7 @@ from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.dedup import may_adopt, may_begin_with
+from tusgate.core.direct import KnownPart
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -340,6 +341,26 @@ class MemoryDatabase:
         found = [row.upload for row in self._rows.values() if row.upload.scope == scope]
         found = [upload for upload in found if _has_fingerprint(upload, wanted)]
         return sorted(found, key=_place, reverse=True)[:limit]
+
+    async def find_known_parts(self, scope: Scope, route: str | None, digests: Sequence[bytes]) -> list[KnownPart]:
+        known = {
+            part.sha256: KnownPart(part.sha256, part.start, part.size, row.upload.object_key, row.upload.etag or "")
+            for row in self._rows_on(scope, route)
+            if row.upload.state is State.COMPLETE and not row.upload.withheld
+            for part in row.parts.values()
+            if part.sha256 is not None
+        }
+        return [known[each] for each in digests if each in known]
+
+    async def find_proved_etags(
+        self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
+    ) -> set[tuple[bytes, str]]:
+        rows = self._rows_on(scope, route)
+        proved = {(part.sha256, part.etag) for row in rows for part in row.parts.values()}
+        return proved & {*pairs}
+
+    def _rows_on(self, scope: Scope, route: str | None) -> list[_Row]:
+        return [row for row in self._rows.values() if (row.upload.scope, row.upload.route) == (scope, route)]
 
     async def describe(
         self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from tusgate.core.grid import PartLimits
-    from tusgate.core.model import StoredObject, Upload
+    from tusgate.core.model import ObjectKey, StoredObject, Upload
 
 PART_ALGORITHMS: Final = ("sha256", "crc64nvme")
 """Checksums of parts that a store can be made to verify: they stand in the signed URL."""
@@ -108,6 +108,24 @@ class ListedPart:
         if algorithm == "sha256":
             return self.sha256
         return None if self.crc64 < 0 else self.crc64.to_bytes(DIGEST_SIZES[algorithm], "big")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPart:
+    """A part of a finished file, whose bytes a part of another upload may be copied from.
+
+    Attributes:
+        sha256: as the store has proved it.
+        start, size: its bytes in the object.
+        key: of the object.
+        etag: of the object as it was verified.
+    """
+
+    sha256: bytes
+    start: int
+    size: int
+    key: ObjectKey
+    etag: str
 
 
 class Wrong(StrEnum):

@@ -261,6 +261,7 @@ class Part:
 
     Attributes:
         crc64: -1 when nobody has computed it: the part never passed through here, and the store shows no checksum.
+        sha256: of a direct upload whose parts were declared so, as the store has proved it; None for all others.
     """
 
     number: int
@@ -268,6 +269,7 @@ class Part:
     size: int
     etag: str
     crc64: int
+    sha256: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ from tusgate.database.rows import (
     identity_of_share,
     intent_columns,
     keeping_of,
+    known_part_from,
     limits_of,
     misplaced,
     movement_of,
@@ -92,6 +93,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.direct import KnownPart
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
@@ -336,6 +338,25 @@ class PostgresDatabase:
         """See `ports.Database.find_by_fingerprint`."""
         found = await self._all(_queries.find_by_fingerprint, **fingerprint_columns(scope, wanted), limit=limit)
         return [upload_from(row) for row in found]
+
+    async def find_known_parts(self, scope: Scope, route: str | None, digests: Sequence[bytes]) -> list[KnownPart]:
+        """See `ports.Database.find_known_parts`."""
+        columns = {"tenant": scope.tenant, "owner": scope.owner, "route": route, "digests": list(digests)}
+        return [known_part_from(row) for row in await self._all(_queries.find_known_parts, **columns)]
+
+    async def find_proved_etags(
+        self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
+    ) -> set[tuple[bytes, str]]:
+        """See `ports.Database.find_proved_etags`."""
+        found = await self._all(
+            _queries.find_proved_etags,
+            tenant=scope.tenant,
+            owner=scope.owner,
+            route=route,
+            digests=[sha256 for sha256, _ in pairs],
+            etags=[etag for _, etag in pairs],
+        )
+        return {(row["sha256"], row["etag"]) for row in found}
 
     async def describe(
         self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False

@@ -176,11 +176,11 @@ WITH moved AS (
         AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
     RETURNING *
 ), new_parts AS (
-    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64, sha256)
     SELECT moved.id, moved.tenant, moved.owner, part.*
     FROM moved, unnest(
         :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[],
-        :part_crcs::bytea[]
+        :part_crcs::bytea[], :part_digests::bytea[]
     ) AS part
 ), absorbed AS (
     DELETE FROM pieces USING moved
@@ -273,6 +273,28 @@ SELECT * FROM finished;
 -- name: list_parts
 SELECT * FROM parts WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY number;
 
+-- name: find_known_parts
+-- One of each digest is enough, whichever: so no digest costs more than the file that is found first, however often
+-- its bytes are there.
+SELECT known.*
+FROM unnest(:digests::bytea[]) AS wanted (sha256), LATERAL (
+    SELECT parts.sha256, parts.start_offset, parts.size, uploads.object_key, uploads.etag
+    FROM parts JOIN uploads ON uploads.id = parts.upload_id
+    WHERE parts.tenant = :tenant AND parts.owner = :owner AND parts.sha256 = wanted.sha256
+        AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.route IS NOT DISTINCT FROM :route::text
+        AND uploads.state = 'complete' AND NOT uploads.withheld
+    LIMIT 1
+) AS known;
+
+-- name: find_proved_etags
+SELECT DISTINCT wanted.sha256, wanted.etag
+FROM unnest(:digests::bytea[], :etags::text[]) AS wanted (sha256, etag)
+WHERE EXISTS (
+    SELECT FROM parts JOIN uploads ON uploads.id = parts.upload_id
+    WHERE parts.tenant = :tenant AND parts.owner = :owner AND parts.sha256 = wanted.sha256 AND parts.etag = wanted.etag
+        AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.route IS NOT DISTINCT FROM :route::text
+);
+
 -- name: list_pieces
 SELECT * FROM pieces WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY start_offset;
 
@@ -282,11 +304,11 @@ WITH sealed AS (
     WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state = 'sealed'
     RETURNING *
 ), new_parts AS (
-    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+    INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64, sha256)
     SELECT sealed.id, sealed.tenant, sealed.owner, part.*
     FROM sealed, unnest(
         :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[],
-        :part_crcs::bytea[]
+        :part_crcs::bytea[], :part_digests::bytea[]
     ) AS part
 ), absorbed AS (
     DELETE FROM pieces
@@ -528,9 +550,10 @@ UPDATE uploads SET counted = false
 WHERE group_id = :id AND tenant = :tenant AND owner = :owner AND state = 'uploading' AND id = ANY(:ids::text[]);
 
 -- name: insert_parts!
-INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
+INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64, sha256)
 SELECT :id, :tenant, :owner, part.* FROM unnest(
-    :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[], :part_crcs::bytea[]
+    :part_numbers::integer[], :part_starts::bigint[], :part_sizes::bigint[], :part_etags::text[], :part_crcs::bytea[],
+    :part_digests::bytea[]
 ) AS part;
 
 -- name: leave_out

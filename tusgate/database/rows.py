@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.audit import Access, Ending, How
 from tusgate.core.clockwatch import ClockReading
-from tusgate.core.direct import Plan
+from tusgate.core.direct import KnownPart, Plan
 from tusgate.core.errors import (
     Fenced,
     InvalidRequest,
@@ -116,7 +116,12 @@ def upload_from(row: Row) -> Upload:
 def part_from(row: Row) -> Part:
     """Return the part that `row` of the table parts holds."""
     crc64 = int.from_bytes(row["crc64"], "big") if row["crc64"] else -1
-    return Part(row["number"], row["start_offset"], row["size"], row["etag"], crc64)
+    return Part(row["number"], row["start_offset"], row["size"], row["etag"], crc64, row["sha256"])
+
+
+def known_part_from(row: Row) -> KnownPart:
+    """Return the part of a finished file that `row` holds, with the object it lies in."""
+    return KnownPart(row["sha256"], row["start_offset"], row["size"], row["object_key"], row["etag"])
 
 
 def piece_from(row: Row, prefix: str = "") -> Piece:
@@ -616,6 +621,7 @@ def part_rows(parts: Sequence[Part]) -> list[dict[str, object]]:
             "size": part.size,
             "etag": part.etag,
             "crc64": _part_crc_to(part.crc64),
+            "sha256": part.sha256,
         }
         for part in parts
     ]
@@ -643,6 +649,7 @@ def part_columns(parts: Sequence[Part]) -> dict[str, object]:
         "part_sizes": [part.size for part in parts],
         "part_etags": [part.etag for part in parts],
         "part_crcs": [_part_crc_to(part.crc64) for part in parts],
+        "part_digests": [part.sha256 for part in parts],
     }
 
 

@@ -50,6 +50,7 @@ from tusgate.database.rows import (
     identity_of,
     identity_of_share,
     keeping_of,
+    known_part_from,
     limits_of,
     milliseconds_from,
     milliseconds_of,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
+    from tusgate.core.direct import KnownPart
     from tusgate.core.events import Outbox
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter, Position
@@ -221,6 +223,16 @@ class SqliteDatabase:
                 upload_from(row) for row in _queries.find_by_fingerprint(connection, **columns, limit=limit)
             ]
         )
+
+    async def find_known_parts(self, scope: Scope, route: str | None, digests: Sequence[bytes]) -> list[KnownPart]:
+        """See `ports.Database.find_known_parts`."""
+        return await self._reader.run(partial(_find_known_parts, scope=scope, route=route, digests=digests))
+
+    async def find_proved_etags(
+        self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
+    ) -> set[tuple[bytes, str]]:
+        """See `ports.Database.find_proved_etags`."""
+        return await self._reader.run(partial(_find_proved_etags, scope=scope, route=route, pairs=pairs))
 
     async def describe(
         self, scope: Scope, upload_id: UploadId, changes: Changes, *, may_shorten: bool = False
@@ -838,6 +850,25 @@ def _commit_whole(connection: sqlite3.Connection, upload: Upload, step: Step) ->
     if before.multipart_id is not None:
         _discard_multipart(connection, before)
     return finished
+
+
+def _find_known_parts(
+    connection: sqlite3.Connection, scope: Scope, route: str | None, digests: Sequence[bytes]
+) -> list[KnownPart]:
+    columns = {"tenant": scope.tenant, "owner": scope.owner, "route": route}
+    rows = [_queries.find_known_part(connection, **columns, sha256=each) for each in digests]
+    return [known_part_from(row) for row in rows if row is not None]
+
+
+def _find_proved_etags(
+    connection: sqlite3.Connection, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
+) -> set[tuple[bytes, str]]:
+    columns = {"tenant": scope.tenant, "owner": scope.owner, "route": route}
+    return {
+        (sha256, etag)
+        for sha256, etag in pairs
+        if _queries.find_proved_etag(connection, **columns, sha256=sha256, etag=etag) is not None
+    }
 
 
 def _parts(connection: sqlite3.Connection, upload: Upload) -> list[Part]:

@@ -102,8 +102,8 @@ INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart, intent_epo
 VALUES (:id, :tenant, :owner, :object_key, :multipart, :epoch, now_ms(), now_ms());
 
 -- name: insert_parts*!
-INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64)
-VALUES (:id, :tenant, :owner, :number, :start_offset, :size, :etag, :crc64);
+INSERT INTO parts (upload_id, tenant, owner, number, start_offset, size, etag, crc64, sha256)
+VALUES (:id, :tenant, :owner, :number, :start_offset, :size, :etag, :crc64, :sha256);
 
 -- name: insert_pieces*!
 INSERT INTO pieces (upload_id, tenant, owner, start_offset, size, crc64, object_key, data)
@@ -220,6 +220,22 @@ VALUES (:id, :tenant, :owner, :object_key, :multipart, :multipart_id, now_ms(), 
 
 -- name: list_parts
 SELECT * FROM parts WHERE upload_id = :id AND tenant = :tenant AND owner = :owner ORDER BY number;
+
+-- name: find_known_part^
+-- Whichever is found first will do, however often the bytes are there.
+SELECT parts.sha256, parts.start_offset, parts.size, uploads.object_key, uploads.etag
+FROM parts JOIN uploads ON uploads.id = parts.upload_id
+WHERE parts.tenant = :tenant AND parts.owner = :owner AND parts.sha256 = :sha256
+    AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.route IS :route
+    AND uploads.state = 'complete' AND NOT uploads.withheld
+LIMIT 1;
+
+-- name: find_proved_etag^
+SELECT 1
+FROM parts JOIN uploads ON uploads.id = parts.upload_id
+WHERE parts.tenant = :tenant AND parts.owner = :owner AND parts.sha256 = :sha256 AND parts.etag = :etag
+    AND uploads.tenant = :tenant AND uploads.owner = :owner AND uploads.route IS :route
+LIMIT 1;
 
 -- name: list_pieces
 SELECT * FROM pieces

@@ -158,7 +158,7 @@ class Database(Protocol):
     async def find_proved_etags(
         self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
     ) -> set[tuple[bytes, str]]:
-        """Return those of these pairs of SHA-256 and ETag that parts of uploads of `scope` on `route` were committed with.
+        """Return those of these pairs of SHA-256 and ETag that parts of uploads of `scope` on `route` have.
 
         Of uploads in any state: what the store has proved of bytes stays true when they are gone.
         """
@@ -942,6 +942,9 @@ class ObjectStore(Protocol):
     """Scheme and host of the URLs that `presign_part` makes."""
     part_checksums: frozenset[str]
     """Checksums that the store verifies of parts that others send, and shows in `list_parts`."""
+    copies_declared_parts: bool
+    """Whether parts whose SHA-256 was declared may be copied as well: `list_parts` shows that of a copied part, too, or
+    none, and never another one, and parts that are sent are verified as ever."""
 
     async def check(self) -> None:
         """Raise StoreUnavailable when the bucket cannot be reached or written with these credentials."""
@@ -982,7 +985,9 @@ class ObjectStore(Protocol):
                 them says nothing about the upload.
         """
 
-    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+    async def copy_part(
+        self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece, *, etag: str | None = None
+    ) -> str:
         """Make part `number` of bytes that the store holds, replacing an earlier one; return its ETag.
 
         The bytes do not pass through this process. May take minutes. `source` stays as it is.
@@ -992,11 +997,13 @@ class ObjectStore(Protocol):
             multipart_id: from `create_multipart` with `with_copies`.
             number: of the part.
             source: bytes `[skip, skip + size)` of the object at its `key`; at least one byte, at most
-                `limits.max_part_size`.
+                `limits.max_part_size`. Their checksum may be -1, unknown, where `copies_declared_parts`.
+            etag: of the one object that may be copied from.
 
         Raises:
             MultipartLost: the store no longer has the multipart upload.
-            PieceLost: the store says that the object at `source.key` is not there, or finds other bytes in it.
+            PieceLost: the store says that the object at `source.key` is not there, finds other bytes in it, or it is
+                not the one with `etag`.
             StoreRefused: it will not copy these bytes, or copied others: `put_part` may still take them.
         """
 

@@ -23,15 +23,16 @@ from tests.doubles.s3.server import S3Double
 from tests.doubles.store import MemoryStore
 from tusgate.core.direct import ListedPart, Plan, Slot
 from tusgate.core.errors import DirectOff, MultipartLost
-from tusgate.core.model import MultipartId, Part
+from tusgate.core.model import MultipartId, ObjectKey, Part, Piece
 from tusgate.filesystem import DirectoryStore
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from tusgate.ports import SignedPart, SurveyedStore
 
+SOURCE = ObjectKey("earlier/version")
 PAGE = 1000
 """Parts in one answer to ListParts, at most (Amazon S3)."""
 
@@ -131,6 +132,76 @@ async def test_declared_checksums_of_parts_are_verified_listed_and_completed_wit
     whole = crc64nvme(b"".join(chunks)) if algorithm == "crc64nvme" else -1
     await store.complete_multipart(KEY, multipart_id, parts, whole, plan=plan)
     assert await content(store, KEY) == b"".join(chunks)
+
+
+async def test_copied_parts_are_told_from_others_by_what_the_store_shows(bench: Bench) -> None:
+    """I3: beside parts that are sent and verified; by their SHA-256, or by the ETag that the same bytes had before."""
+    store = bench.store
+    if not store.copies_declared_parts:
+        assert await _shows_another_checksum(bench)
+        return
+    chunks = [some_bytes(part_size(store), seed) for seed in range(3)] + [b"the rest"]
+    source = await _declared_object(bench, SOURCE, chunks)
+    changed = [chunks[2], some_bytes(part_size(store), 4), chunks[3]]
+    plan = Plan(algorithm="sha256", digests=tuple(digest_of("sha256", chunk) for chunk in changed))
+    multipart_id = await store.create_multipart(KEY, OURS, with_copies=True, plan=plan)
+    slot = Slot(2, len(changed[0]), len(changed[1]), plan.digests[1])
+    signed = store.presign_part(KEY, multipart_id, slot, plan, 60)
+    assert (await bench.put(signed, bytes(len(changed[1]))))[0] == 400
+    assert (await bench.put(signed, changed[1]))[0] == 200
+    for number, known in ((1, source.parts[2]), (3, source.parts[3])):
+        piece = Piece(0, known.size, -1, SOURCE, skip=known.start)
+        etag = await store.copy_part(KEY, multipart_id, number, piece, etag=source.etag)
+        assert etag == known.etag
+    listed = await store.list_parts(KEY, multipart_id)
+    assert [part.size for part in listed] == [len(chunk) for chunk in changed]
+    assert listed[1].sha256 == plan.digests[1]
+    for part, known, digest in (
+        (listed[0], source.parts[2], plan.digests[0]),
+        (listed[2], source.parts[3], plan.digests[2]),
+    ):
+        assert part.sha256 in (digest, None)
+        assert part.etag == known.etag
+    parts = [Part(part.number, 0, part.size, part.etag, -1) for part in listed]
+    await store.complete_multipart(KEY, multipart_id, parts, -1, plan=plan)
+    assert await content(store, KEY) == b"".join(changed)
+
+
+@dataclass
+class Source:
+    """An object whose parts were declared: its ETag, and its parts."""
+
+    etag: str
+    parts: list[Part]
+
+
+async def _declared_object(bench: Bench, key: ObjectKey, chunks: Sequence[bytes]) -> Source:
+    store = bench.store
+    plan = Plan(algorithm="sha256", digests=tuple(digest_of("sha256", chunk) for chunk in chunks))
+    multipart_id = await store.create_multipart(key, OURS, plan=plan)
+    parts, start = [], 0
+    for number, chunk in enumerate(chunks, 1):
+        slot = Slot(number, start, len(chunk), plan.digests[number - 1])
+        status, etag = await bench.put(store.presign_part(key, multipart_id, slot, plan, 60), chunk)
+        assert status == 200
+        parts.append(Part(number, start, len(chunk), etag, -1))
+        start += len(chunk)
+    await store.complete_multipart(key, multipart_id, parts, -1, plan=plan)
+    found = await store.find(key, OURS.upload_id)
+    assert found is not None
+    return Source(found.etag, parts)
+
+
+async def _shows_another_checksum(bench: Bench) -> bool:
+    """Return whether a copied part shows the checksum of all of its source (Versity 1.7)."""
+    store, chunks = bench.store, [some_bytes(part_size(bench.store)), b"the rest"]
+    source = await _declared_object(bench, SOURCE, chunks)
+    plan = Plan(algorithm="sha256", digests=(digest_of("sha256", chunks[0]),))
+    multipart_id = await store.create_multipart(KEY, OURS, plan=plan)
+    piece = Piece(0, len(chunks[0]), -1, SOURCE)
+    await store.copy_part(KEY, multipart_id, 1, piece, etag=source.etag)
+    (listed,) = await store.list_parts(KEY, multipart_id)
+    return listed.sha256 != plan.digests[0]
 
 
 async def test_a_url_takes_one_size_and_one_checksum_only(bench: Bench) -> None:

@@ -204,6 +204,20 @@ async def test_a_source_that_is_gone_is_a_lost_piece(store: SurveyedStore, size:
     assert await store.multipart_exists(KEY, multipart_id)
 
 
+@pytest.mark.parametrize("size", [SMALL, 6 * MIB])
+async def test_a_source_that_another_object_has_replaced_is_not_copied(store: SurveyedStore, size: int) -> None:
+    """I3"""
+    data = some_bytes(size)
+    etag = (await store.put_object(SOURCE, body_of(data), THEIRS)).etag
+    multipart_id = await store.create_multipart(KEY, OURS, with_copies=True)
+    await store.copy_part(KEY, multipart_id, 1, span(data, 0, size), etag=etag)
+    other = some_bytes(size, 1)
+    await stored_source(store, other)
+
+    with pytest.raises(PieceLost):
+        await store.copy_part(KEY, multipart_id, 1, span(other, 0, size), etag=etag)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, 6 * MIB + 1), (5 * MIB, 6 * MIB + 1), (6 * MIB, 6 * MIB + 1)])
 async def test_bytes_beyond_the_end_of_the_source_are_not_copied(store: SurveyedStore, start: int, end: int) -> None:
     data = some_bytes(6 * MIB + 1)

@@ -355,9 +355,8 @@ class MemoryDatabase:
     async def find_proved_etags(
         self, scope: Scope, route: str | None, pairs: Sequence[tuple[bytes, str]]
     ) -> set[tuple[bytes, str]]:
-        rows = self._rows_on(scope, route)
-        proved = {(part.sha256, part.etag) for row in rows for part in row.parts.values()}
-        return proved & {*pairs}
+        parts = [part for row in self._rows_on(scope, route) for part in row.parts.values()]
+        return {pair for pair in pairs if any((part.sha256, part.etag) == pair for part in parts)}
 
     def _rows_on(self, scope: Scope, route: str | None) -> list[_Row]:
         return [row for row in self._rows.values() if (row.upload.scope, row.upload.route) == (scope, route)]

@@ -85,6 +85,7 @@ class MemoryStore:
         self.signs_parts = False
         self.direct_origin: str | None = None
         self.part_checksums: frozenset[str] = frozenset()
+        self.copies_declared_parts = False
         self.objects: dict[ObjectKey, _Object] = {}
         self.multiparts: dict[MultipartId, _Multipart] = {}
         self.bytes_written = 0
@@ -126,12 +127,17 @@ class MemoryStore:
         self._multipart(key, multipart_id).parts[number] = blob
         return blob.etag
 
-    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+    async def copy_part(
+        self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece, *, etag: str | None = None
+    ) -> str:
         """Take no time for the bytes: they stay where they are."""
         if not self.copies_parts:
             raise StoreRefused("copies are switched off")
         await self._take_time(0)
         multipart = self._multipart(key, multipart_id)
+        found = None if source.key is None else self.objects.get(source.key)
+        if etag is not None and found is not None and found.stored.etag != etag:
+            raise PieceLost(f"{source.key} is another object")
         multipart.parts[number] = blob = _Blob(source.size, source.crc64, self._bytes_of(source))
         self.bytes_copied += source.size
         return blob.etag

@@ -95,6 +95,7 @@ class DirectoryStore:
     signs_parts = False
     direct_origin: str | None = None
     part_checksums: frozenset[str] = frozenset()
+    copies_declared_parts = False
 
     def __init__(self, root: Path) -> None:
         self._objects = root / "objects"
@@ -165,7 +166,9 @@ class DirectoryStore:
 
         return await _in_thread(work)
 
-    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+    async def copy_part(
+        self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece, *, etag: str | None = None
+    ) -> str:
         """Make one part of a file's bytes: the kernel copies them, and they are read once for their checksum.
 
         See the port.
@@ -173,6 +176,8 @@ class DirectoryStore:
 
         def work() -> str:
             self._manifest(key, multipart_id)
+            if etag is not None:
+                self._check_source(source, etag)
             with durable.staged(self._staging) as (descriptor, staged):
                 self._copy_piece(descriptor, source)
                 return self._publish_part(descriptor, staged, multipart_id, number, source)
@@ -419,6 +424,12 @@ class DirectoryStore:
             crc64 = crc64nvme(chunk, crc64)
             size += len(chunk)
         _check_piece(piece, size, crc64)
+
+    def _check_source(self, piece: Piece, etag: str) -> None:
+        """Raise PieceLost unless the piece lies in the object with `etag`."""
+        with self._open_piece(piece) as file:
+            if piece.key is not None and self._etag_of(piece.key, file) != etag:
+                raise PieceLost("there is another file in the storage directory now")
 
     def _open_piece(self, piece: Piece) -> FileIO:
         if piece.key is None:

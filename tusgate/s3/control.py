@@ -211,7 +211,7 @@ class Control:
         if self._checks_whole(with_copies, plan):
             request["ChecksumAlgorithm"] = "CRC64NVME"
             request["ChecksumType"] = "FULL_OBJECT"
-        elif self._has_sha256(plan):
+        elif self._has_sha256(plan) and (self._config.profile.copied_part_checksums or not with_copies):
             request["ChecksumAlgorithm"] = "SHA256"
         answer = await _translated("CreateMultipartUpload", lambda: client.create_multipart_upload(**request))
         return answer["UploadId"]
@@ -226,11 +226,14 @@ class Control:
         """Return whether a multipart upload is one whose parts bring a SHA-256."""
         return self._checksums and plan is not None and plan.algorithm == "sha256"
 
-    async def copy_part(self, key: str, multipart_id: str, number: int, source_key: str, source: Piece) -> str:
+    async def copy_part(
+        self, key: str, multipart_id: str, number: int, source_key: str, source: Piece, etag: str | None = None
+    ) -> str:
         """Make a part of `source`, with up to three tries, and return its ETag without quotes.
 
         Raises:
             ObjectAbsent: NoSuchKey, of the source or (Ceph) of the multipart upload.
+            ObjectLost: the source is another object than the one with `etag`.
             MultipartLost, StoreRefused, StoreUnavailable: see the port.
         """
         client = (await self._opened()).patient
@@ -245,6 +248,8 @@ class Control:
             request["CopySourceIfMatch"] = etag_of_all
         else:
             request["CopySourceRange"] = f"bytes={source.skip}-{source.skip + source.size - 1}"
+        if etag is not None:
+            request["CopySourceIfMatch"] = f'"{etag}"'
 
         async def attempt() -> str:
             answer = await _translated("UploadPartCopy", lambda: client.upload_part_copy(**request))
@@ -253,7 +258,7 @@ class Control:
             if not etag:
                 raise Transient("UploadPartCopy: 200 without an ETag")
             crc64 = result.get("ChecksumCRC64NVME")
-            if crc64 and crc64 != encode_crc64(source.crc64):
+            if crc64 and source.crc64 >= 0 and crc64 != encode_crc64(source.crc64):
                 raise Damaged("UploadPartCopy: the store copied other bytes", answered=True)
             return etag
 

@@ -18,6 +18,7 @@ _log = structlog.get_logger(__name__)
 _LOST: Final = frozenset({"NoSuchUpload"})
 _ABSENT: Final = frozenset({"NoSuchKey"})
 _REPLACED: Final = frozenset({"PreconditionFailed"})
+_OF_ONE_OBJECT: Final = frozenset({"GetObject", "UploadPartCopy"})
 _ON_MULTIPARTS: Final = frozenset({"UploadPart", "CompleteMultipartUpload", "AbortMultipartUpload", "ListParts"})
 _REFUSED: Final = frozenset(
     {
@@ -110,7 +111,7 @@ def failure(operation: str, status: int, code: str, retry_after: str | None = No
     message = f"{operation}: {status} {code or 'without an S3 error code'}"
     if code in _LOST or (code in _ABSENT and operation in _ON_MULTIPARTS):
         return MultipartLost(message)
-    if code in _ABSENT or (code in _REPLACED and operation == "GetObject"):
+    if code in _ABSENT or (code in _REPLACED and operation in _OF_ONE_OBJECT):
         return (ObjectAbsent if code in _ABSENT else ObjectLost)(message)
     if code in _DAMAGED and operation != "CompleteMultipartUpload":  # that one sends no bytes: the parts are wrong
         return Damaged(message, answered=True)

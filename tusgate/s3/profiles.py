@@ -47,6 +47,8 @@ class Profile:
         copy_part: UploadPartCopy works.
         copied_part_checksums: a multipart upload that was begun with CRC64NVME takes copied parts, with the checksum
             of the bytes that were copied. MinIO refuses them there, Versity 1.7 notes the checksum of the whole source.
+        shows_unasked_checksums: a multipart upload that was begun with no checksum verifies what parts bring all the
+            same and shows it, and Complete takes such parts beside copied ones that have none.
         conditional_put: PutObject honours `If-None-Match: *`.
         repeat_complete: a second Complete of a finished upload answers 200 again.
         bulk_delete: DeleteObjects works with the checksum that botocore sends.
@@ -65,6 +67,7 @@ class Profile:
     reupload_allowed: bool = True
     copy_part: bool = False
     copied_part_checksums: bool = False
+    shows_unasked_checksums: bool = False
     conditional_put: bool = False
     repeat_complete: bool = False
     bulk_delete: bool = False
@@ -89,6 +92,7 @@ _SHIPPED = (
         name="minio",
         checksum=ChecksumMode.CRC64NVME,
         copy_part=True,
+        shows_unasked_checksums=True,
         conditional_put=True,
         bulk_delete=True,
         stale_upload_expiry=24 * _HOUR,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from awscrt.checksums import crc64nvme
 
 from tusgate.core.direct import PART_ALGORITHMS
-from tusgate.core.errors import DirectOff, MultipartLost, PieceLost, StoreRefused, StoreUnavailable
+from tusgate.core.errors import DirectOff, MultipartLost, ObjectLost, PieceLost, StoreRefused, StoreUnavailable
 from tusgate.core.model import MultipartId, ObjectKey, StoredObject, UploadId
 from tusgate.ports import Attributes, Body, SignedPart
 from tusgate.s3.control import Control
@@ -61,6 +61,8 @@ class S3Store:
         self.signs_parts = config.manner.customer_key is None  # who had a URL would have the key
         checks = config.profile.checksum is ChecksumMode.CRC64NVME
         self.part_checksums = frozenset(PART_ALGORITHMS) if checks else frozenset()
+        shows = config.profile.copied_part_checksums or config.profile.shows_unasked_checksums
+        self.copies_declared_parts = checks and self.copies_parts and shows
         self.direct_origin = self._public_origin if self.signs_parts else None
 
     async def check(self) -> None:
@@ -121,7 +123,9 @@ class S3Store:
         query = {"partNumber": str(number), "uploadId": multipart_id}
         return await self._wire.put("UploadPart", full_key, body, query=query, headers=self._manner.key_headers())
 
-    async def copy_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece) -> str:
+    async def copy_part(
+        self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece, *, etag: str | None = None
+    ) -> str:
         """Make one part of what the store holds. See the port."""
         if source.key is None:
             raise ValueError("the source of a copied part must be an object of the store")
@@ -129,8 +133,8 @@ class S3Store:
             raise StoreRefused("UploadPartCopy: not to be had with this profile")
         full = self._full(key)
         try:
-            return await self._control.copy_part(full, multipart_id, number, self._full(source.key), source)
-        except ObjectAbsent as error:
+            return await self._control.copy_part(full, multipart_id, number, self._full(source.key), source, etag)
+        except ObjectLost as error:
             # Ceph says NoSuchKey for a multipart upload, too, and MinIO when both are gone.
             if not await self._control.multipart_exists(full, multipart_id):
                 raise MultipartLost("UploadPartCopy: the multipart upload is gone") from error

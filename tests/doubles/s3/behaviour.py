@@ -34,6 +34,8 @@ class Behaviour:
         gone: error code for a multipart upload that is not there.
         copies: UploadPartCopy works; False: NotImplemented.
         checks_copies: computes the checksum of a copied part; False: a multipart upload with checksums takes none.
+        ignores_unasked_checksums: Complete does not compare the checksums of listed parts where the multipart upload
+            was begun with none (MinIO).
         smallest_ranged: bytes that an object must have more than before a range of it is copied.
     """
 
@@ -52,6 +54,7 @@ class Behaviour:
     gone: str = "NoSuchUpload"
     copies: bool = True
     checks_copies: bool = True
+    ignores_unasked_checksums: bool = False
     smallest_ranged: int = 0
 
 
@@ -63,6 +66,7 @@ MINIO = Behaviour(
     forgets_multiparts=True,
     checks_object_size=False,
     checks_copies=False,
+    ignores_unasked_checksums=True,
 )
 R2 = Behaviour(
     profile="r2",

@@ -57,4 +57,5 @@ def test_only_profiles_that_allow_it_leave_parts_out() -> None:
 
 def test_copied_parts_are_taken_with_checksums_only_where_that_is_known_to_work() -> None:
     assert {name for name, profile in PROFILES.items() if profile.copied_part_checksums} == {"aws"}
+    assert {name for name, profile in PROFILES.items() if profile.shows_unasked_checksums} == {"minio"}
     assert {name for name, profile in PROFILES.items() if not profile.copy_part} == {"gcs", "rclone", "generic"}

@@ -62,6 +62,8 @@ class LogEvent(StrEnum):
     UPLOAD_TERMINATED = "upload.terminated"
     UPLOAD_EXPIRED = "upload.expired"
     DIRECT_REFUSED = "direct.refused"
+    DIRECT_COPIED = "direct.copied"
+    DIRECT_NOT_COPIED = "direct.not_copied"
     EVIDENCE_TAKEN = "evidence.taken"
     EVIDENCE_POSTPONED = "evidence.postponed"
     EVIDENCE_UNREADABLE = "evidence.unreadable"

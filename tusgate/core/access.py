@@ -245,11 +245,16 @@ class NewApiToken:
     lifetime: float | None
 
 
-def check_permission(principal: Principal, route: Route, method: str) -> None:
-    """Raise PermissionMissing unless `principal` may use `method` on `route`; what is not offered passes."""
+def may(principal: Principal, route: Route, method: str) -> bool:
+    """Return whether `principal` may use `method` on `route`; what is not offered passes."""
     needed = REQUIRED.get((route, method))
-    if needed is not None and not needed & principal.permissions:
-        raise PermissionMissing(tuple(sorted(needed)))
+    return needed is None or bool(needed & principal.permissions)
+
+
+def check_permission(principal: Principal, route: Route, method: str) -> None:
+    """Raise PermissionMissing unless `principal` may use `method` on `route`."""
+    if not may(principal, route, method):
+        raise PermissionMissing(tuple(sorted(REQUIRED[route, method])))
 
 
 def check_current(principal: Principal, now: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -19,7 +19,7 @@ from tusgate.core.lifecycle import GONE
 from tusgate.core.model import CreatedVia, Part, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from tusgate.core.grid import PartLimits
     from tusgate.core.model import ObjectKey, StoredObject, Upload
@@ -242,6 +242,40 @@ def standings(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) 
             yield Standing(Slot(number), found[number], (Fault(number, Wrong.FOREIGN),))
 
 
+def copies_for(upload: Upload, known: Sequence[KnownPart], limits: PartLimits) -> dict[int, KnownPart]:
+    """Return what parts of `upload` may be copied from, by their numbers: as declared, and as large."""
+    found = {(part.sha256, part.size): part for part in known}
+    slots = [slot(upload, number, limits) for number in range(1, (part_count(upload) or 0) + 1)]
+    matches = {each.number: found.get((each.digest or b"", each.size or 0)) for each in slots}
+    return {number: part for number, part in matches.items() if part is not None}
+
+
+def unproved_etags(upload: Upload, listed: Sequence[ListedPart]) -> list[tuple[bytes, str]]:
+    """Return declared SHA-256 and ETag of the parts that the store shows no SHA-256 of: some show none of copies."""
+    plan = upload.plan
+    if plan is None or plan.algorithm != "sha256":
+        return []
+    declared = [(plan.digest(part.number), part.etag) for part in listed if part.sha256 is None]
+    return [(digest, etag) for digest, etag in declared if digest is not None]
+
+
+def with_proofs(
+    upload: Upload, listed: Sequence[ListedPart], proofs: Collection[tuple[bytes, str]]
+) -> list[ListedPart]:
+    """Return `listed`, where a part has the SHA-256 that was proved of another one with its ETag.
+
+    An ETag that two parts share is the MD5 of both: a store that makes other ones makes each of them once. Nobody can
+    use another file with this MD5 here, as what is sent under the URL of a part has to have its SHA-256.
+    """
+    plan = upload.plan or Plan()
+    return [
+        replace(part, sha256=digest)
+        if part.sha256 is None and digest is not None and (digest, part.etag) in proofs
+        else part
+        for part, digest in ((part, plan.digest(part.number)) for part in listed)
+    ]
+
+
 def fixed_standings(upload: Upload, parts: Sequence[Part], limits: PartLimits) -> Iterator[Standing]:
     """Yield how the parts stand of an upload that has all of them: those that it was, or is being, made of.
 
@@ -317,7 +351,7 @@ def check_parts(
         faults += _faults_of_sizes([found[n].size for n in wanted if n in found], limits)
     if faults:
         raise PartsRefused(sorted(faults, key=lambda fault: fault.number))
-    return tuple(_placed([found[number] for number in wanted]))
+    return tuple(_placed([found[number] for number in wanted], upload.plan or Plan()))
 
 
 def is_the_file(upload: Upload, stored: StoredObject) -> bool:
@@ -364,10 +398,12 @@ def _faults_of_sizes(sizes: Sequence[int], limits: PartLimits) -> Iterator[Fault
         yield Fault(len(sizes), Wrong.SIZE, f"at most {sizes[0]}", str(sizes[-1]))
 
 
-def _placed(found: Sequence[ListedPart]) -> Iterator[Part]:
+def _placed(found: Sequence[ListedPart], plan: Plan) -> Iterator[Part]:
+    """Yield the parts where they lie in the file; what was declared of them is proved by now."""
     start = 0
     for part in found:
-        yield Part(part.number, start, part.size, part.etag, part.crc64)
+        sha256 = plan.digest(part.number) if plan.algorithm == "sha256" else None
+        yield Part(part.number, start, part.size, part.etag, part.crc64, sha256)
         start += part.size
 
 

@@ -48,6 +48,7 @@ from tusgate.core.lifecycle import advance, check_present
 from tusgate.core.model import CreatedVia, Part, State
 from tusgate.service.completion import loss_reason
 from tusgate.service.digest import RequestDigest
+from tusgate.service.known_parts import KnownParts
 from tusgate.service.multiparts import begin_multipart
 from tusgate.service.uploads import MOST_ALIKE
 
@@ -130,11 +131,15 @@ class DirectUploads:
         self._uploads = uploads
         self._completion = completion
         self._rules = rules
+        self._known = KnownParts(database, stores)
 
     async def begin(
         self, principal: Principal, creation: Creation, exchange: Exchange | None = None
     ) -> tuple[Upload, bool]:
         """Make an upload whose parts the client sends. One of no bytes is complete when this returns.
+
+        Parts that finished files of the owner have are copied before this returns, as far as time allows; an upload
+        that is found again goes on with that, too.
 
         Returns:
             The upload, and whether it is new: with the fingerprint of an unfinished one, that is returned.
@@ -159,12 +164,12 @@ class DirectUploads:
         self._check_plan(creation, store)
         again = await self._uploads.find_again(principal, creation)
         if again is not None:
-            return again, False
+            return await self._with_known_parts(principal, again), False
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return upload, True
         try:
-            return await self._with_multipart(upload), True
+            return await self._with_known_parts(principal, upload), True
         except Unavailable:
             with suppress(TusgateError):
                 await self._database.terminate(upload.scope, upload.id)
@@ -334,11 +339,22 @@ class DirectUploads:
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
 
-    async def _with_multipart(self, upload: Upload) -> Upload:
+    async def _with_known_parts(self, principal: Principal, upload: Upload) -> Upload:
+        """Return `upload` with its multipart upload, and in that what can be had without sending it."""
+        known = await self._known.find(principal, upload)
+        upload = await self._with_multipart(upload, with_copies=bool(known))
+        if known:
+            with suppress(PartsFixed):  # another request has completed it
+                missing = set(wrong_numbers(upload, await self._listed(upload), self._store_of(upload).limits))
+                await self._known.copy(upload, {number: part for number, part in known.items() if number in missing})
+        return upload
+
+    async def _with_multipart(self, upload: Upload, *, with_copies: bool = False) -> Upload:
         """Return `upload` with its multipart upload, begun unless a crash came between: nobody else does it."""
         while upload.multipart_id is None:
             with suppress(Fenced):  # another request was first
-                await begin_multipart(self._database, self._store_of(upload), upload, announced=False)
+                store = self._store_of(upload)
+                await begin_multipart(self._database, store, upload, announced=False, with_copies=with_copies)
             upload = await self._database.get(upload.scope, upload.id)
             check_takes_parts(upload)
         return upload
@@ -382,7 +398,7 @@ class DirectUploads:
             return await self._database.get(upload.scope, upload.id)
 
     async def _listed(self, upload: Upload) -> list[ListedPart]:
-        """Return what the store has.
+        """Return what the store has, with what is known of copied parts that it shows no checksum of.
 
         Raises:
             UploadGone: it was ended; or the store has thrown it away, and so the upload has failed.
@@ -391,11 +407,12 @@ class DirectUploads:
         if upload.multipart_id is None:
             return []  # a crash has come between; the next URL makes good for it
         try:
-            return await self._store_of(upload).list_parts(upload.object_key, upload.multipart_id)
+            listed = await self._store_of(upload).list_parts(upload.object_key, upload.multipart_id)
         except MultipartLost as error:
             current = await self._database.get(upload.scope, upload.id)
             check_takes_parts(current)
             await self._give_up(current, error)
+        return await self._known.proved(upload, listed)
 
     async def _give_up(self, upload: Upload, error: MultipartLost) -> NoReturn:
         """Let the upload fail, unless its multipart upload is gone because somebody else has made the object of it."""

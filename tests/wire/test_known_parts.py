@@ -1,0 +1,251 @@
+"""A changed file over the wire: its changed parts are sent, and the store copies the others from what it has."""
+
+from __future__ import annotations
+
+import random
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.contract.test_object_store import body_of, s3_store
+from tests.contract.test_object_store_faults import Place, behind_proxy
+from tests.doubles.s3.behaviour import MINIO
+from tests.doubles.s3.server import S3Double
+from tests.fault.proxy import Gate
+from tests.wire.direct import DirectClient, store_on_double
+from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
+from tests.wire.rig import PART_SIZE, running
+from tests.wire.test_direct import opened_store, sha256
+from tusgate.core.access import Permission
+from tusgate.ports import Attributes
+from tusgate.service import known_parts
+
+PARTS = [random.Random(number).randbytes(PART_SIZE) for number in range(5)] + [random.Random(6).randbytes(1000)]
+CHANGED = [*PARTS[:2], random.Random(7).randbytes(PART_SIZE), *PARTS[3:]]
+ALL = [1, 2, 3, 4, 5, 6]
+
+
+@pytest.fixture(
+    params=[
+        "double of aws",
+        "double of minio",
+        pytest.param("minio", marks=pytest.mark.servers),
+        pytest.param("versity", marks=pytest.mark.servers),
+    ]
+)
+async def store(request):
+    async with opened_store(request, request.param) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["aws", "minio"])
+async def double(request):
+    """Give a store on a double: one that shows the SHA-256 of copied parts, and one that shows none."""
+    async with store_on_double(request.param) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def rig(tmp_path, double):
+    async with running(tmp_path, store=double) as started:
+        yield started
+
+
+@pytest.fixture
+def client(rig, http):
+    return DirectClient(rig.client, http)
+
+
+def wanted(parts, **more):
+    """Return what a client says of a file that consists of `parts`."""
+    digests = {"algorithm": "sha256", "values": [sha256(part) for part in parts]}
+    return {"size": sum(map(len, parts)), "part_checksums": digests, **more}
+
+
+async def begin(client, parts, expected=201, **more):
+    """Return the id of an upload, and the URLs of the parts that are to be sent."""
+    status, begun = await client.ask("POST", "", wanted(parts, **more))
+    assert status == expected, begun
+    return begun["upload"]["id"], begun["parts"]["urls"]
+
+
+async def sync(client, parts, **more):
+    """Upload a file that consists of `parts`; return its id, and the numbers of the parts that were sent."""
+    upload_id, urls = await begin(client, parts, **more)
+    await client.send(urls, b"".join(parts))
+    status, shown = await client.complete(upload_id)
+    assert (status, shown["state"]) == (200, "complete"), shown
+    return upload_id, [url["number"] for url in urls]
+
+
+async def test_of_a_changed_file_only_the_changed_part_is_sent(tmp_path, store, http):
+    """I3: where the store lets us know what it has copied; else all of them."""
+    async with running(tmp_path, store=store) as rig:
+        client = DirectClient(rig.client, http)
+        first, sent = await sync(client, PARTS)
+        assert sent == ALL
+        second, sent = await sync(client, CHANGED)
+        assert sent == ([3] if store.copies_declared_parts else ALL)
+        third, sent = await sync(client, PARTS)  # what was copied is known as well as what was sent
+        assert sent == ([] if store.copies_declared_parts else ALL)
+        for upload_id, parts in ((first, PARTS), (second, CHANGED), (third, PARTS)):
+            assert await rig.stored(f"/{upload_id}") == b"".join(parts)
+
+
+async def test_parts_are_found_wherever_they_have_moved_and_however_often_they_are_wanted(rig, client):
+    await sync(client, PARTS)
+    moved = [PARTS[4], PARTS[0], PARTS[0], CHANGED[2], PARTS[3], PARTS[1], PARTS[5]]
+    upload_id, sent = await sync(client, moved)
+    assert sent == [4]
+    assert await rig.stored(f"/{upload_id}") == b"".join(moved)
+
+
+async def test_parts_may_come_from_several_files(rig, client):
+    await sync(client, PARTS[:2])
+    await sync(client, [CHANGED[2], PARTS[5]])
+    upload_id, sent = await sync(client, [PARTS[0], CHANGED[2], PARTS[1], PARTS[5]])
+    assert sent == []
+    assert await rig.stored(f"/{upload_id}") == PARTS[0] + CHANGED[2] + PARTS[1] + PARTS[5]
+
+
+async def test_copied_parts_are_shown_as_parts_that_are_there(client):
+    await sync(client, PARTS)
+    upload_id, _ = await begin(client, CHANGED)
+    shown = await client.parts(upload_id)
+    assert [part["number"] for part in shown if part["wrong"]] == [3]
+    assert [part["checksum"] for part in shown if not part["wrong"]] == [
+        sha256(part) for part in PARTS if part != PARTS[2]
+    ]
+
+
+async def test_a_digest_gives_nobody_the_bytes_of_others(tmp_path, double, http):
+    """I13: neither another owner of the tenant, nor the same name in another one."""
+    async with guarded(tmp_path, store=double) as here:
+        await sync(DirectClient(here.client, http, await here.who(ALICE)), PARTS)
+        for scope in (BOB, EVE):
+            _, urls = await begin(DirectClient(here.client, http, await here.who(scope)), PARTS)
+            assert [url["number"] for url in urls] == ALL
+        _, urls = await begin(DirectClient(here.client, http, await here.who(ALICE)), PARTS)
+        assert urls == []
+
+
+async def test_who_may_not_download_a_file_gets_nothing_copied_from_it(tmp_path, double, http):
+    """I13: an upload token is for putting files there, and tells nothing of those that are."""
+    async with guarded(tmp_path, store=double) as here:
+        await sync(DirectClient(here.client, http, await here.who(ALICE)), PARTS)
+        writes = await here.who(ALICE, frozenset({Permission.CREATE, Permission.APPEND}))
+        for who in (writes, upload_token(jti="one of many")):
+            _, urls = await begin(DirectClient(here.client, http, who), PARTS)
+            assert [url["number"] for url in urls] == ALL
+
+
+async def test_a_part_whose_source_is_gone_is_sent(rig, client):
+    """The row says that the file is there; the store knows better."""
+    first, _ = await sync(client, PARTS)
+    row = await rig.row(f"/{first}")
+    await rig.store.delete_objects([row.object_key])
+    second, sent = await sync(client, CHANGED)
+    assert sent == ALL
+    assert await rig.stored(f"/{second}") == b"".join(CHANGED)
+
+
+async def test_nothing_is_copied_from_an_object_that_has_taken_the_place_of_the_file(rig, client):
+    """I3"""
+    first, _ = await sync(client, PARTS)
+    row = await rig.row(f"/{first}")
+    await rig.store.put_object(row.object_key, body_of(bytes(len(b"".join(PARTS)))), Attributes(row.id))
+    second, sent = await sync(client, CHANGED)
+    assert sent == ALL
+    assert await rig.stored(f"/{second}") == b"".join(CHANGED)
+
+
+async def test_a_file_that_is_deleted_while_its_parts_are_wanted_again_takes_none_along(rig, client):
+    """I3, I10: what was copied before stays, and is known for what it is."""
+    first, _ = await sync(client, PARTS)
+    second, urls = await begin(client, CHANGED)
+    assert (await client.ask("DELETE", f"/{first}"))[0] == 204
+    await rig.store.delete_objects([(await rig.row(f"/{first}")).object_key])
+    await client.send(urls, b"".join(CHANGED))
+    assert (await client.complete(second))[0] == 200
+    assert await rig.stored(f"/{second}") == b"".join(CHANGED)
+    _, urls = await begin(client, PARTS)
+    assert [url["number"] for url in urls] == [3]
+
+
+async def test_a_forged_digest_makes_no_file_of_other_bytes(rig, client):
+    """I3: who declares the digest of one part and sends another one is refused by the store, copied or not."""
+    await sync(client, PARTS)
+    upload_id, urls = await begin(client, CHANGED)
+    for url in (*urls, *await client.urls(upload_id, parts=[1])):
+        assert (await client.put(url, bytes(PART_SIZE)))[0] == 400
+    await client.send(urls, b"".join(CHANGED))
+    assert (await client.complete(upload_id))[0] == 200
+    assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+async def test_a_digest_that_was_declared_and_never_proved_finds_nothing(client):
+    """A part of an upload that was not finished, and a file whose parts were declared by another checksum."""
+    upload_id, urls = await begin(client, PARTS)
+    await client.send(urls, b"".join(PARTS))
+    _, urls = await begin(client, PARTS)
+    assert [url["number"] for url in urls] == ALL
+    assert (await client.ask("DELETE", f"/{upload_id}"))[0] == 204
+
+
+@asynccontextmanager
+async def stubborn_store():
+    """Give a store that refuses copies where its profile says that it takes them."""
+    async with S3Double(MINIO) as double:
+        double.make_bucket("bucket")
+        yield s3_store(double.as_server(), "bucket", "minio", copied_part_checksums=True)
+
+
+async def test_what_the_store_refuses_to_copy_is_sent(tmp_path, http):
+    async with stubborn_store() as store, running(tmp_path, store=store) as rig:
+        client = DirectClient(rig.client, http)
+        await sync(client, PARTS)
+        upload_id, sent = await sync(client, CHANGED)
+        assert sent == ALL
+        assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+async def test_what_there_was_no_time_to_copy_is_sent_or_copied_when_the_upload_is_begun_again(
+    tmp_path, http, monkeypatch
+):
+    """A crash in the middle leaves the same: an unfinished upload like any other."""
+    async with S3Double(MINIO) as double:
+        double.make_bucket("bucket")
+        config = Place(double.as_server(), "bucket").config()
+        async with behind_proxy(config) as slow, running(tmp_path, store=slow.store) as rig:
+            client, named = DirectClient(rig.client, http), {"fingerprint": "client:the-file"}
+            await sync(client, PARTS)
+            gate = Gate()
+            slow.proxy.on("UploadPartCopy", gate, times=len(ALL) - 1)
+            with monkeypatch.context() as patched:
+                patched.setattr(known_parts, "COPYING_SECONDS", 0.2)
+                upload_id, urls = await begin(client, CHANGED, **named)
+            assert [url["number"] for url in urls] == ALL
+            again, urls = await begin(client, CHANGED, expected=200, **named)
+            assert (again, [url["number"] for url in urls]) == (upload_id, [3])
+            slow.proxy.history.clear()
+            await client.send(urls, b"".join(CHANGED))
+            assert (await client.complete(upload_id))[0] == 200
+            assert slow.proxy.history.count("UploadPart") == 1
+            assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+@pytest.mark.parametrize(("double", "expected"), [("aws", [3]), ("minio", ALL)], indirect=["double"])
+async def test_an_upload_that_was_begun_before_its_parts_were_known_finds_them_when_it_is_begun_again(
+    rig, client, expected
+):
+    """Where copies are allowed by then: MinIO wants to know it at the beginning."""
+    named = {"fingerprint": "client:the-file"}
+    upload_id, urls = await begin(client, CHANGED, **named)
+    assert [url["number"] for url in urls] == ALL
+    await sync(client, PARTS)
+    again, urls = await begin(client, CHANGED, expected=200, **named)
+    assert again == upload_id
+    await client.send(urls, b"".join(CHANGED))
+    assert [url["number"] for url in urls] == expected
+    assert (await client.complete(upload_id))[0] == 200
+    assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 from contextlib import suppress
@@ -13,11 +14,13 @@ import aiohttp
 from tests.audit.journal import Accepted, Journal
 from tests.fault.honest import LOST, PAUSE
 from tests.wire.direct import UPLOADS, DirectClient
+from tusgate.core.grid import MIB
 
 if TYPE_CHECKING:
     from tests.fault.rig import Rig
 
 DEADLINE = 60.0
+PART = 5 * MIB
 PASSING = (503,)
 """Answers after which a client asks again."""
 
@@ -32,11 +35,17 @@ async def told(client: DirectClient, method: str, path: str, body: object = None
         await asyncio.sleep(PAUSE)
 
 
-async def send_past_the_gateway(rig: Rig, data: bytes) -> str:
-    """Upload `data` in parts, as the page of the gateway does; return its path once the object is what it should be."""
+async def send_past_the_gateway(rig: Rig, data: bytes, *, declares_parts: bool = False) -> str:
+    """Upload `data` in parts, as the page of the gateway does; return its path once the object is what it should be.
+
+    Where it `declares_parts`, by their SHA-256, those that the gateway knows are not sent.
+    """
     async with asyncio.timeout(DEADLINE), aiohttp.ClientSession() as http:
         client = DirectClient(rig.client, http)
         wanted = {"size": len(data), "urls": 1, "fingerprint": f"sha256:{hashlib.sha256(data).hexdigest()}"}
+        if declares_parts:
+            parts = [data[start : start + PART] for start in range(0, len(data), PART)]
+            wanted |= {"part_size": PART, "part_checksums": {"algorithm": "sha256", "values": [*map(_sha256, parts)]}}
         status, begun = await told(client, "POST", "", wanted)
         assert status in (200, 201), begun  # 200: it was made by a request whose answer was lost
         upload_id = begun["upload"]["id"]
@@ -53,6 +62,10 @@ async def send_past_the_gateway(rig: Rig, data: bytes) -> str:
         path = f"{UPLOADS}/{upload_id}"
         assert await rig.stored(path) == data
         return path
+
+
+def _sha256(data: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(data).digest()).decode()
 
 
 async def _send_what_is_missing(client: DirectClient, upload_id: str, data: bytes) -> None:

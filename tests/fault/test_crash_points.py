@@ -171,6 +171,12 @@ async def a_file_past_the_gateway(rig: Rig) -> None:
     await send_past_the_gateway(rig, LARGE)
 
 
+async def a_changed_file_past_the_gateway(rig: Rig) -> None:
+    """One part is sent, and the store copies the others, unless the gateway dies over it."""
+    await send_past_the_gateway(rig, LARGE, declares_parts=True)
+    await send_past_the_gateway(rig, LARGE[:-1] + bytes([LARGE[-1] ^ 1]), declares_parts=True)
+
+
 async def a_file_that_is_shared(rig: Rig) -> None:
     """A download that died is counted, as it may have begun, and none is ever given away beyond the limit."""
     path = await begun(rig, len(SMALL))
@@ -309,6 +315,7 @@ CLEANING_UP = (
 DIGESTING = ("claim-undigested", "postpone-digest", "record-digest")
 DEDUPLICATING = ("find-twin", "adopt")
 INSTANT = ("find-equal", "create-equal")
+KNOWING_PARTS = ("find-known-parts", "find-proved-etags")
 SHARING = (
     "create-share",
     "list-shares",
@@ -327,6 +334,7 @@ SLOW_STORIES: dict[str, Story] = {
     **dict.fromkeys(DIGESTING, a_file_that_is_digested),
     **dict.fromkeys(DEDUPLICATING, two_files_that_share_an_object),
     **dict.fromkeys(INSTANT, a_file_that_need_not_be_sent),
+    **dict.fromkeys(KNOWING_PARTS, a_changed_file_past_the_gateway),
     "end-accesses": a_file_that_is_read,
 }
 """Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import signal
 import subprocess
 from dataclasses import dataclass
@@ -95,6 +97,28 @@ async def test_a_part_has_the_size_that_is_wished_for(
     (url,) = await run(direct, command, "--chunk-size", "16MiB", str(file.path))
     direct.check(url, file)
     assert sorted(call.received for call in direct.store.history.of("UploadPart")) == [8 * MIB + 7, 16 * MIB, 16 * MIB]
+
+
+async def test_of_a_changed_file_only_the_changed_part_is_sent(
+    direct: Direct, payload: Callable[[int], Payload], command: Command
+) -> None:
+    """Also when it has grown: parts begin where they began before."""
+    file = payload(SIZE)
+    (first,) = await run(direct, command, "--sync", str(file.path))
+    assert direct.parts_sent == PARTS
+    direct.check(first, file)
+    direct.store.history.clear()
+    with file.path.open("r+b") as opened:
+        opened.seek(2 * PART + 5)
+        opened.write(b"changed")
+        opened.seek(0, os.SEEK_END)
+        opened.write(b"and longer")
+    (second,) = await run(direct, command, "--sync", str(file.path))
+    assert sorted(call.received for call in direct.store.history.of("UploadPart")) == [7 + len("and longer"), PART]
+    assert direct.objects.sha256(second.rpartition("/")[2]) == hashlib.sha256(file.bytes()).hexdigest()
+    direct.store.history.clear()
+    await run(direct, command, "--sync", str(file.path))
+    assert direct.parts_sent == 0
 
 
 @pytest.mark.parametrize(

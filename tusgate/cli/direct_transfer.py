@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from tusgate.cli.direct_client import PartsRefusedError
+from tusgate.cli.part_digests import part_digests, part_size_for
 from tusgate.cli.patience import Patience
 from tusgate.cli.resume import Fingerprint
 from tusgate.cli.sending import TransferError, TransferInterruptedError, UploadGoneError
@@ -35,10 +36,13 @@ PARTS_WISHED: Final = 500
 FINISHING_PAUSE: Final = 1.0
 
 
-async def upload_directly(client: DirectClient, path: Path, plan: Plan, store: ResumeStore, watcher: Watcher) -> str:
+async def upload_directly(
+    client: DirectClient, path: Path, plan: Plan, store: ResumeStore, watcher: Watcher, *, sync: bool = False
+) -> str:
     """Upload the file at `path`, going on where an earlier try stopped; return the URL of the file in the API.
 
-    Cancelled or failed, it leaves the upload on the server and its URL in `store`.
+    Cancelled or failed, it leaves the upload on the server and its URL in `store`. With `sync` the file is read once
+    before, and what the server has of it in other files is not sent.
 
     Raises:
         TransferError: it cannot be uploaded, or it changed meanwhile.
@@ -49,6 +53,8 @@ async def upload_directly(client: DirectClient, path: Path, plan: Plan, store: R
     upload = await _found(client, patience, store.url_of(file), file.size)
     if upload is None:
         wanted = _wish(path.name, file.size, plan)
+        if sync and file.size:
+            wanted |= await _declared(path, file.size, plan)
         upload = await _patiently(patience, lambda: client.begin(wanted))
         store.remember(file, upload.links.self)
     with path.open("rb") as opened:
@@ -69,6 +75,13 @@ def _wish(name: str, size: int, plan: Plan) -> dict[str, object]:
         "fingerprint": f"client:{secrets.token_urlsafe(24)}",
         "urls": 0,
     }
+
+
+async def _declared(path: Path, size: int, plan: Plan) -> dict[str, object]:
+    """Return what tells the parts of the file, whose size is the same for every version of it."""
+    part_size = part_size_for(size, plan.chunk_size)
+    digests = await asyncio.to_thread(part_digests, path, size, part_size)
+    return {"part_size": part_size, "part_checksums": {"algorithm": "sha256", "values": digests}}
 
 
 async def _found(client: DirectClient, patience: Patience, url: str | None, size: int) -> Shown | None:

@@ -206,6 +206,12 @@ class Database(Protocol):
         Allowed in UPLOADING and SEALED (an upload may be sealed with pieces only), when none is recorded yet.
         """
 
+    async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
+        """Let an unfinished upload be of another file, of `length` bytes; what was read of it before is fenced.
+
+        Raises Fenced, also for one that is finished or has ended; QuotaExceeded: nothing has changed.
+        """
+
     async def commit(self, upload: Upload, step: Step) -> Upload:
         """Apply `step`: compare-and-set on epoch, offset and state UPLOADING as `upload` shows them.
 

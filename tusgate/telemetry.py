@@ -62,6 +62,7 @@ class LogEvent(StrEnum):
     UPLOAD_TERMINATED = "upload.terminated"
     UPLOAD_EXPIRED = "upload.expired"
     DIRECT_REFUSED = "direct.refused"
+    DIRECT_REPLANNED = "direct.replanned"
     DIRECT_COPIED = "direct.copied"
     DIRECT_NOT_COPIED = "direct.not_copied"
     EVIDENCE_TAKEN = "evidence.taken"

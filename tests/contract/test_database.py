@@ -38,6 +38,7 @@ from tests.contract.database_rig import (
     garbage_of,
 )
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
+from tusgate.core.direct import Plan
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -197,6 +198,7 @@ class TestOwnership:
         "claim": lambda database, upload: database.claim(upload, "thief"),
         "intend": lambda database, upload: database.intend(upload, [Intent(ObjectKey("stolen"))]),
         "record_multipart": lambda database, upload: database.record_multipart(upload, MultipartId("stolen")),
+        "replan": lambda database, upload: database.replan(upload, 1, Plan(), "client:stolen"),
         "commit": lambda database, upload: database.commit(upload, a_step(upload.offset)),
         "commit of an object": lambda database, upload: database.commit(
             upload, a_step(20 * MIB, state=State.COMPLETE, stored=an_object(upload))

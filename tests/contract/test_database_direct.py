@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.contract.database_rig import a_new_upload
+from tests.contract.database_rig import ALICE, a_new_upload
 from tusgate.core.checksum import Checksum
 from tusgate.core.direct import Plan
-from tusgate.core.errors import Fenced
+from tusgate.core.errors import Fenced, QuotaExceeded
 from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.lifecycle import advance
-from tusgate.core.model import CreatedVia, Part, Role, Scope, State, StoredObject
+from tusgate.core.model import CreatedVia, MultipartId, Part, Role, Scope, State, StoredObject
+from tusgate.core.quota import Quota
 
 if TYPE_CHECKING:
     from tusgate.ports import Database
@@ -65,6 +66,43 @@ async def test_of_two_seals_one_counts(database: Database) -> None:
         await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
     with pytest.raises(Fenced):
         await database.commit(upload, advance(upload, 0, 10, lifetime=60))
+
+
+async def test_an_upload_may_become_one_of_another_file(database: Database) -> None:
+    """I6: and whoever has seen what it was before can change nothing any more."""
+    upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=PLAN, length=10))
+    begun = await database.record_multipart(upload, MultipartId("begun"))
+    other = Plan(None, "sha256", (b"3" * 32,), left_over=2)
+    changed = await database.replan(begun, 20, other, "client:mine")
+    assert (changed.plan, changed.length, changed.fingerprint) == (other, 20, "client:mine")
+    assert (changed.plan.left_over if changed.plan else 0, changed.multipart_id) == (2, begun.multipart_id)
+    assert await database.get(upload.scope, upload.id) == changed
+    for late in (advance(begun, 10, 10, parts=PARTS), advance(begun, 0, 10, lifetime=60)):
+        with pytest.raises(Fenced):
+            await database.commit(begun, late)
+    with pytest.raises(Fenced):
+        await database.replan(begun, 10, PLAN, None)
+    sealed = await database.commit(changed, advance(changed, 20, 20, parts=(Part(1, 0, 20, "etag", -1),)))
+    with pytest.raises(Fenced):
+        await database.replan(sealed, 10, PLAN, None)
+    gone = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=PLAN, length=10))
+    await database.terminate(gone.scope, gone.id)
+    with pytest.raises(Fenced):
+        await database.replan(gone, 10, PLAN, None)
+
+
+async def test_an_upload_that_becomes_one_of_a_larger_file_passes_no_limit(database: Database) -> None:
+    """I14"""
+    tenant = ALICE.tenant
+    await database.limit_usage(tenant, Quota(bytes=20))
+    upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=PLAN, length=10))
+    with pytest.raises(QuotaExceeded):
+        await database.replan(upload, 21, PLAN, None)
+    assert await database.get(upload.scope, upload.id) == upload
+    upload = await database.replan(upload, 20, PLAN, None)
+    assert (await database.usage(tenant)).bytes == 20
+    await database.replan(upload, 5, PLAN, None)
+    assert (await database.usage(tenant)).bytes == 5
 
 
 async def test_an_upload_is_prolonged_without_bytes(database: Database) -> None:

@@ -14,7 +14,7 @@ from tusgate.core.audit import Access, Ending
 from tusgate.core.clockwatch import GO_ON, ClockReading, Verdict, go_on
 from tusgate.core.concat import JOINED_WITHIN
 from tusgate.core.dedup import may_adopt, may_begin_with
-from tusgate.core.direct import KnownPart
+from tusgate.core.direct import KnownPart, Plan
 from tusgate.core.errors import (
     DatabaseUnavailable,
     Fenced,
@@ -461,6 +461,14 @@ class MemoryDatabase:
             if waste.garbage.multipart and waste.intent_epoch == upload.epoch:
                 del row.waste[waste_id]
                 break
+        return row.upload
+
+    async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
+        row = self._expected(upload, State.UPLOADING, at_offset=True)
+        changed = replace(row.upload, length=length, plan=plan, fingerprint=fingerprint, epoch=upload.epoch + 1)
+        self._check_room(row, changed)
+        row.held_since = self._clock()
+        self._change(row, length=length, plan=plan, fingerprint=fingerprint, epoch=changed.epoch)
         return row.upload
 
     async def commit(self, upload: Upload, step: Step) -> Upload:

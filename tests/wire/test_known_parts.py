@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from contextlib import asynccontextmanager
 
@@ -12,11 +13,12 @@ from tests.contract.test_object_store_faults import Place, behind_proxy
 from tests.doubles.s3.behaviour import MINIO
 from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Gate
-from tests.wire.direct import DirectClient, store_on_double
+from tests.wire.direct import DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
 from tests.wire.test_direct import opened_store, sha256
 from tusgate.core.access import Permission
+from tusgate.core.direct import Plan, Slot
 from tusgate.ports import Attributes
 from tusgate.service import known_parts
 
@@ -249,3 +251,116 @@ async def test_an_upload_that_was_begun_before_its_parts_were_known_finds_them_w
     assert [url["number"] for url in urls] == expected
     assert (await client.complete(upload_id))[0] == 200
     assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+async def replan(client, upload_id, parts, expected=200, **more):
+    """Say that an unfinished upload is of `parts` from now on; return the numbers of those that are to be sent."""
+    status, answer = await client.ask("PUT", f"/{upload_id}/plan", wanted(parts, **more))
+    assert status == expected, answer
+    return answer["parts"]["urls"] if status == 200 else answer
+
+
+LONGER = [*PARTS[:5], random.Random(8).randbytes(PART_SIZE), PARTS[5]]
+SHORTER = [*PARTS[:2], PARTS[5]]
+
+
+@pytest.mark.parametrize(
+    ("parts", "to_send"),
+    [(CHANGED, [3]), (LONGER, [6, 7]), (SHORTER, [3]), (PARTS, [])],
+    ids=["changed", "longer", "shorter", "same"],
+)
+async def test_an_unfinished_upload_of_a_file_that_has_changed_keeps_the_parts_that_stay(
+    tmp_path, store, http, parts, to_send
+):
+    """I3: what is left over of a longer file is no part of it."""
+    async with running(tmp_path, store=store) as rig:
+        client = DirectClient(rig.client, http)
+        upload_id, urls = await begin(client, PARTS)
+        await client.send(urls, b"".join(PARTS))
+        urls = await replan(client, upload_id, parts)
+        assert [url["number"] for url in urls] == to_send
+        shown = await client.parts(upload_id)
+        assert [part["number"] for part in shown] == [*range(1, len(parts) + 1)]
+        assert [part["number"] for part in shown if part["wrong"]] == to_send
+        await client.send(urls, b"".join(parts))
+        assert (await client.complete(upload_id))[0] == 200
+        assert await rig.stored(f"/{upload_id}") == b"".join(parts)
+
+
+async def test_an_unfinished_upload_that_becomes_another_twice_is_the_last_one(rig, client):
+    upload_id, urls = await begin(client, LONGER)
+    await client.send(urls, b"".join(LONGER))
+    await client.send(await replan(client, upload_id, SHORTER), b"".join(SHORTER))
+    urls = await replan(client, upload_id, PARTS)
+    assert [url["number"] for url in urls] == [3, 6]
+    await client.send(urls, b"".join(PARTS))
+    await client.send(await replan(client, upload_id, SHORTER), b"".join(SHORTER))
+    assert (await client.complete(upload_id))[0] == 200
+    assert await rig.stored(f"/{upload_id}") == b"".join(SHORTER)
+
+
+async def test_bytes_that_are_late_from_before_the_change_are_found_out(rig, client):
+    """I3, DM-02: a URL that was made for the file as it was takes these bytes only, which are wrong now."""
+    upload_id, former = await begin(client, PARTS)
+    await client.send(former, b"".join(PARTS))
+    await client.send(await replan(client, upload_id, CHANGED), b"".join(CHANGED))
+    assert (await client.put(former[2], PARTS[2]))[0] == 200
+    status, refused = await client.complete(upload_id)
+    assert (status, wrong(refused)) == (409, [(3, "checksum")])
+    await client.send(await client.urls(upload_id), b"".join(CHANGED))
+    assert (await client.complete(upload_id))[0] == 200
+    assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+async def test_a_foreign_part_beyond_what_was_ever_planned_is_still_refused(rig, client):
+    """DM-02"""
+    upload_id, urls = await begin(client, PARTS)
+    await client.send(urls, b"".join(PARTS))
+    await replan(client, upload_id, SHORTER)
+    row = await rig.row(f"/{upload_id}")
+    data = bytes(PART_SIZE)
+    digest = hashlib.sha256(data).digest()
+    plan = Plan(algorithm="sha256", digests=(digest,))
+    signed = rig.store.presign_part(row.object_key, row.multipart_id, Slot(7, digest=digest), plan, 60)
+    assert (await client.put({"url": signed.url, "headers": signed.headers}, data))[0] == 200
+    status, refused = await client.complete(upload_id)
+    assert (status, wrong(refused)) == (409, [(3, "size"), (3, "checksum"), (7, "foreign")])
+
+
+async def test_a_change_that_cannot_be_is_refused_and_changes_nothing(tmp_path, double, http):
+    async with running(tmp_path, store=double, max_size=7 * PART_SIZE) as rig:
+        client = DirectClient(rig.client, http)
+        plain, _ = await client.begin(2 * PART_SIZE)
+        assert (await replan(client, plain, PARTS, 400))["field"] == "part_checksums"
+        upload_id, urls = await begin(client, PARTS)
+        before = await rig.row(f"/{upload_id}")
+        assert (await replan(client, upload_id, PARTS[:4] * 2, 413))["code"] == "too_large"
+        few = {"algorithm": "sha256", "values": [sha256(b"")]}
+        assert (await replan(client, upload_id, PARTS, 400, part_checksums=few))["field"] == "part_checksums.values"
+        assert await rig.row(f"/{upload_id}") == before
+        await client.send(urls, b"".join(PARTS))
+        assert (await client.complete(upload_id))[0] == 200
+        assert (await replan(client, upload_id, CHANGED, 409))["code"] == "parts_fixed"
+        assert (await replan(client, "unknown-upload-0123456789", CHANGED, 404))["code"] == "not_found"
+
+
+async def test_nobody_changes_what_an_upload_of_others_is_of(tmp_path, double, http):
+    """I13"""
+    async with guarded(tmp_path, store=double) as here:
+        upload_id, _ = await begin(DirectClient(here.client, http, await here.who(ALICE)), PARTS)
+        before = await here.rig.row(f"/{upload_id}", ALICE)
+        for scope in (BOB, EVE):
+            await replan(DirectClient(here.client, http, await here.who(scope)), upload_id, CHANGED, 404)
+        assert await here.rig.row(f"/{upload_id}", ALICE) == before
+
+
+async def test_an_upload_that_has_changed_gets_what_finished_files_have_too(tmp_path, http):
+    """Where the multipart upload takes copies whenever it was begun."""
+    async with store_on_double("aws") as store, running(tmp_path, store=store) as rig:
+        client = DirectClient(rig.client, http)
+        upload_id, _ = await begin(client, PARTS)
+        await sync(client, CHANGED)
+        urls = await replan(client, upload_id, CHANGED)
+        assert urls == []
+        assert (await client.complete(upload_id))[0] == 200
+        assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)

@@ -76,6 +76,8 @@ class Route(StrEnum):
     """One of these."""
     PARTS = "direct upload/parts"
     """What the store has of it."""
+    PLAN = "direct upload/plan"
+    """What was declared of it."""
     PART_URLS = "direct upload/urls"
     """Where the URLs are made by which its parts are sent."""
     INSTANT_UPLOADS = "instant uploads"
@@ -126,6 +128,7 @@ REQUIRED: Final[Mapping[tuple[Route, str], frozenset[Permission]]] = {
     (Route.INSTANT_UPLOADS, "POST"): frozenset({Permission.CREATE}),
     (Route.DIRECT_UPLOAD, "GET"): frozenset({Permission.APPEND, Permission.READ}),
     (Route.DIRECT_UPLOAD, "DELETE"): frozenset({Permission.DELETE}),
+    (Route.PLAN, "PUT"): frozenset({Permission.CREATE}),  # it declares another file
     (Route.PARTS, "GET"): frozenset({Permission.APPEND, Permission.READ}),
     (Route.PART_URLS, "POST"): frozenset({Permission.APPEND}),
     (Route.COMPLETION, "POST"): frozenset({Permission.APPEND}),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -38,11 +38,14 @@ class Plan:
         whole: digest of the whole file, of sha256 or crc64nvme; None when not declared.
         algorithm: of the digests of the parts; None when not declared.
         digests: one for each part, in order.
+        left_over: parts up to this number may lie in the store from an earlier plan, and do not count. Not declared,
+            so not compared.
     """
 
     whole: Checksum | None = None
     algorithm: str | None = None
     digests: tuple[bytes, ...] = ()
+    left_over: int = field(default=0, compare=False)
 
     def digest(self, number: int) -> bytes | None:
         """Return the declared digest of part `number`, None when none was declared."""
@@ -50,17 +53,19 @@ class Plan:
 
     def encode(self) -> str:
         """Return the text stored with the upload."""
-        stored: dict[str, list[str]] = {}
+        stored: dict[str, list[str] | int] = {}
         if self.whole is not None:
             stored["whole"] = [self.whole.algorithm, _text(self.whole.digest)]
         if self.algorithm is not None:
             stored["parts"] = [self.algorithm, _text(b"".join(self.digests))]
+        if self.left_over:
+            stored["left_over"] = self.left_over
         return json.dumps(stored)
 
     @classmethod
     def decode(cls, text: str) -> Plan:
         """Return the plan that `encode` wrote."""
-        stored: dict[str, list[str]] = json.loads(text)
+        stored = json.loads(text)
         whole = stored.get("whole")
         algorithm, joined = stored.get("parts", (None, ""))
         digests = base64.b64decode(joined or "")
@@ -69,6 +74,7 @@ class Plan:
             None if whole is None else Checksum(whole[0], base64.b64decode(whole[1])),
             algorithm,
             tuple(digests[at : at + size] for at in range(0, len(digests), size)),
+            stored.get("left_over", 0),
         )
 
 
@@ -219,6 +225,30 @@ def slot(upload: Upload, number: int, limits: PartLimits) -> Slot:
     return Slot(number, start, size, None if upload.plan is None else upload.plan.digest(number))
 
 
+def replanned(upload: Upload, length: int, plan: Plan, limits: PartLimits) -> Plan:
+    """Return `plan` as that of the unfinished `upload` when it becomes one of a file of `length` bytes.
+
+    What the store has of it stays where it is as declared now; all else is to be sent. Parts keep their size.
+
+    Raises InvalidRequest: it was begun without SHA-256 of its parts, or `plan` has not one for each part.
+    """
+    former = upload.plan or Plan()
+    if former.algorithm != "sha256" or plan.algorithm != "sha256":
+        raise InvalidRequest("part_checksums", "those of sha256, of an upload that was begun with such")
+    most = part_size(upload) * limits.max_parts
+    if not 0 < length <= most:
+        raise InvalidRequest("size", f"from 1 to {most}, as parts keep their size")
+    check_count(plan, length, part_size(upload))
+    return replace(plan, left_over=max(former.left_over, part_count(upload) or 0))
+
+
+def check_count(plan: Plan, length: int, size: int) -> None:
+    """Raise InvalidRequest unless there is a digest for each part of `size` bytes."""
+    count = -(-length // size)
+    if len(plan.digests) != count:
+        raise InvalidRequest("part_checksums.values", f"{count}, one for each part of {size} bytes")
+
+
 def wrong_numbers(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) -> Iterator[int]:
     """Yield the numbers of the parts that have still to be sent, or sent again. Of a declared length only."""
     found = {part.number: part for part in listed}
@@ -238,7 +268,7 @@ def standings(upload: Upload, listed: Sequence[ListedPart], limits: PartLimits) 
             wanted = slot(upload, number, limits)
             faults = tuple(_faults_of(wanted, found.get(number), None, upload.plan))
             yield Standing(wanted, found.get(number), faults)
-        else:
+        elif not _is_left_over(upload, number):
             yield Standing(Slot(number), found[number], (Fault(number, Wrong.FOREIGN),))
 
 
@@ -346,7 +376,8 @@ def check_parts(
         for fault in _faults_of(slot(upload, number, limits), found.get(number), named_or_all.get(number), upload.plan)
     ]
     faults += [Fault(n, Wrong.NOT_NAMED) for n in wanted if n in found and n not in named_or_all]
-    faults += [Fault(n, Wrong.FOREIGN) for n in sorted({*found, *named_or_all} - {*wanted})]
+    counted = {n for n in found if not _is_left_over(upload, n)}
+    faults += [Fault(n, Wrong.FOREIGN) for n in sorted({*counted, *named_or_all} - {*wanted})]
     if count is None:
         faults += _faults_of_sizes([found[n].size for n in wanted if n in found], limits)
     if faults:
@@ -369,6 +400,12 @@ def check_size(parts: Sequence[Part], max_size: int | None) -> int:
     if max_size is not None and size > max_size:
         raise TooLarge(f"the parts have {size} bytes, more than the largest upload allowed, {max_size}")
     return size
+
+
+def _is_left_over(upload: Upload, number: int) -> bool:
+    """Return whether the part is one of an earlier plan that was of more parts: the store drops it at Complete."""
+    count = part_count(upload)
+    return count is not None and upload.plan is not None and count < number <= upload.plan.left_over
 
 
 def _faults_of(wanted: Slot, found: ListedPart | None, named: str | None, plan: Plan | None) -> Iterator[Fault]:

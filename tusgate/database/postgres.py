@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
-    from tusgate.core.direct import KnownPart
+    from tusgate.core.direct import KnownPart, Plan
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter, Position
     from tusgate.core.model import (
@@ -402,6 +402,11 @@ class PostgresDatabase:
         return await self._change(
             upload, _queries.record_multipart, **expectation_of(upload), multipart_id=multipart_id
         )
+
+    async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
+        """See `ports.Database.replan`."""
+        declared = {"length": length, "plan": plan.encode(), "fingerprint": fingerprint}
+        return await self._change(upload, _queries.replan, **expectation_of(upload), **declared)
 
     async def commit(self, upload: Upload, step: Step) -> Upload:
         """See `ports.Database.commit`."""

@@ -157,6 +157,14 @@ WITH recorded AS (
 )
 SELECT * FROM recorded;
 
+-- name: replan^
+UPDATE uploads
+SET plan = :plan, upload_length = :length, fingerprint = :fingerprint, epoch = epoch + 1, held_since = now(),
+    updated_at = now()
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+RETURNING *;
+
 -- name: advance^
 -- New pieces may take the place of absorbed ones: the deletion comes first (after_absorbing).
 WITH moved AS (

@@ -89,7 +89,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import ApiToken, NewApiToken
     from tusgate.core.audit import Access, AccessFilter, EndedAccess, NewAccess
     from tusgate.core.clockwatch import Judge, Verdict
-    from tusgate.core.direct import KnownPart
+    from tusgate.core.direct import KnownPart, Plan
     from tusgate.core.events import Outbox
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter, Position
@@ -253,6 +253,15 @@ class SqliteDatabase:
     async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
         """See `ports.Database.record_multipart`."""
         return await self._writer.run(partial(_record_multipart, upload=upload, multipart_id=multipart_id))
+
+    async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
+        """See `ports.Database.replan`."""
+        declared = {"length": length, "plan": plan.encode(), "fingerprint": fingerprint}
+
+        def work(connection: sqlite3.Connection) -> Upload:
+            return _changed(connection, upload, _queries.replan(connection, **expectation_of(upload), **declared))
+
+        return await self._writer.run(work)
 
     async def commit(self, upload: Upload, step: Step) -> Upload:
         """See `ports.Database.commit`."""

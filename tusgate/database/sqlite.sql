@@ -132,6 +132,14 @@ DELETE FROM garbage
 WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND intent_epoch IS NOT NULL AND NOT multipart
     AND object_key = :object_key;
 
+-- name: replan^
+UPDATE uploads
+SET plan = :plan, upload_length = :length, fingerprint = :fingerprint, epoch = epoch + 1, held_since = now_ms(),
+    updated_at = now_ms()
+WHERE id = :id AND tenant = :tenant AND owner = :owner
+    AND epoch = :epoch AND upload_offset = :offset AND state = 'uploading'
+RETURNING *;
+
 -- name: advance^
 UPDATE uploads
 SET upload_offset = :end, upload_length = :length, state = :state, updated_at = now_ms(),

@@ -18,6 +18,7 @@ import structlog
 from tusgate.core.direct import (
     Plan,
     Slot,
+    check_count,
     check_is_direct,
     check_parts,
     check_same_parts,
@@ -26,6 +27,7 @@ from tusgate.core.direct import (
     fixed_standings,
     is_the_file,
     part_count,
+    replanned,
     slot,
     standings,
     wrong_numbers,
@@ -174,6 +176,38 @@ class DirectUploads:
             with suppress(TusgateError):
                 await self._database.terminate(upload.scope, upload.id)
             raise
+
+    async def replan(
+        self, principal: Principal, upload_id: UploadId, length: int, plan: Plan, fingerprint: Fingerprint | None
+    ) -> Upload:
+        """Let an unfinished upload be of a file that has changed; parts that the store has, and that stay, are kept.
+
+        URLs of parts that have changed are worth nothing any more, as the store has other bytes to compare with then.
+
+        Args:
+            principal, upload_id: which upload, and how large it may be.
+            length: bytes of the file now.
+            plan: with the SHA-256 of all parts of the size that they had.
+            fingerprint: what the client tells the file by now.
+
+        Raises:
+            UploadNotFound, NotDirect, UploadGone, PartsFixed: it takes no parts.
+            InvalidRequest, TooLarge, QuotaExceeded: nothing has changed.
+            Fenced: others change it.
+        """
+        self._uploads.admit(principal.scope)
+        upload = await self._database.get(principal.scope, upload_id)
+        check_takes_parts(upload)
+        plan = replanned(upload, length, plan, self._store_of(upload).limits)
+        self._uploads.check_new_length(principal, upload, length)
+        named = None if fingerprint is None else str(fingerprint)
+        try:
+            upload = await self._database.replan(upload, length, plan, named)
+        except Fenced:
+            check_takes_parts(await self._database.get(upload.scope, upload.id))
+            raise
+        log.info("direct.replanned", upload_id=upload.id, size=length)
+        return await self._with_known_parts(principal, upload)
 
     async def look(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload in any state. Raises UploadNotFound, NotDirect."""
@@ -333,9 +367,7 @@ class DirectUploads:
                 raise InvalidRequest("part_checksums", "size beside it")
             grid = grid_for(creation.length, creation.part_size or self._rules.part_size, store.limits)
             size = grid.runs[0][1]
-            count = -(-creation.length // size)
-            if len(plan.digests) != count:
-                raise InvalidRequest("part_checksums.values", f"{count}, one for each part of {size} bytes")
+            check_count(plan, creation.length, size)
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
 

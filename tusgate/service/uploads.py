@@ -21,6 +21,7 @@ from tusgate.core.errors import (
     Draining,
     Fenced,
     Finishing,
+    InvalidRequest,
     MultipartLost,
     Overrun,
     PieceLost,
@@ -591,6 +592,17 @@ class Uploads:
         """Return the most bytes that one upload of `principal` may have; None = any. Raises TenantUnknown."""
         tenant = self._tenants.of(principal.scope.tenant)
         return least(self.max_size, tenant.max_size, principal.limits.max_size)
+
+    def check_new_length(self, principal: Principal, upload: Upload, length: int) -> None:
+        """Raise unless an unfinished upload may become one of `length` bytes.
+
+        Raises:
+            TooLarge: nobody may have so many.
+            InvalidRequest: hooks have agreed to another length, and would have to be asked about a new upload.
+        """
+        check_length(length, self.size_limit(principal))
+        if length != upload.length and self._hooks.want(Moment.CREATE, upload.scope.tenant):
+            raise InvalidRequest("size", f"{upload.length}, as hooks were told; begin a new upload")
 
     async def _append_nothing(self, upload: Upload, source: ByteSource, checksum: Checksum | None) -> Upload:
         """Answer an append to an upload that has all its bytes: an empty body is a question whether it is complete."""

@@ -453,6 +453,7 @@ OPERATIONS = {
     (Route.DIRECT_UPLOADS, "POST"): ("", {"size": 5}),
     (Route.FINGERPRINT, "GET"): ("/../fingerprints/client/mine", None),
     (Route.DIRECT_UPLOAD, "GET"): ("/%s", None),
+    (Route.PLAN, "PUT"): ("/%s/plan", {}),
     (Route.PARTS, "GET"): ("/%s/parts", None),
     (Route.PART_URLS, "POST"): ("/%s/urls", {}),
     (Route.COMPLETION, "POST"): ("/%s/complete", {}),

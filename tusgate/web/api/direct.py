@@ -22,6 +22,7 @@ from tusgate.web.api.direct_models import (
     DirectUpload,
     FoundFile,
     NewDirectUpload,
+    NewPlan,
     PartsPage,
     PartsQuery,
     PartStanding,
@@ -108,6 +109,23 @@ class DirectApi:
                 problems=(404, 409),
             ),
             Operation(
+                method="PUT",
+                path="/uploads/{id}/plan",
+                route=Route.PLAN,
+                name="replanDirectUpload",
+                summary="Let an unfinished upload be of a file that has changed",
+                description=(
+                    "Parts keep their size. Those that are in the store with the checksums of now stay, others are to"
+                    " be sent; the answer has their first URLs. For uploads that were begun with SHA-256 of their"
+                    " parts. Where hooks are asked about new uploads the size stays as it was."
+                ),
+                answer=self.replan,
+                body=NewPlan,
+                largest_body=_LARGEST_CREATION,
+                result=BegunDirectUpload,
+                problems=(400, 404, 409, 410, 413, 415),
+            ),
+            Operation(
                 method="GET",
                 path="/uploads/{id}/parts",
                 route=Route.PARTS,
@@ -178,6 +196,17 @@ class DirectApi:
         answer.set_status(_CREATED if is_new else _OK)
         answer.headers["Location"] = links.self
         return answer
+
+    async def replan(self, call: ApiCall) -> web.Response:
+        """Change what is declared, and answer as to a new upload."""
+        wanted = call.body
+        assert isinstance(wanted, NewPlan)
+        plan = wanted.plan()
+        upload = await self._direct.replan(
+            call.principal, call.file_id, wanted.size, plan, _fingerprint_of(wanted, plan)
+        )
+        urls = await self._first_urls(call, upload, wanted.urls)
+        return json_answer(BegunDirectUpload(upload=DirectUpload.of(upload, self._links(call, upload)), parts=urls))
 
     async def find(self, call: ApiCall) -> web.Response:
         """Answer with what there is of a file."""
@@ -262,7 +291,7 @@ class DirectApi:
         )
 
 
-def _fingerprint_of(wanted: NewDirectUpload, plan: Plan) -> Fingerprint | None:
+def _fingerprint_of(wanted: NewDirectUpload | NewPlan, plan: Plan) -> Fingerprint | None:
     """Return what the client tells the file by: as it says, or the digest that it has declared."""
     if wanted.fingerprint is not None:
         return parse_fingerprint(wanted.fingerprint)

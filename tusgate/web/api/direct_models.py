@@ -70,6 +70,14 @@ def _part_digests(checksums: PartChecksums) -> PartChecksums:
     return checksums
 
 
+def _plan_of(whole: WholeChecksum | None, parts: PartChecksums | None) -> Plan:
+    return Plan(
+        None if whole is None else Checksum(whole.algorithm, _bytes_of(whole.algorithm, whole.value)),
+        None if parts is None else parts.algorithm,
+        () if parts is None else tuple(_bytes_of(parts.algorithm, value) for value in parts.values),
+    )
+
+
 class WholeChecksum(BaseModel):
     """Checksum of the whole file."""
 
@@ -125,12 +133,29 @@ class NewDirectUpload(BaseModel):
 
     def plan(self) -> Plan:
         """Return what is declared of the bytes."""
-        whole, parts = self.checksum, self.part_checksums
-        return Plan(
-            None if whole is None else Checksum(whole.algorithm, _bytes_of(whole.algorithm, whole.value)),
-            None if parts is None else parts.algorithm,
-            () if parts is None else tuple(_bytes_of(parts.algorithm, value) for value in parts.values),
-        )
+        return _plan_of(self.checksum, self.part_checksums)
+
+
+class NewPlan(BaseModel):
+    """What an unfinished upload is to be of from now on."""
+
+    model_config = _STRICT
+
+    size: int = Field(ge=1, le=MAX_NUMBER, description="Bytes of the file as it is now.")
+    checksum: Annotated[WholeChecksum, AfterValidator(_whole_digest)] | None = Field(
+        default=None, description="Of the file as it is now, in place of the one that was declared before."
+    )
+    part_checksums: Annotated[PartChecksums, AfterValidator(_part_digests)] = Field(
+        description="SHA-256 of all parts as they are now; parts have the size that they had."
+    )
+    fingerprint: Annotated[str | None, AfterValidator(_fingerprint)] = Field(
+        default=None, description="As for a new upload."
+    )
+    urls: int = Field(default=_USUAL_URLS, ge=0, le=MOST_URLS, description="URLs in the answer, at most.")
+
+    def plan(self) -> Plan:
+        """Return what is declared of the bytes."""
+        return _plan_of(self.checksum, self.part_checksums)
 
 
 class UrlWish(BaseModel):

@@ -121,6 +121,25 @@ async def test_of_a_changed_file_only_the_changed_part_is_sent(
     assert direct.parts_sent == 0
 
 
+async def test_a_file_that_changes_while_its_upload_is_interrupted_keeps_the_parts_that_stay(
+    direct: Direct, payload: Callable[[int], Payload], command: Command
+) -> None:
+    file = payload(SIZE)
+    gate = Gate()
+    direct.store.on("UploadPart", gate, part=3, times=1)
+    process = command.start(direct.endpoint, "--direct", "--sync", str(file.path))
+    await asyncio.to_thread(wait_until, lambda: direct.parts_there == PARTS - 1, "all parts but one")
+    process.send_signal(signal.SIGKILL)
+    await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
+    gate.open()
+    with file.path.open("r+b") as opened:
+        opened.write(b"changed")
+    direct.store.history.clear()
+    (url,) = await run(direct, command, "--sync", str(file.path))
+    assert {call.part for call in direct.store.history.of("UploadPart")} <= {1, 3}
+    assert direct.objects.sha256(url.rpartition("/")[2]) == hashlib.sha256(file.bytes()).hexdigest()
+
+
 @pytest.mark.parametrize(
     "fault",
     [

@@ -35,6 +35,22 @@ async def told(client: DirectClient, method: str, path: str, body: object = None
         await asyncio.sleep(PAUSE)
 
 
+async def change_past_the_gateway(rig: Rig, data: bytes, changed: bytes) -> str:
+    """Upload the first part of `data`, and then let the upload be of `changed`; return its path once that is there."""
+    async with asyncio.timeout(DEADLINE), aiohttp.ClientSession() as http:
+        client = DirectClient(rig.client, http)
+        named = {"fingerprint": f"client:{hashlib.sha256(changed).hexdigest()}", "urls": 1}
+        status, begun = await told(client, "POST", "", {**named, **_declared(data)})
+        assert status in (200, 201), begun
+        upload_id = begun["upload"]["id"]
+        for part in begun["parts"]["urls"]:
+            await client.put(part, data[: part["size"]])
+        change = {name: value for name, value in _declared(changed).items() if name != "part_size"}
+        status, shown = await told(client, "PUT", f"/{upload_id}/plan", {**named, **change})
+        assert status == 200, shown
+        return await _brought(rig, client, upload_id, changed, shown["upload"])
+
+
 async def send_past_the_gateway(rig: Rig, data: bytes, *, declares_parts: bool = False) -> str:
     """Upload `data` in parts, as the page of the gateway does; return its path once the object is what it should be.
 
@@ -44,28 +60,33 @@ async def send_past_the_gateway(rig: Rig, data: bytes, *, declares_parts: bool =
         client = DirectClient(rig.client, http)
         wanted = {"size": len(data), "urls": 1, "fingerprint": f"sha256:{hashlib.sha256(data).hexdigest()}"}
         if declares_parts:
-            parts = [data[start : start + PART] for start in range(0, len(data), PART)]
-            wanted |= {"part_size": PART, "part_checksums": {"algorithm": "sha256", "values": [*map(_sha256, parts)]}}
+            wanted |= _declared(data)
         status, begun = await told(client, "POST", "", wanted)
         assert status in (200, 201), begun  # 200: it was made by a request whose answer was lost
-        upload_id = begun["upload"]["id"]
-        status, shown = 409, begun["upload"]
-        while status != 200 or shown["state"] != "complete":
-            if status == 409:
-                await _send_what_is_missing(client, upload_id, data)
-                status, shown = await told(client, "POST", f"/{upload_id}/complete", {})
-            else:
-                assert status in (200, 202), shown
-                await asyncio.sleep(PAUSE)
-                status, shown = await told(client, "GET", f"/{upload_id}")
-        rig.journals.append(Journal(upload_id, accepted=[Accepted(data, 0, len(data))]))
-        path = f"{UPLOADS}/{upload_id}"
-        assert await rig.stored(path) == data
-        return path
+        return await _brought(rig, client, begun["upload"]["id"], data, begun["upload"])
 
 
-def _sha256(data: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(data).digest()).decode()
+def _declared(data: bytes) -> dict[str, Any]:
+    parts = [data[start : start + PART] for start in range(0, len(data), PART)]
+    digests = [base64.b64encode(hashlib.sha256(part).digest()).decode() for part in parts]
+    return {"size": len(data), "part_size": PART, "part_checksums": {"algorithm": "sha256", "values": digests}}
+
+
+async def _brought(rig: Rig, client: DirectClient, upload_id: str, data: bytes, shown: dict[str, Any]) -> str:
+    """Send what is missing of `data` until the file is there."""
+    status = 409
+    while status != 200 or shown["state"] != "complete":
+        if status == 409:
+            await _send_what_is_missing(client, upload_id, data)
+            status, shown = await told(client, "POST", f"/{upload_id}/complete", {})
+        else:
+            assert status in (200, 202), shown
+            await asyncio.sleep(PAUSE)
+            status, shown = await told(client, "GET", f"/{upload_id}")
+    rig.journals.append(Journal(upload_id, accepted=[Accepted(data, 0, len(data))]))
+    path = f"{UPLOADS}/{upload_id}"
+    assert await rig.stored(path) == data
+    return path
 
 
 async def _send_what_is_missing(client: DirectClient, upload_id: str, data: bytes) -> None:

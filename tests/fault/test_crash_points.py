@@ -23,7 +23,7 @@ import pytest
 from tests.fault.dying import MORTAL, death, doom, live, until_nothing_is_left
 from tests.fault.honest import LOST, PAUSE, Upload, heard
 from tests.fault.joined import begin_apart, begin_in_another_order, begin_in_place
-from tests.fault.past_the_gateway import send_past_the_gateway
+from tests.fault.past_the_gateway import change_past_the_gateway, send_past_the_gateway
 from tests.fault.proxy import DropAnswer, Gate, s3_error
 from tests.fault.rig import KIB, MIB, PART, Rig, id_of
 from tests.wire.client import CT, Client
@@ -175,6 +175,10 @@ async def a_changed_file_past_the_gateway(rig: Rig) -> None:
     """One part is sent, and the store copies the others, unless the gateway dies over it."""
     await send_past_the_gateway(rig, LARGE, declares_parts=True)
     await send_past_the_gateway(rig, LARGE[:-1] + bytes([LARGE[-1] ^ 1]), declares_parts=True)
+
+
+async def a_file_that_changes_past_the_gateway(rig: Rig) -> None:
+    await change_past_the_gateway(rig, LARGE, LARGE[: -2 * MIB] + b"another end")
 
 
 async def a_file_that_is_shared(rig: Rig) -> None:
@@ -335,6 +339,7 @@ SLOW_STORIES: dict[str, Story] = {
     **dict.fromkeys(DEDUPLICATING, two_files_that_share_an_object),
     **dict.fromkeys(INSTANT, a_file_that_need_not_be_sent),
     **dict.fromkeys(KNOWING_PARTS, a_changed_file_past_the_gateway),
+    "replan": a_file_that_changes_past_the_gateway,
     "end-accesses": a_file_that_is_read,
 }
 """Told only where they are needed: the gateway cleans up every 5 s, looks every 20 s for what has expired, and takes

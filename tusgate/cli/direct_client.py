@@ -53,6 +53,7 @@ class Links(BaseModel):
     parts: str
     urls: str
     complete: str
+    plan: str | None = None
 
 
 class Shown(BaseModel):
@@ -62,6 +63,7 @@ class Shown(BaseModel):
     state: str
     reason: str | None
     size: int | None
+    part_size: int | None = None
     links: Links
 
 
@@ -186,6 +188,10 @@ class DirectClient:
     async def begin(self, wanted: Mapping[str, object]) -> Shown:
         """Make an upload, or find the one that an earlier request with the same fingerprint has made."""
         return (await self._ask(_Begun, "POST", self._endpoint, wanted)).upload
+
+    async def replan(self, url: str, wanted: Mapping[str, object]) -> Shown:
+        """Let an unfinished upload be of the file as it is now."""
+        return (await self._ask(_Begun, "PUT", url, wanted)).upload
 
     async def look(self, url: str) -> Shown:
         """Return the upload as it is now."""

@@ -20,7 +20,7 @@ from tusgate.cli.sending import TransferError, TransferInterruptedError, UploadG
 from tusgate.cli.transfer import check_unchanged, file_body
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
     from tusgate.cli.direct_client import DirectClient, PartUrl, Shown
@@ -55,7 +55,9 @@ async def upload_directly(
         wanted = _wish(path.name, file.size, plan)
         if sync and file.size:
             wanted |= await _declared(path, file.size, plan)
-        upload = await _patiently(patience, lambda: client.begin(wanted))
+            upload = await _replanned(client, patience, store.url_of_earlier(file), wanted)
+        if upload is None:
+            upload = await _patiently(patience, lambda: client.begin(wanted))
         store.remember(file, upload.links.self)
     with path.open("rb") as opened:
         is_same = partial(check_unchanged, path, file, store)
@@ -93,6 +95,23 @@ async def _found(client: DirectClient, patience: Patience, url: str | None, size
     except UploadGoneError:
         return None
     return upload if upload.size == size and upload.state in ("uploading", "sealed", "complete") else None
+
+
+async def _replanned(
+    client: DirectClient, patience: Patience, url: str | None, wanted: Mapping[str, object]
+) -> Shown | None:
+    """Return the unfinished upload at `url` as one of the file that is `wanted` now; None where that cannot be."""
+    if url is None:
+        return None
+    try:
+        upload = await _patiently(patience, lambda: client.look(url))
+        address = upload.links.plan
+        if address is None or upload.state != "uploading" or upload.part_size != wanted["part_size"]:
+            return None
+        change = {name: wanted[name] for name in ("size", "part_checksums", "fingerprint", "urls")}
+        return await _patiently(patience, lambda: client.replan(address, change))
+    except TransferError:
+        return None
 
 
 async def _patiently(patience: Patience, ask: Callable[[], Awaitable[Shown]]) -> Shown:

@@ -41,10 +41,18 @@ class ResumeStore:
 
     def url_of(self, file: Fingerprint) -> str | None:
         """Return the URL of the unfinished upload of exactly this `file`, if one is known."""
+        found = self._read(file)
+        return found[1] if found is not None and found[0] == file else None
+
+    def url_of_earlier(self, file: Fingerprint) -> str | None:
+        """Return the URL of the unfinished upload of what was at this path before it changed, if one is known."""
+        found = self._read(file)
+        return found[1] if found is not None and found[0] != file else None
+
+    def _read(self, file: Fingerprint) -> tuple[Fingerprint, str] | None:
         try:
             entry = json.loads(self._entry(file).read_text(encoding="utf-8"))
-            known = Fingerprint(**entry["file"])
-            return str(entry["url"]) if known == file else None
+            return Fingerprint(**entry["file"]), str(entry["url"])
         except (OSError, ValueError, TypeError, KeyError):
             return None
 

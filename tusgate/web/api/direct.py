@@ -288,6 +288,7 @@ class DirectApi:
             parts=f"{own}/parts",
             urls=f"{own}/urls",
             complete=f"{own}/complete",
+            plan=f"{own}/plan",
         )
 
 

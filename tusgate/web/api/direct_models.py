@@ -213,6 +213,7 @@ class DirectLinks(BaseModel):
     parts: str = Field(description="What the store has of it.")
     urls: str = Field(description="Where URLs for parts are asked for.")
     complete: str = Field(description="Where it is told that all parts are there.")
+    plan: str = Field(description="Where it is told that the file has changed.")
 
 
 class DirectUpload(BaseModel):

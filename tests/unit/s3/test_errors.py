@@ -60,12 +60,10 @@ def test_what_cannot_be_copied_is_refused_but_no_other_request_for_that_reason(s
     assert type(failure("UploadPart", status, code)) is (StoreRefused if code == "NotImplemented" else Transient)
 
 
-def test_a_precondition_of_a_copy_that_failed_is_worth_another_look() -> None:
-    assert type(failure("UploadPartCopy", 412, "PreconditionFailed")) is Transient
-
-
-def test_an_object_that_is_not_the_one_that_was_meant_is_lost() -> None:
-    assert type(failure("GetObject", 412, "PreconditionFailed")) is ObjectLost
+@pytest.mark.parametrize("operation", ["GetObject", "UploadPartCopy"])
+def test_an_object_that_is_not_the_one_that_was_meant_is_lost(operation: str) -> None:
+    """To read and to copy from; whoever has only just looked at it looks again, as at all that seems to be lost."""
+    assert type(failure(operation, 412, "PreconditionFailed")) is ObjectLost
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,11 @@ from tests.fault.proxy import Gate
 from tests.wire.direct import DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
+from tests.wire.test_dedup import ON, all_digested
 from tests.wire.test_direct import opened_store, sha256
 from tusgate.core.access import Permission
 from tusgate.core.direct import Plan, Slot
+from tusgate.core.model import Keeping
 from tusgate.ports import Attributes
 from tusgate.service import known_parts
 
@@ -364,3 +366,19 @@ async def test_an_upload_that_has_changed_gets_what_finished_files_have_too(tmp_
         assert urls == []
         assert (await client.complete(upload_id))[0] == 200
         assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+
+
+async def test_parts_are_copied_from_an_object_that_equal_files_share(tmp_path, double, http):
+    """I10: also when the file that the object was made for is gone."""
+    async with running(tmp_path, store=double, keeping=Keeping(dedup=ON)) as rig:
+        client = DirectClient(rig.client, http)
+        first, _ = await sync(client, PARTS)
+        second, _ = await sync(client, PARTS)
+        await all_digested(rig)
+        rows = [await rig.row(f"/{each}") for each in (first, second)]
+        assert rows[0].object_key == rows[1].object_key
+        maker = next(row.id for row in rows if row.object_of is None)
+        assert (await client.ask("DELETE", f"/{maker}"))[0] == 204
+        third, sent = await sync(client, CHANGED)
+        assert sent == [3]
+        assert await rig.stored(f"/{third}") == b"".join(CHANGED)

@@ -74,7 +74,8 @@ class DirectApi:
                 description=(
                     "The answer has the size of the parts and the URLs of the first ones. A file of no bytes is"
                     " complete at once. 200 with an unfinished upload of the same `fingerprint`. 501 where the server"
-                    " has no direct uploads."
+                    " has no direct uploads. With `part_checksums` of sha256, parts that files of yours have are copied"
+                    " before the answer, for 20 s at most, and have no URLs."
                 ),
                 answer=self.begin,
                 body=NewDirectUpload,

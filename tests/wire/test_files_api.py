@@ -425,6 +425,7 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         ("/api/v1/fingerprints/{algorithm}/{value}", "get"),
         ("/api/v1/uploads/{id}", "get"),
         ("/api/v1/uploads/{id}", "delete"),
+        ("/api/v1/uploads/{id}/plan", "put"),
         ("/api/v1/uploads/{id}/parts", "get"),
         ("/api/v1/uploads/{id}/urls", "post"),
         ("/api/v1/uploads/{id}/complete", "post"),

@@ -24,6 +24,7 @@ ALLOWED = {
         *((Route.UPLOADS, "POST"), (Route.UPLOADS, "PUT"), (Route.UPLOAD, "PUT")),
         *((Route.FILE, "PATCH"), (Route.PROCESSING, "POST"), (Route.DIRECT_UPLOADS, "POST")),
         (Route.INSTANT_UPLOADS, "POST"),
+        *((Route.FILE, "PATCH"), (Route.PROCESSING, "POST"), (Route.DIRECT_UPLOADS, "POST"), (Route.PLAN, "PUT")),
     },
     Permission.APPEND: {
         *((Route.UPLOAD, "HEAD"), (Route.UPLOAD, "GET"), (Route.UPLOAD, "PATCH")),

@@ -13,6 +13,7 @@ from tests.contract.test_object_store_faults import Place, behind_proxy
 from tests.doubles.s3.behaviour import MINIO
 from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Gate
+from tests.hook_server import hook_server
 from tests.wire.direct import DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
@@ -20,9 +21,13 @@ from tests.wire.test_dedup import ON, all_digested
 from tests.wire.test_direct import opened_store, sha256
 from tusgate.core.access import Permission
 from tusgate.core.direct import Plan, Slot
+from tusgate.core.hooks import Moment
 from tusgate.core.model import Keeping
 from tusgate.ports import Attributes
 from tusgate.service import known_parts
+from tusgate.service.hooks import Asked, Hooks
+from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
+from tusgate.sinks.posting import Receiver as HookReceiver
 
 PARTS = [random.Random(number).randbytes(PART_SIZE) for number in range(5)] + [random.Random(6).randbytes(1000)]
 CHANGED = [*PARTS[:2], random.Random(7).randbytes(PART_SIZE), *PARTS[3:]]
@@ -382,3 +387,19 @@ async def test_parts_are_copied_from_an_object_that_equal_files_share(tmp_path, 
         third, sent = await sync(client, CHANGED)
         assert sent == [3]
         assert await rig.stored(f"/{third}") == b"".join(CHANGED)
+
+
+async def test_hooks_that_have_agreed_to_a_size_are_not_passed_by(tmp_path, double, http):
+    """A file of another size is a new upload, about which they are asked; one as large may change."""
+    async with hook_server() as server:
+        receiver = HookReceiver(url=server.receiver.url, secrets=("whsec_c2VjcmV0",), allowed=server.receiver.allowed)
+        config = HttpHookConfig(name="app", receiver=receiver, retries=0, backoff=0.01)
+        hooks = Hooks([Asked(hook=HttpHook(config), moments=frozenset({Moment.CREATE}), timeout=10.0)])
+        async with running(tmp_path, store=double, hooks=hooks) as rig:
+            client = DirectClient(rig.client, http)
+            upload_id, urls = await begin(client, PARTS)
+            await client.send(urls, b"".join(PARTS))
+            assert (await replan(client, upload_id, SHORTER, 400))["field"] == "size"
+            assert [url["number"] for url in await replan(client, upload_id, CHANGED)] == [3]
+            assert server.asked == ["pre-create"]
+        await hooks.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import random
 from contextlib import asynccontextmanager
@@ -14,11 +15,15 @@ from tests.doubles.s3.behaviour import MINIO
 from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Gate
 from tests.hook_server import hook_server
-from tests.wire.direct import DirectClient, store_on_double, wrong
+from tests.wire.direct import UPLOADS, DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
 from tests.wire.test_dedup import ON, all_digested
 from tests.wire.test_direct import opened_store, sha256
+from tusgate.cli.direct_client import DirectClient as CommandClient
+from tusgate.cli.direct_transfer import upload_directly
+from tusgate.cli.resume import ResumeStore
+from tusgate.cli.transfer import Plan as CommandPlan
 from tusgate.core.access import Permission
 from tusgate.core.direct import Plan, Slot
 from tusgate.core.hooks import Moment
@@ -218,29 +223,73 @@ async def test_what_the_store_refuses_to_copy_is_sent(tmp_path, http):
         assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
 
 
+@asynccontextmanager
+async def gateway_with_slow_copies(home):
+    """Give a gateway, the proxy before its store, and a gate at which the first copies of the next file wait."""
+    async with S3Double(MINIO) as double:
+        double.make_bucket("bucket")
+        config = Place(double.as_server(), "bucket").config()
+        async with behind_proxy(config) as slow, running(home, store=slow.store) as rig:
+            gate = Gate()
+            slow.proxy.on("UploadPartCopy", gate, times=len(ALL) - 1)
+            yield rig, slow.proxy, gate
+
+
 async def test_what_there_was_no_time_to_copy_is_sent_or_copied_when_the_upload_is_begun_again(
     tmp_path, http, monkeypatch
 ):
     """A crash in the middle leaves the same: an unfinished upload like any other."""
-    async with S3Double(MINIO) as double:
-        double.make_bucket("bucket")
-        config = Place(double.as_server(), "bucket").config()
-        async with behind_proxy(config) as slow, running(tmp_path, store=slow.store) as rig:
-            client, named = DirectClient(rig.client, http), {"fingerprint": "client:the-file"}
-            await sync(client, PARTS)
-            gate = Gate()
-            slow.proxy.on("UploadPartCopy", gate, times=len(ALL) - 1)
-            with monkeypatch.context() as patched:
-                patched.setattr(known_parts, "COPYING_SECONDS", 0.2)
-                upload_id, urls = await begin(client, CHANGED, **named)
-            assert [url["number"] for url in urls] == ALL
-            again, urls = await begin(client, CHANGED, expected=200, **named)
-            assert (again, [url["number"] for url in urls]) == (upload_id, [3])
-            slow.proxy.history.clear()
-            await client.send(urls, b"".join(CHANGED))
-            assert (await client.complete(upload_id))[0] == 200
-            assert slow.proxy.history.count("UploadPart") == 1
-            assert await rig.stored(f"/{upload_id}") == b"".join(CHANGED)
+    async with gateway_with_slow_copies(tmp_path) as (rig, proxy, _):
+        client, named = DirectClient(rig.client, http), {"fingerprint": "client:the-file"}
+        await sync(client, PARTS)
+        with monkeypatch.context() as patched:
+            patched.setattr(known_parts, "COPYING_SECONDS", 0.2)
+            status, begun = await client.ask("POST", "", wanted(CHANGED, **named))
+        assert (status, begun["copies_left"]) == (201, 5)
+        assert [url["number"] for url in begun["parts"]["urls"]] == ALL
+        status, again = await client.ask("POST", "", wanted(CHANGED, **named))
+        assert (status, again["copies_left"], again["upload"]["id"]) == (200, 0, begun["upload"]["id"])
+        urls = again["parts"]["urls"]
+        assert [url["number"] for url in urls] == [3]
+        proxy.history.clear()
+        await client.send(urls, b"".join(CHANGED))
+        assert (await client.complete(again["upload"]["id"]))[0] == 200
+        assert proxy.history.count("UploadPart") == 1
+        assert await rig.stored(f"/{again['upload']['id']}") == b"".join(CHANGED)
+
+
+class Silent:
+    """Watches without a word."""
+
+    def moved(self, offset):
+        """Take no notice."""
+
+    def waiting(self, seconds, reason):
+        """Take no notice."""
+
+
+async def test_the_command_asks_until_all_is_copied_that_can_be(tmp_path, http, monkeypatch):
+    path, remembered = tmp_path / "file.bin", ResumeStore("here", tmp_path / "state")
+    sending = CommandPlan(chunk_size=PART_SIZE, retries=0, metadata={})
+    async with gateway_with_slow_copies(tmp_path) as (rig, proxy, gate):
+        client = CommandClient(http, http, f"http://127.0.0.1:{rig.client.port}{UPLOADS}")
+
+        async def sent(parts):
+            """Upload a file that consists of `parts`; return how many of them were sent."""
+            path.write_bytes(b"".join(parts))
+            proxy.history.clear()
+            url = await upload_directly(client, path, sending, remembered, Silent(), sync=True)
+            assert await rig.stored("/" + url.rpartition("/")[2]) == b"".join(parts)
+            return proxy.history.count("UploadPart")
+
+        async def take_time_from_then_on():
+            await gate.reached.wait()
+            monkeypatch.undo()
+
+        assert await sent(PARTS) == 6
+        monkeypatch.setattr(known_parts, "COPYING_SECONDS", 0.2)
+        asked, _ = await asyncio.gather(sent(CHANGED), take_time_from_then_on())
+        assert asked == 1
 
 
 @pytest.mark.parametrize(("double", "expected"), [("aws", [3]), ("minio", ALL)], indirect=["double"])

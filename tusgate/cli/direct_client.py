@@ -112,9 +112,12 @@ class _PartsPage(BaseModel):
     next_after: int | None
 
 
-class _Begun(BaseModel):
+class Begun(BaseModel):
+    """An upload that waits for parts, and how many more the gateway can have by itself, if it is asked again."""
+
     model_config = _LENIENT
     upload: Shown
+    copies_left: int = 0
 
 
 class Range(BaseModel):
@@ -185,13 +188,13 @@ class DirectClient:
         self._store = store
         self._endpoint = endpoint
 
-    async def begin(self, wanted: Mapping[str, object]) -> Shown:
+    async def begin(self, wanted: Mapping[str, object]) -> Begun:
         """Make an upload, or find the one that an earlier request with the same fingerprint has made."""
-        return (await self._ask(_Begun, "POST", self._endpoint, wanted)).upload
+        return await self._ask(Begun, "POST", self._endpoint, wanted)
 
-    async def replan(self, url: str, wanted: Mapping[str, object]) -> Shown:
+    async def replan(self, url: str, wanted: Mapping[str, object]) -> Begun:
         """Let an unfinished upload be of the file as it is now."""
-        return (await self._ask(_Begun, "PUT", url, wanted)).upload
+        return await self._ask(Begun, "PUT", url, wanted)
 
     async def look(self, url: str) -> Shown:
         """Return the upload as it is now."""

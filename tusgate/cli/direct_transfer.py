@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from tusgate.cli.direct_client import PartsRefusedError
 from tusgate.cli.part_digests import part_digests, part_size_for
@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from pathlib import Path
 
-    from tusgate.cli.direct_client import DirectClient, PartUrl, Shown
+    from tusgate.cli.direct_client import Begun, DirectClient, PartUrl, Shown
     from tusgate.cli.resume import ResumeStore
     from tusgate.cli.transfer import Plan, Watcher
+
+T = TypeVar("T")
 
 LEAST_AT_ONCE: Final = 3
 MOST_AT_ONCE: Final = 8
@@ -57,7 +59,7 @@ async def upload_directly(
             wanted |= await _declared(path, file.size, plan)
             upload = await _replanned(client, patience, store.url_of_earlier(file), wanted)
         if upload is None:
-            upload = await _patiently(patience, lambda: client.begin(wanted))
+            upload = await _ready(patience, lambda: client.begin(wanted))
         store.remember(file, upload.links.self)
     with path.open("rb") as opened:
         is_same = partial(check_unchanged, path, file, store)
@@ -109,12 +111,22 @@ async def _replanned(
         if address is None or upload.state != "uploading" or upload.part_size != wanted["part_size"]:
             return None
         change = {name: wanted[name] for name in ("size", "part_checksums", "fingerprint", "urls")}
-        return await _patiently(patience, lambda: client.replan(address, change))
+        return await _ready(patience, lambda: client.replan(address, change))
     except TransferError:
         return None
 
 
-async def _patiently(patience: Patience, ask: Callable[[], Awaitable[Shown]]) -> Shown:
+async def _ready(patience: Patience, ask: Callable[[], Awaitable[Begun]]) -> Shown:
+    """Return the upload when the gateway has all parts that it can have without us: an answer waits only so long."""
+    begun = await _patiently(patience, ask)
+    left = begun.copies_left + 1
+    while 0 < begun.copies_left < left:
+        left = begun.copies_left
+        begun = await _patiently(patience, ask)
+    return begun.upload
+
+
+async def _patiently(patience: Patience, ask: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             answer = await ask()

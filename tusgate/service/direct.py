@@ -95,6 +95,20 @@ class DirectRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """An upload that is ready for its parts.
+
+    Attributes:
+        is_new: it did not exist before.
+        copies_left: parts that can be had without sending them, for which there was no time: they come by asking again.
+    """
+
+    upload: Upload
+    is_new: bool
+    copies_left: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """One part, and what lets the client send it."""
 
@@ -135,16 +149,14 @@ class DirectUploads:
         self._rules = rules
         self._known = KnownParts(database, stores)
 
-    async def begin(
-        self, principal: Principal, creation: Creation, exchange: Exchange | None = None
-    ) -> tuple[Upload, bool]:
+    async def begin(self, principal: Principal, creation: Creation, exchange: Exchange | None = None) -> Begun:
         """Make an upload whose parts the client sends. One of no bytes is complete when this returns.
 
         Parts that finished files of the owner have are copied before this returns, as far as time allows; an upload
         that is found again goes on with that, too.
 
         Returns:
-            The upload, and whether it is new: with the fingerprint of an unfinished one, that is returned.
+            A new upload; with the fingerprint of an unfinished one, that one.
 
         Args:
             principal: whose, and what they may.
@@ -166,12 +178,12 @@ class DirectUploads:
         self._check_plan(creation, store)
         again = await self._uploads.find_again(principal, creation)
         if again is not None:
-            return await self._with_known_parts(principal, again), False
+            return await self._with_known_parts(principal, again, is_new=False)
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
-            return upload, True
+            return Begun(upload, is_new=True)
         try:
-            return await self._with_known_parts(principal, upload), True
+            return await self._with_known_parts(principal, upload, is_new=True)
         except Unavailable:
             with suppress(TusgateError):
                 await self._database.terminate(upload.scope, upload.id)
@@ -179,7 +191,7 @@ class DirectUploads:
 
     async def replan(
         self, principal: Principal, upload_id: UploadId, length: int, plan: Plan, fingerprint: Fingerprint | None
-    ) -> Upload:
+    ) -> Begun:
         """Let an unfinished upload be of a file that has changed; parts that the store has, and that stay, are kept.
 
         URLs of parts that have changed are worth nothing any more, as the store has other bytes to compare with then.
@@ -207,7 +219,7 @@ class DirectUploads:
             check_takes_parts(await self._database.get(upload.scope, upload.id))
             raise
         log.info("direct.replanned", upload_id=upload.id, size=length)
-        return await self._with_known_parts(principal, upload)
+        return await self._with_known_parts(principal, upload, is_new=False)
 
     async def look(self, scope: Scope, upload_id: UploadId) -> Upload:
         """Return the upload in any state. Raises UploadNotFound, NotDirect."""
@@ -371,15 +383,17 @@ class DirectUploads:
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
 
-    async def _with_known_parts(self, principal: Principal, upload: Upload) -> Upload:
+    async def _with_known_parts(self, principal: Principal, upload: Upload, *, is_new: bool) -> Begun:
         """Return `upload` with its multipart upload, and in that what can be had without sending it."""
+        left = 0
         known = await self._known.find(principal, upload)
         upload = await self._with_multipart(upload, with_copies=bool(known))
         if known:
             with suppress(PartsFixed):  # another request has completed it
                 missing = set(wrong_numbers(upload, await self._listed(upload), self._store_of(upload).limits))
-                await self._known.copy(upload, {number: part for number, part in known.items() if number in missing})
-        return upload
+                wanted = {number: part for number, part in known.items() if number in missing}
+                left = await self._known.copy(upload, wanted)
+        return Begun(upload, is_new, left)
 
     async def _with_multipart(self, upload: Upload, *, with_copies: bool = False) -> Upload:
         """Return `upload` with its multipart upload, begun unless a crash came between: nobody else does it."""

@@ -8,7 +8,6 @@ an unfinished upload like any other.
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -63,25 +62,32 @@ class KnownParts:
         known = await self._database.find_known_parts(upload.scope, upload.route, digests)
         return copies_for(upload, known, store.limits)
 
-    async def copy(self, upload: Upload, known: Mapping[int, KnownPart]) -> None:
+    async def copy(self, upload: Upload, known: Mapping[int, KnownPart]) -> int:
         """Copy these parts into the multipart upload of `upload`, as many as can be had in `COPYING_SECONDS`.
 
         Cancelled, or out of time, a copy that is under way may still arrive: with the bytes that are wanted there.
+
+        Returns:
+            How many there was no time for. What the store does not copy is not among them.
         """
-        left, copied = iter(known.items()), 0
+        todo, copied, refused, left = iter(known.items()), 0, 0, 0
 
         async def work() -> None:
-            nonlocal copied
-            for number, part in left:  # which all workers share
+            nonlocal copied, refused
+            for number, part in todo:  # which all workers share
                 if not await self._is_copied(upload, number, part):
+                    refused += 1
                     return  # what the store will not do once it will not do again, as a rule
                 copied += 1
 
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(COPYING_SECONDS), asyncio.TaskGroup() as workers:
                 for _ in range(min(COPIES_OF_ONE, len(known))):
                     workers.create_task(work())
-        log.info("direct.copied", upload_id=upload.id, parts=copied, known=len(known))
+        except TimeoutError:
+            left = len(known) - copied - refused
+        log.info("direct.copied", upload_id=upload.id, parts=copied, left=left)
+        return left
 
     async def _is_copied(self, upload: Upload, number: int, part: KnownPart) -> bool:
         assert upload.multipart_id is not None

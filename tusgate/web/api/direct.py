@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from tusgate.core.access import Principal
     from tusgate.core.direct import Plan
     from tusgate.core.model import Upload
-    from tusgate.service.direct import DirectUploads
+    from tusgate.service.direct import Begun, DirectUploads
     from tusgate.web.api.door import ApiCall
     from tusgate.web.api.models import File
     from tusgate.web.config import WebConfig
@@ -190,12 +190,10 @@ class DirectApi:
         wanted = call.body
         assert isinstance(wanted, NewDirectUpload)
         creation = self._creation(call.principal, wanted)
-        upload, is_new = await self._direct.begin(call.principal, creation, exchange_of(call.request))
-        links = self._links(call, upload)
-        urls = await self._first_urls(call, upload, wanted.urls)
-        answer = json_answer(BegunDirectUpload(upload=DirectUpload.of(upload, links), parts=urls))
-        answer.set_status(_CREATED if is_new else _OK)
-        answer.headers["Location"] = links.self
+        begun = await self._direct.begin(call.principal, creation, exchange_of(call.request))
+        answer = json_answer(await self._ready(call, begun, wanted.urls))
+        answer.set_status(_CREATED if begun.is_new else _OK)
+        answer.headers["Location"] = self._links(call, begun.upload).self
         return answer
 
     async def replan(self, call: ApiCall) -> web.Response:
@@ -203,11 +201,10 @@ class DirectApi:
         wanted = call.body
         assert isinstance(wanted, NewPlan)
         plan = wanted.plan()
-        upload = await self._direct.replan(
+        begun = await self._direct.replan(
             call.principal, call.file_id, wanted.size, plan, _fingerprint_of(wanted, plan)
         )
-        urls = await self._first_urls(call, upload, wanted.urls)
-        return json_answer(BegunDirectUpload(upload=DirectUpload.of(upload, self._links(call, upload)), parts=urls))
+        return json_answer(await self._ready(call, begun, wanted.urls))
 
     async def find(self, call: ApiCall) -> web.Response:
         """Answer with what there is of a file."""
@@ -271,6 +268,12 @@ class DirectApi:
             part_size=wanted.part_size,
             fingerprint=_fingerprint_of(wanted, plan) or metadata.fingerprint,
         )
+
+    async def _ready(self, call: ApiCall, begun: Begun, limit: int) -> BegunDirectUpload:
+        """Return what is answered of an upload that waits for its parts, with up to `limit` URLs."""
+        shown = DirectUpload.of(begun.upload, self._links(call, begun.upload))
+        urls = await self._first_urls(call, begun.upload, limit)
+        return BegunDirectUpload(upload=shown, parts=urls, copies_left=begun.copies_left)
 
     async def _first_urls(self, call: ApiCall, upload: Upload, limit: int) -> PartUrls:
         """Return URLs where it is known which parts there are: a new upload has none of them yet."""

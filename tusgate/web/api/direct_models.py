@@ -286,6 +286,12 @@ class BegunDirectUpload(BaseModel):
 
     upload: DirectUpload
     parts: PartUrls
+    copies_left: int = Field(
+        description=(
+            "Parts that files of yours have, and that were not copied in time. Ask the same again for them, with the"
+            " same `fingerprint`, or send them."
+        )
+    )
 
 
 class FoundFile(BaseModel):

@@ -98,8 +98,7 @@ class UppyDoor(ABC):
             content_type=content_type or told.content_type,
             plan=Plan(),
         )
-        upload, _ = await self._direct.begin(call.principal, creation, exchange_of(call.request))
-        return upload
+        return (await self._direct.begin(call.principal, creation, exchange_of(call.request))).upload
 
     async def _listed(self, call: ApiCall) -> list[dict[str, object]]:
         """Return the parts that the store has, by the words of S3."""

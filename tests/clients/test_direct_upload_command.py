@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -22,7 +24,6 @@ from tests.servers.process import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
     from tests.clients.payload import Payload
     from tests.fault.proxy import Fault
@@ -100,44 +101,49 @@ async def test_a_part_has_the_size_that_is_wished_for(
 
 
 async def test_of_a_changed_file_only_the_changed_part_is_sent(
-    direct: Direct, payload: Callable[[int], Payload], command: Command
+    direct: Direct, payload: Callable[[int], Payload], command: Command, tmp_path: Path
 ) -> None:
     """Also when it has grown: parts begin where they began before."""
-    file = payload(SIZE)
-    (first,) = await run(direct, command, "--sync", str(file.path))
+    file = own_copy(payload(SIZE), tmp_path)
+    await run(direct, command, "--sync", str(file))
     assert direct.parts_sent == PARTS
-    direct.check(first, file)
     direct.store.history.clear()
-    with file.path.open("r+b") as opened:
+    with file.open("r+b") as opened:
         opened.seek(2 * PART + 5)
         opened.write(b"changed")
         opened.seek(0, os.SEEK_END)
         opened.write(b"and longer")
-    (second,) = await run(direct, command, "--sync", str(file.path))
+    (url,) = await run(direct, command, "--sync", str(file))
     assert sorted(call.received for call in direct.store.history.of("UploadPart")) == [7 + len("and longer"), PART]
-    assert direct.objects.sha256(second.rpartition("/")[2]) == hashlib.sha256(file.bytes()).hexdigest()
+    assert direct.objects.sha256(url.rpartition("/")[2]) == hashlib.sha256(file.read_bytes()).hexdigest()
     direct.store.history.clear()
-    await run(direct, command, "--sync", str(file.path))
+    await run(direct, command, "--sync", str(file))
     assert direct.parts_sent == 0
 
 
 async def test_a_file_that_changes_while_its_upload_is_interrupted_keeps_the_parts_that_stay(
-    direct: Direct, payload: Callable[[int], Payload], command: Command
+    direct: Direct, payload: Callable[[int], Payload], command: Command, tmp_path: Path
 ) -> None:
-    file = payload(SIZE)
+    file = own_copy(payload(SIZE), tmp_path)
     gate = Gate()
     direct.store.on("UploadPart", gate, part=3, times=1)
-    process = command.start(direct.endpoint, "--direct", "--sync", str(file.path))
+    process = command.start(direct.endpoint, "--direct", "--sync", str(file))
     await asyncio.to_thread(wait_until, lambda: direct.parts_there == PARTS - 1, "all parts but one")
     process.send_signal(signal.SIGKILL)
     await asyncio.to_thread(process.communicate, timeout=TIMEOUT)
     gate.open()
-    with file.path.open("r+b") as opened:
+    with file.open("r+b") as opened:
         opened.write(b"changed")
     direct.store.history.clear()
-    (url,) = await run(direct, command, "--sync", str(file.path))
-    assert {call.part for call in direct.store.history.of("UploadPart")} <= {1, 3}
-    assert direct.objects.sha256(url.rpartition("/")[2]) == hashlib.sha256(file.bytes()).hexdigest()
+    (url,) = await run(direct, command, "--sync", str(file))
+    sent = {call.part for call in direct.store.history.of("UploadPart")}
+    assert {1} <= sent <= {1, 3}  # the store may have got the third one after all
+    assert direct.objects.sha256(url.rpartition("/")[2]) == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def own_copy(payload: Payload, directory: Path) -> Path:
+    """Return a copy that a test may change: payloads are for all tests."""
+    return Path(shutil.copy(payload.path, directory / "changing.bin"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ import pytest
 import structlog.testing
 
 from tests.wire.direct import DirectClient, store_on_double
+from tests.wire.direct.test_direct import opened_store
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import MIB, running
 from tests.wire.test_dedup import all_digested, objects
-from tests.wire.direct.test_direct import opened_store
 from tests.wire.test_downloads import replace_object, row_of
 from tests.wire.test_files_api import FILES, ask, uploaded
 from tests.wire.test_tenants import PNG, PROGRAM, believing, of

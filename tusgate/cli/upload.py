@@ -61,7 +61,9 @@ def upload(
         typer.Option(
             "--instant", help="With --direct: do not send files that the server has already, if you prove to have them."
         ),
+    ] = False,
     sync: Annotated[
+        bool,
         typer.Option("--sync", help="With --direct: send only parts that no file of yours has."),
     ] = False,
     parallel: Annotated[int, typer.Option(min=1, max=64, help="Files on their way at once.")] = 3,
@@ -88,11 +90,10 @@ def upload(
         raise typer.BadParameter("a pipe has no parts that could be sent again: leave --direct out", param_hint="-")
     if instant and not direct:
         raise typer.BadParameter("expected --direct beside it", param_hint="--instant")
-    where = endpoint or _own_endpoint(direct=direct)
-    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct, instant=instant)
     if sync and not direct:
         raise typer.BadParameter("only direct uploads know parts of files: add --direct", param_hint="--sync")
-    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct, sync=sync)
+    where = endpoint or _own_endpoint(direct=direct)
+    batch = _Batch(where, plan, _pairs("--header", header), parallel, direct=direct, instant=instant, sync=sync)
     try:
         failed = asyncio.run(batch.run(list(dict.fromkeys(files))))
     except KeyboardInterrupt:
@@ -139,7 +140,7 @@ class _Batch:
         *,
         direct: bool,
         instant: bool,
-        self, endpoint: str, plan: Plan, headers: dict[str, str], parallel: int, *, direct: bool, sync: bool
+        sync: bool,
     ) -> None:
         self._endpoint = endpoint
         self._plan = plan
@@ -178,9 +179,7 @@ class _Batch:
             path = Path(name)
             bar.total(_size_of(path))
             known = await have_instantly(client, path, self._plan, self._store, bar) if self._instant else None
-            return known or await upload_directly(client, path, self._plan, self._store, bar)
-            bar.total(_size_of(Path(name)))
-            return await upload_directly(client, Path(name), self._plan, self._store, bar, sync=self._sync)
+            return known or await upload_directly(client, path, self._plan, self._store, bar, sync=self._sync)
 
         return bring
 

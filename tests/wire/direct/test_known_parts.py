@@ -16,10 +16,10 @@ from tests.doubles.s3.server import S3Double
 from tests.fault.proxy import Gate
 from tests.hook_server import hook_server
 from tests.wire.direct import UPLOADS, DirectClient, store_on_double, wrong
+from tests.wire.direct.test_direct import opened_store, sha256
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
 from tests.wire.test_dedup import ON, all_digested
-from tests.wire.test_direct import opened_store, sha256
 from tusgate.cli.direct_client import DirectClient as CommandClient
 from tusgate.cli.direct_transfer import upload_directly
 from tusgate.cli.resume import ResumeStore

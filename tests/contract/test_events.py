@@ -606,6 +606,35 @@ class TestClaiming:
         found = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
         assert [(each.event.upload.id, each.event.type) for each in found] == [(other.id, COMPLETED)]
 
+    async def test_what_is_behind_one_that_was_tried_in_vain_follows_it_at_once(
+        self, rig: Rig, telling: SurveyedDatabase, deliveries: Deliveries
+    ) -> None:
+        """EV-10: claims that look at it again and again meanwhile do not keep it any longer."""
+        await a_complete_upload(telling)
+        first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+        await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 100.0, "no")])
+        for _ in range(9):
+            assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+            await rig.pass_time(11.0)
+        await rig.pass_time(2.0)
+        seen = []
+        for _ in range(2):
+            claimed = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+            seen += [each.event.type for each in claimed]
+            await deliveries.settle(HOOK, "relay-1", delivered(claimed))
+        assert seen == [CREATED, COMPLETED]
+
+    async def test_when_one_that_waits_is_dropped_the_next_is_due_within_a_minute(
+        self, rig: Rig, telling: SurveyedDatabase, deliveries: Deliveries
+    ) -> None:
+        await a_complete_upload(telling)
+        first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+        await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
+        assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+        assert await deliveries.drop(first) == 1
+        await rig.pass_time(61.0)
+        assert [each.event.type for each in await deliveries.claim(HOOK, "relay-1", 60.0, 100)] == [COMPLETED]
+
     async def test_one_that_is_given_up_no_longer_holds_the_next_back(
         self, telling: SurveyedDatabase, deliveries: Deliveries
     ) -> None:

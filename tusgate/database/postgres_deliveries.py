@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiosql
 
-from tusgate.database.rows import columns_from, delivery_from, key_rows, outcome_rows, search_of
+from tusgate.database.rows import PUTTING_OFF, columns_from, delivery_from, key_rows, outcome_rows, search_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,7 +36,8 @@ class PostgresDeliveries:
 
     async def claim(self, sink: str, holder: str, lease: float, limit: int) -> list[Delivery]:
         """See `ports.Deliveries.claim`."""
-        found = await self._all(_queries.claim, sink=sink, holder=holder, lease=lease, limit=limit)
+        wanted = {"sink": sink, "holder": holder, "lease": lease, "limit": limit, **PUTTING_OFF}
+        found = await self._all(_queries.claim, **wanted)
         return [delivery_from(row) for row in found]
 
     async def settle(self, sink: str, holder: str, outcomes: Sequence[Outcome]) -> None:

@@ -3,13 +3,15 @@
 -- name: claim
 -- An event waits for those of its upload before it. One that another relay is claiming right now is skipped; the next
 -- ones of that upload are not due then, since this statement sees it waiting.
+-- `settled_at IS NULL` is `state = 'waiting'`, said so that only the primary key can answer it: the statistics of a queue
+-- are as a rule those of an empty one, and by the index of what is due every event would look at every other.
+-- What is due before one that it has to wait for is put off: else every claim would go past all of that again.
 WITH due AS (
     SELECT upload_id, number, sink FROM deliveries AS delivery
     WHERE sink = :sink AND state = 'waiting' AND due_at <= now()
-        AND NOT EXISTS (
-            SELECT FROM deliveries AS earlier
-            WHERE earlier.upload_id = delivery.upload_id AND earlier.number < delivery.number
-                AND earlier.sink = delivery.sink AND earlier.state = 'waiting'
+        AND number = (
+            SELECT min(first.number) FROM deliveries AS first
+            WHERE first.upload_id = delivery.upload_id AND first.sink = delivery.sink AND first.settled_at IS NULL
         )
         AND NOT EXISTS (SELECT FROM disabled_sinks WHERE name = :sink)
     ORDER BY due_at
@@ -21,6 +23,27 @@ WITH due AS (
     FROM due
     WHERE deliveries.upload_id = due.upload_id AND deliveries.number = due.number AND deliveries.sink = due.sink
     RETURNING deliveries.*
+), behind AS (
+    SELECT delivery.upload_id, delivery.number, delivery.sink, held_up.until
+    FROM (
+        SELECT upload_id, number, sink FROM deliveries
+        WHERE sink = :sink AND state = 'waiting' AND due_at <= now()
+        ORDER BY due_at
+        LIMIT :looked_at
+    ) AS oldest
+    JOIN deliveries AS delivery USING (upload_id, number, sink)
+    CROSS JOIN LATERAL (
+        SELECT least(max(earlier.due_at), now() + make_interval(secs => :put_off)) AS until FROM deliveries AS earlier
+        WHERE earlier.upload_id = delivery.upload_id AND earlier.number < delivery.number
+            AND earlier.sink = delivery.sink AND earlier.settled_at IS NULL
+            AND earlier.holder IS NULL AND earlier.due_at > delivery.due_at
+        HAVING count(*) > 0  -- least() knows no NULL
+    ) AS held_up
+    FOR UPDATE OF delivery SKIP LOCKED
+), put_off AS (
+    UPDATE deliveries SET due_at = behind.until
+    FROM behind
+    WHERE deliveries.upload_id = behind.upload_id AND deliveries.number = behind.number AND deliveries.sink = behind.sink
 )
 SELECT claimed.*, events.type, events.upload, events.occurred_at
 FROM claimed JOIN events ON events.upload_id = claimed.upload_id AND events.number = claimed.number

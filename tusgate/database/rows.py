@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tusgate.core.access import ApiToken, parse_permissions
 from tusgate.core.audit import Access, Ending, How
@@ -222,6 +222,11 @@ def delivery_from(row: Row) -> Delivery:
         error=row["error"],
         settled_at=optional_moment(row["settled_at"]),
     )
+
+
+PUTTING_OFF: Final = {"looked_at": 256, "put_off": 60.0}
+"""Of how many due deliveries a claim looks whether they have to wait for one that is due later; and for how many seconds
+at most they are put off: as long as an operator waits who has dropped that one."""
 
 
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:

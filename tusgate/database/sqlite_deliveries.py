@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import aiosql
 
-from tusgate.database.rows import delivery_from, key_rows, milliseconds_of, outcome_rows, search_of
+from tusgate.database.rows import PUTTING_OFF, delivery_from, key_rows, milliseconds_of, outcome_rows, search_of
 
 if TYPE_CHECKING:
     import sqlite3
@@ -37,8 +37,10 @@ class SqliteDeliveries:
 
     async def settle(self, sink: str, holder: str, outcomes: Sequence[Outcome]) -> None:
         """See `ports.Deliveries.settle`."""
-        settled = [row | {"sink": sink, "holder": holder} for row in outcome_rows(outcomes)]
-        await self._writer.run(lambda connection: _queries.settle(connection, settled))
+        settled = json.dumps(outcome_rows(outcomes))
+        await self._writer.run(
+            lambda connection: _queries.settle(connection, sink=sink, holder=holder, outcomes=settled)
+        )
 
     async def give_back(self, sink: str, holder: str) -> None:
         """See `ports.Deliveries.give_back`."""
@@ -79,12 +81,11 @@ class SqliteDeliveries:
 
 
 def _claim(connection: sqlite3.Connection, sink: str, holder: str, lease: float, limit: int) -> list[Delivery]:
-    claimed = list(_queries.claim(connection, sink=sink, holder=holder, lease=lease, limit=limit))
-    found = [
-        delivery_from(_queries.get(connection, upload_id=row["upload_id"], number=row["number"], sink=sink))
-        for row in claimed
-    ]
-    return sorted(found, key=lambda each: (each.event.occurred_at, each.event.upload.id, each.event.number))
+    _queries.put_off(connection, sink=sink, **PUTTING_OFF)
+    places = [row["place"] for row in _queries.claim(connection, sink=sink, holder=holder, lease=lease, limit=limit)]
+    if not places:
+        return []
+    return [delivery_from(row) for row in _queries.list_claimed(connection, places=json.dumps(places))]
 
 
 def _disabled(connection: sqlite3.Connection) -> dict[str, str]:

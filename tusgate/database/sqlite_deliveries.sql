@@ -1,32 +1,65 @@
 -- The statements of SqliteDeliveries. All are for relays and operators, which work across tenants.
+-- Many deliveries in one statement, and `(SELECT now_ms())`, which is called once: each statement, each row and each call
+-- of a function of ours is a turn at the interpreter's lock, for which the event loop competes.
+
+-- name: put_off!
+-- What is due before one that it has to wait for: else every claim would go past all of that again.
+-- `settled_at IS NULL` is `state = 'waiting'`, said so that only the primary key can answer it.
+UPDATE deliveries SET due_at = held_up.until
+FROM (
+    SELECT oldest.place, min(max(earlier.due_at), (SELECT now_ms()) + ms(:put_off)) AS until
+    FROM (
+        SELECT rowid AS place, upload_id, number, due_at FROM deliveries
+        WHERE sink = :sink AND state = 'waiting' AND due_at <= (SELECT now_ms())
+        ORDER BY due_at
+        LIMIT :looked_at
+    ) AS oldest
+    JOIN deliveries AS earlier ON earlier.upload_id = oldest.upload_id AND earlier.number < oldest.number
+        AND earlier.sink = :sink AND earlier.settled_at IS NULL
+        AND earlier.holder IS NULL AND earlier.due_at > oldest.due_at
+    GROUP BY oldest.place
+) AS held_up
+WHERE deliveries.rowid = held_up.place;
 
 -- name: claim
 -- An event waits for those of its upload before it. One statement, as writers are one after the other.
-UPDATE deliveries SET holder = :holder, due_at = now_ms() + ms(:lease), tries = tries + 1
+UPDATE deliveries SET holder = :holder, due_at = (SELECT now_ms()) + ms(:lease), tries = tries + 1
 WHERE rowid IN (
     SELECT rowid FROM deliveries AS delivery
-    WHERE sink = :sink AND state = 'waiting' AND due_at <= now_ms()
+    WHERE sink = :sink AND state = 'waiting' AND due_at <= (SELECT now_ms())
         AND NOT EXISTS (
             SELECT 1 FROM deliveries AS earlier
             WHERE earlier.upload_id = delivery.upload_id AND earlier.number < delivery.number
-                AND earlier.sink = delivery.sink AND earlier.state = 'waiting'
+                AND earlier.sink = delivery.sink AND earlier.settled_at IS NULL
         )
         AND NOT EXISTS (SELECT 1 FROM disabled_sinks WHERE name = :sink)
     ORDER BY due_at, rowid
     LIMIT :limit
 )
-RETURNING upload_id, number;
+RETURNING rowid AS place;
 
--- name: get^
+-- name: list_claimed
+-- :places is a JSON array.
 SELECT deliveries.*, events.type, events.upload, events.occurred_at
 FROM deliveries JOIN events ON events.upload_id = deliveries.upload_id AND events.number = deliveries.number
-WHERE deliveries.upload_id = :upload_id AND deliveries.number = :number AND deliveries.sink = :sink;
+WHERE deliveries.rowid IN (SELECT value FROM json_each(:places))
+ORDER BY events.occurred_at, deliveries.upload_id, deliveries.number;
 
--- name: settle*!
+-- name: settle!
+-- :outcomes is a JSON array of objects.
 UPDATE deliveries
-SET state = :state, error = :error, holder = NULL, due_at = now_ms() + ms(:delay),
-    settled_at = CASE WHEN :state <> 'waiting' THEN now_ms() END
-WHERE upload_id = :upload_id AND number = :number AND sink = :sink AND holder = :holder AND state = 'waiting';
+SET state = outcome.state, error = outcome.error, holder = NULL,
+    due_at = (SELECT now_ms()) + CAST(outcome.delay * 1000 AS INTEGER),
+    settled_at = CASE WHEN outcome.state <> 'waiting' THEN (SELECT now_ms()) END
+FROM (
+    SELECT
+        json_extract(value, '$.upload_id') AS upload_id, json_extract(value, '$.number') AS number,
+        json_extract(value, '$.state') AS state, json_extract(value, '$.delay') AS delay,
+        json_extract(value, '$.error') AS error
+    FROM json_each(:outcomes)
+) AS outcome
+WHERE deliveries.upload_id = outcome.upload_id AND deliveries.number = outcome.number AND deliveries.sink = :sink
+    AND deliveries.holder = :holder AND deliveries.settled_at IS NULL;
 
 -- name: give_back!
 UPDATE deliveries SET holder = NULL, due_at = now_ms(), tries = tries - 1

@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from tusgate.ports import (
         Database,
         Deliveries,
+        JobQueue,
         SurveyedDatabase,
         SurveyedStore,
         TokenStore,
@@ -296,11 +297,24 @@ def with_deliveries(settings: Settings, work: Callable[[Deliveries], Awaitable[T
         SettingsError: the database is not migrated.
         DatabaseUnavailable: what was done until then is done.
     """
+    return _with_database(settings, lambda database: work(database.deliveries))
 
+
+def with_jobs(settings: Settings, work: Callable[[JobQueue], Awaitable[T]]) -> T:
+    """Run `work` on the jobs of finished files, for a command of an operator.
+
+    Raises:
+        SettingsError: the database is not migrated.
+        DatabaseUnavailable: what was done until then is done.
+    """
+    return _with_database(settings, lambda database: work(database.jobs))
+
+
+def _with_database(settings: Settings, work: Callable[[SurveyedDatabase], Awaitable[T]]) -> T:
     async def run_it() -> T:
         async with _opened_database(settings) as database:
             await database.check()
-            return await work(database.deliveries)
+            return await work(database)
 
     return asyncio.run(run_it())
 

@@ -45,7 +45,7 @@ from tusgate.service.warm import WarmCells
 from tusgate.settings.dedup import dedup_of, instant_of
 from tusgate.settings.hooks import HttpHookDeclared
 from tusgate.settings.model import profile_at
-from tusgate.settings.processing import processing_of
+from tusgate.settings.processing import known_processors, processing_of
 from tusgate.settings.sinks import TusdDeclared
 from tusgate.sinks.choosing import sink_of
 from tusgate.sinks.document import document_of
@@ -430,6 +430,7 @@ def job_rules(settings: Settings, tenancy: Tenancy) -> JobRules:
         access_memory=settings.access_retention,
         digests=settings.file_digest == "sha256",
         dedup=dedup_of(settings, tenancy),
+        processors=known_processors(settings, tenancy),
     )
 
 

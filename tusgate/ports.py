@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
-    from tusgate.core.processing import ClaimId, Job, Json, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
     from tusgate.core.quota import Quota, Usage
     from tusgate.core.sharing import NewShare, Share, ShareId
 
@@ -542,8 +542,28 @@ class JobQueue(Protocol):
     async def release(self, job: Job, retry_in: float = 0.0) -> None:
         """Let others take `job` after `retry_in` seconds; the try is not counted."""
 
-    async def revive(self, file: Upload) -> Upload:
-        """Let dead jobs of `file` be tried again as if they never had been. Raises JobLost when it is no file."""
+    async def revive(self, file: Upload, processor: str | None = None) -> Upload:
+        """Let dead jobs of `file` be tried again as if they never had been. Raises JobLost when it is no file.
+
+        Args:
+            file: complete.
+            processor: its job only; None: all of them.
+        """
+
+    async def find(self, search: JobSearch, limit: int, after: Job | None = None) -> list[Job]:
+        """Return up to `limit` jobs by file and processor, from the first one behind `after`."""
+
+    async def drop(self, job: Job) -> Upload:
+        """Forget `job`, which waits or is dead, and return its file as it is without.
+
+        One that is a gate no longer keeps the file from readers.
+
+        Raises:
+            JobLost: it is neither, somebody has it, or its file has ended.
+        """
+
+    async def overdue(self, patience: float) -> list[Overdue]:
+        """Return by name the processors that have jobs which nobody has taken for `patience` seconds."""
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """Return the jobs of files of one scope, by their names."""

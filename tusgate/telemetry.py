@@ -114,6 +114,7 @@ class LogEvent(StrEnum):
     PROCESSING_CRASHED = "processing.crashed"
     PROCESSING_POSTPONED = "processing.postponed"
     PROCESSING_OVERTAKEN = "processing.overtaken"
+    PROCESSING_WAITING = "processing.waiting"
     IDENTITY_REFUSED = "identity.refused"
     IDENTITY_UNAVAILABLE = "identity.unavailable"
     ROUTE_MOVED = "route.moved"

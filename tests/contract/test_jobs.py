@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.contract.database_rig import (
     ALICE,
     LIFETIME,
     STRANGERS,
+    PostgresRig,
     a_complete_upload,
     a_part,
     a_sealed_upload,
@@ -23,7 +25,7 @@ from tests.contract.database_rig import (
 )
 from tests.contract.test_database_concatenation import a_member, adopted, filled
 from tusgate.core.errors import JobLost, QuotaExceeded
-from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Subscription
+from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Search, Subscription
 from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.grid import MIB, Grid
 from tusgate.core.listing import FileFilter
@@ -35,6 +37,7 @@ from tusgate.core.processing import (
     Chosen,
     ClaimId,
     Declared,
+    JobSearch,
     JobState,
     Processed,
     Processing,
@@ -516,3 +519,113 @@ async def test_nobody_finds_a_derived_file_by_its_digest(database: SurveyedDatab
     wanted = Fingerprint("crc64nvme", f"{77:016x}")
     assert (await database.get(ALICE, made.id)).crc64 == wanted.crc64 == 77
     assert await database.find_by_fingerprint(ALICE, wanted, 10) == []
+
+
+class TestOperators:
+    async def test_jobs_are_found_by_what_they_are(self, rig: Rig, database: SurveyedDatabase) -> None:
+        first = await completed(database, ALL)
+        await rig.pass_time(100.0)
+        other = await completed(database, ONE, scope=STRANGERS[1])
+        await database.jobs.fail(await a_job(database, "scan"), "no", None)
+        since = first.completed_at + timedelta(seconds=50) if first.completed_at else None
+        searches = {
+            JobSearch(): {(first.id, "scan"), (first.id, "thumbnail"), (other.id, "thumbnail")},
+            JobSearch(upload_id=first.id): {(first.id, "scan"), (first.id, "thumbnail")},
+            JobSearch(tenant="other"): {(other.id, "thumbnail")},
+            JobSearch(processor="thumbnail"): {(first.id, "thumbnail"), (other.id, "thumbnail")},
+            JobSearch(state=JobState.DEAD): {(first.id, "scan")},
+            JobSearch(state=JobState.WAITING, upload_id=first.id): {(first.id, "thumbnail")},
+        }
+        if isinstance(rig, PostgresRig):  # its time passes by moving what there is into the past
+            since = (await database.get(other.scope, other.id)).completed_at
+        searches[JobSearch(since=since)] = {(other.id, "thumbnail")}
+        searches[JobSearch(until=since)] = {(first.id, "scan"), (first.id, "thumbnail")}
+        for search, expected in searches.items():
+            found = await database.jobs.find(search, 100)
+            assert {(job.source.id, job.processor) for job in found} == expected, search
+
+    async def test_pages_of_jobs_follow_each_other(self, database: SurveyedDatabase) -> None:
+        for _ in range(3):
+            await completed(database, ALL)
+        everything = await database.jobs.find(JobSearch(), 100)
+        paged: list[Job] = []
+        while page := await database.jobs.find(JobSearch(), 4, paged[-1] if paged else None):
+            assert len(page) <= 4
+            paged += page
+        assert paged == everything
+        assert len(everything) == 6
+
+    async def test_one_dead_job_is_revived_and_the_others_stay(self, database: SurveyedDatabase) -> None:
+        file = await completed(database, ALL)
+        for name in ("scan", "thumbnail"):
+            await database.jobs.fail(await a_job(database, name), "no", None)
+        assert (await database.jobs.revive(file, "scan")).processing is Processed.PROCESSING
+        assert await states_of(database, file) == {"scan": JobState.WAITING, "thumbnail": JobState.DEAD}
+
+    @pytest.mark.parametrize("is_dead", [False, True])
+    async def test_a_file_is_ready_without_a_job_that_is_dropped(
+        self, database: SurveyedDatabase, *, is_dead: bool
+    ) -> None:
+        file = await completed(database)
+        if is_dead:
+            await database.jobs.fail(await a_job(database), "no", None)
+        (job,) = await database.jobs.find(JobSearch(upload_id=file.id), 100)
+        assert (await database.jobs.drop(job)).processing is Processed.READY
+        assert await states_of(database, file) == {}
+        with pytest.raises(JobLost):
+            await database.jobs.drop(job)
+
+    async def test_a_file_is_still_kept_from_readers_by_the_gates_that_are_left(
+        self, database: SurveyedDatabase
+    ) -> None:
+        file = await completed(database, GATED)
+        scan, thumbnail = await database.jobs.find(JobSearch(upload_id=file.id), 100)
+        left = await database.jobs.drop(thumbnail)
+        assert (left.processing, left.withheld) == (Processed.PROCESSING, True)
+        left = await database.jobs.drop(scan)
+        assert (left.processing, left.withheld) == (Processed.READY, False)
+
+    async def test_a_job_that_somebody_has_is_dropped_only_when_the_lease_is_over(
+        self, rig: Rig, database: SurveyedDatabase
+    ) -> None:
+        await completed(database)
+        job = await a_job(database)
+        with pytest.raises(JobLost):
+            await database.jobs.drop(job)
+        await rig.pass_time(LEASE + 1)
+        await database.jobs.drop(job)
+        with pytest.raises(JobLost):
+            await database.jobs.finish(job, {})
+
+    async def test_jobs_of_an_ended_file_and_of_others_are_not_dropped(self, database: SurveyedDatabase) -> None:
+        file = await completed(database)
+        (job,) = await database.jobs.find(JobSearch(), 100)
+        for scope in STRANGERS:
+            with pytest.raises(JobLost):
+                await database.jobs.drop(replace(job, source=replace(job.source, scope=scope)))
+        await database.terminate(file.scope, file.id)
+        with pytest.raises(JobLost):
+            await database.jobs.drop(job)
+
+    async def test_a_file_that_a_dropped_job_makes_ready_is_told(self, rig: Rig) -> None:
+        telling = rig.telling(Outbox((Subscription("hook"),)))
+        file = await completed(telling, ALL)
+        for name in ("scan", "thumbnail"):
+            await telling.jobs.fail(await a_job(telling, name), "no", None)
+        for job in await telling.jobs.find(JobSearch(upload_id=file.id), 100):
+            await telling.jobs.drop(job)
+        told = await telling.deliveries.find(Search(upload_id=file.id), 100)
+        ends = [each.event.type for each in told if each.event.type in {EventType.READY, EventType.PROCESSING_FAILED}]
+        assert ends == [EventType.PROCESSING_FAILED, EventType.READY]
+
+    async def test_jobs_that_nobody_takes_are_counted_by_processor(self, rig: Rig, database: SurveyedDatabase) -> None:
+        for _ in range(2):
+            await completed(database, ALL)
+        await a_job(database, "scan")
+        await rig.pass_time(500.0)
+        await completed(database, ALL)
+        assert await database.jobs.overdue(600.0) == []
+        await rig.pass_time(200.0)
+        scans, thumbnails = await database.jobs.overdue(600.0)
+        assert [(each.processor, each.jobs) for each in (scans, thumbnails)] == [("scan", 2), ("thumbnail", 2)]
+        assert thumbnails.seconds == pytest.approx(700.0, abs=60.0)

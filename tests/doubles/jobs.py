@@ -12,8 +12,10 @@ from tusgate.core.grid import Grid
 from tusgate.core.model import CreatedVia, Intent, State, Upload
 from tusgate.core.processing import (
     INTENT_LIFE,
+    UNSETTLED,
     Job,
     JobState,
+    Overdue,
     Processed,
     derivation_of,
     is_withheld,
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.doubles.database import MemoryDatabase, _Row
     from tusgate.core.model import ObjectKey, UploadId
-    from tusgate.core.processing import ClaimId, Json, NewJob, Staged
+    from tusgate.core.processing import ClaimId, JobSearch, Json, NewJob, Staged
     from tusgate.ports import JobQueue
 
 ENDINGS = {
@@ -167,17 +169,50 @@ class MemoryJobs:
         work = self._held(job)
         self._settle(work, JobState.WAITING, retry_in, tries=work.job.tries - 1, error=None)
 
-    async def revive(self, file: Upload) -> Upload:
+    async def revive(self, file: Upload, processor: str | None = None) -> Upload:
         row = self._rows.get(file.id)
         if row is None or row.upload.scope != file.scope or row.upload.state is not State.COMPLETE:
             raise JobLost
-        dead = [work for work in self._of(file.id) if work.job.state is JobState.DEAD]
+        meant = [work for work in self._of(file.id) if processor in {None, work.job.processor}]
+        dead = [work for work in meant if work.job.state is JobState.DEAD]
         for work in dead:
             self._change(work, 0.0, state=JobState.WAITING, tries=0, settled_at=None, progress=0.0)
         if dead:
             self._note(row)
             self._database._tell(EventType.PROCESSING, row)
         return row.upload
+
+    async def find(self, search: JobSearch, limit: int, after: Job | None = None) -> list[Job]:
+        last = None if after is None else (after.source.id, after.processor)
+        found = [
+            self._shown(work)
+            for key, work in sorted(self._table.items(), key=lambda item: item[0])
+            if last is None or key > last
+        ]
+        return [job for job in found if _is_meant(job, search)][:limit]
+
+    async def drop(self, job: Job) -> Upload:
+        work = self._table.get((job.source.id, job.processor))
+        if work is None or work.job.source.scope != job.source.scope or not self._is_free(work):
+            raise JobLost
+        del self._table[job.source.id, job.processor]
+        row = self._row(job)
+        before = row.upload.processing
+        self._note(row)
+        if row.upload.processing in ENDINGS and row.upload.processing is not before:
+            self._database._tell(ENDINGS[row.upload.processing], row)
+        return row.upload
+
+    def _is_free(self, work: Work) -> bool:
+        is_left_alone = work.job.state is JobState.RUNNING and work.due <= self._now
+        return is_left_alone or work.job.state in {JobState.WAITING, JobState.DEAD}
+
+    async def overdue(self, patience: float) -> list[Overdue]:
+        due: dict[str, list[float]] = {}
+        for work in self._table.values():
+            if work.job.state in UNSETTLED and work.due <= self._now - patience:
+                due.setdefault(work.job.processor, []).append(self._now - work.due)
+        return [Overdue(name, len(ages), max(ages)) for name, ages in sorted(due.items())]
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         return {
@@ -268,6 +303,19 @@ class MemoryJobs:
             derived_from=job.source.id,
             derivation=derivation_of(job, staged.name),
         )
+
+
+def _is_meant(job: Job, search: JobSearch) -> bool:
+    completed = job.source.completed_at
+    assert completed is not None
+    return (
+        search.upload_id in {None, job.source.id}
+        and search.tenant in {None, job.source.scope.tenant}
+        and search.processor in {None, job.processor}
+        and search.state in {None, job.state}
+        and (search.since is None or completed >= search.since)
+        and (search.until is None or completed < search.until)
+    )
 
 
 if TYPE_CHECKING:

@@ -167,11 +167,13 @@ STORIES: dict[str, Story] = {
 }
 BY_THE_API = {"job-held", "job-revive", "job-of", "job-derived"}
 """Each is one statement that answers a request, which asks again."""
+BY_OPERATORS = {"job-find", "job-drop", "job-overdue"}
+"""Each is one commit, or changes nothing, and no worker comes to it."""
 ENDS: dict[Story, tuple[str, int]] = {a_virus: ("refused", 0), something_broken: ("failed", 0)}
 
 
 def test_there_is_a_story_for_each_step_of_a_job() -> None:
-    assert {*JOB_STEPS} <= {*STORIES} | BY_THE_API
+    assert {*JOB_STEPS} <= {*STORIES} | BY_THE_API | BY_OPERATORS
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])

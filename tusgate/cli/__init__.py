@@ -16,6 +16,7 @@ from tusgate.cli.events import app as events
 from tusgate.cli.exits import exit_code_of
 from tusgate.cli.flags import with_settings
 from tusgate.cli.gc import gc
+from tusgate.cli.jobs import app as jobs
 from tusgate.cli.migrate import migrate
 from tusgate.cli.reconcile import reconcile
 from tusgate.cli.serve import serve
@@ -42,6 +43,7 @@ app.command()(with_settings(usage))
 app.command()(upload)
 app.add_typer(token, name="token")
 app.add_typer(events, name="events")
+app.add_typer(jobs, name="jobs")
 
 
 @app.command()

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import sys
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 
+from tusgate.cli.choosing import MOMENT, AsJson, Everything, check_named, choosing, moment
 from tusgate.cli.exits import Exit
 from tusgate.cli.flags import with_settings
 from tusgate.cli.report import Report, counted
 from tusgate.core.events import DeliveryState, EventId, EventType, Search
 from tusgate.core.model import UploadId
 from tusgate.settings import Loaded  # noqa: TC001 - flags.py evaluates the annotations
-from tusgate.settings.kinds import Duration
 from tusgate.telemetry import configure_logging
 
 if TYPE_CHECKING:
@@ -48,12 +44,9 @@ _UPLOAD = Annotated[str | None, typer.Option("--upload", metavar="ID", help="Eve
 _TENANT = Annotated[str | None, typer.Option("--tenant", metavar="NAME", help="Events of this tenant.")]
 _TYPE = Annotated[EventType | None, typer.Option("--type", help="Events of this type.")]
 _SINK = Annotated[str | None, typer.Option("--sink", metavar="NAME", help="Deliveries to this sink.")]
-_MOMENT = "a duration before now such as 2h, or a time such as 2027-01-31T12:00Z"
-_SINCE = Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"Events from then on: {_MOMENT}.")]
+_SINCE = Annotated[str | None, typer.Option("--since", metavar="TIME", help=f"Events from then on: {MOMENT}.")]
 _UNTIL = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Events before then.")]
 _ANY = Annotated[Which, typer.Option("--state", help="What has become of the delivery.")]
-_JSON = Annotated[bool, typer.Option("--json", help="Print JSON lines instead of a table.")]
-_ALL = Annotated[bool, typer.Option("--all", help="Without this, something has to be named.")]
 
 
 def _search(
@@ -75,44 +68,21 @@ def _search(
         type=event_type,
         sink=sink,
         state=None if state is Which.ANY else DeliveryState(state),
-        since=_moment(since, "--since"),
-        until=_moment(until, "--until"),
+        since=moment(since, "--since"),
+        until=moment(until, "--until"),
     )
 
 
-def _choosing(state: Which) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags of `_search`, with this state unless told otherwise.
-
-    What they choose is the command's second argument.
-    """
-
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        flags = inspect.signature(_search, eval_str=True).parameters
-        loaded, _, *own = inspect.signature(command, eval_str=True).parameters.values()
-
-        @functools.wraps(command)
-        def wrapper(loaded: Loaded, **given: Any) -> None:
-            search = _search(**{name: given.pop(name) for name in flags})
-            command(loaded, search, **given)
-
-        chosen = {**flags, "state": flags["state"].replace(default=state)}
-        # with_settings reads the flags from the signature.
-        wrapper.__signature__ = inspect.Signature([loaded, *chosen.values(), *own])  # type: ignore[attr-defined]  # functions may carry one
-        return wrapper
-
-    return decorate
-
-
-@_choosing(Which.ANY)
-def list_events(loaded: Loaded, search: Search, *, as_json: _JSON = False) -> None:
+@choosing(_search)
+def list_events(loaded: Loaded, search: Search, *, as_json: AsJson = False) -> None:
     """List deliveries, oldest first: one line for each event and sink. Exits with 1 when one of them is dead."""
-    from tusgate.service.redelivery import pages
+    from tusgate.service.paging import pages
 
     report = Report("Time", "Event", "Type", "Sink", "State", "Tries", "Error", as_json=as_json)
     counts = dict.fromkeys(DeliveryState, 0)
 
     async def work(deliveries: Deliveries) -> dict[str, str]:
-        async for page in pages(deliveries, search):
+        async for page in pages(deliveries.find, search):
             for delivery in page:
                 counts[delivery.state] += 1
                 _add(report, delivery)
@@ -169,8 +139,8 @@ def _described(delivery: Delivery) -> dict[str, object]:
     }
 
 
-@_choosing(Which.DEAD)
-def replay(loaded: Loaded, search: Search, *, everything: _ALL = False) -> None:
+@choosing(_search, state=Which.DEAD)
+def replay(loaded: Loaded, search: Search, *, everything: Everything = False) -> None:
     """Have deliveries made again, under the ids of their events; dead ones unless told otherwise."""
     _check_named(search, everything)
     from tusgate.service.redelivery import replay_all
@@ -178,8 +148,8 @@ def replay(loaded: Loaded, search: Search, *, everything: _ALL = False) -> None:
     print(f"{counted(_run(loaded, lambda deliveries: replay_all(deliveries, search)), 'event')} to be delivered again")
 
 
-@_choosing(Which.DEAD)
-def drop(loaded: Loaded, search: Search, *, everything: _ALL = False) -> None:
+@choosing(_search, state=Which.DEAD)
+def drop(loaded: Loaded, search: Search, *, everything: Everything = False) -> None:
     """Forget deliveries for good; dead ones unless told otherwise."""
     _check_named(search, everything)
     from tusgate.service.redelivery import drop_all
@@ -195,8 +165,7 @@ def enable(loaded: Loaded, sink: Annotated[str, typer.Argument(metavar="SINK", h
 
 def _check_named(search: Search, everything: bool) -> None:
     named = (search.event_id, search.upload_id, search.tenant, search.type, search.sink, search.since, search.until)
-    if not everything and not any(named):
-        raise typer.BadParameter("say which, or --all")
+    check_named(everything, *named)
 
 
 def _event_id(text: str) -> EventId:
@@ -204,19 +173,6 @@ def _event_id(text: str) -> EventId:
         return EventId.parse(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-
-
-def _moment(text: str | None, flag: str) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        try:
-            return datetime.now(UTC) - timedelta(seconds=TypeAdapter(Duration).validate_python(text))
-        except ValidationError:
-            raise typer.BadParameter(f"expected {_MOMENT}", param_hint=flag) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _run(loaded: Loaded, work: Callable[[Deliveries], Awaitable[T]]) -> T:

@@ -157,6 +157,36 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class JobSearch:
+    """Which jobs an operator means; None does not restrict.
+
+    Attributes:
+        since, until: of files that became complete from then on, and before then.
+    """
+
+    upload_id: UploadId | None = None
+    tenant: str | None = None
+    processor: str | None = None
+    state: JobState | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overdue:
+    """Jobs of one processor that nobody takes.
+
+    Attributes:
+        jobs: how many.
+        seconds: since the first of them has been due.
+    """
+
+    processor: str
+    jobs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """A derived file that is in the store and becomes a file when its job is done.
 

@@ -14,19 +14,20 @@ from tusgate.core.processing import (
     LONGEST_ERROR,
     Job,
     JobState,
+    Overdue,
     Processed,
     Staged,
     derivation_of,
     is_withheld,
     processed,
 )
-from tusgate.database.rows import crc_to, folded_name, identity_of, moment_from, optional_moment
+from tusgate.database.rows import crc_to, folded_name, identity_of, moment_from, optional_moment, upload_from
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tusgate.core.model import Upload, UploadId
-    from tusgate.core.processing import Json
+    from tusgate.core.processing import JobSearch, Json
     from tusgate.database.rows import Row
 
 OUTCOME_EVENTS: Final = {
@@ -74,6 +75,31 @@ def job_from(row: Row, source: Upload) -> Job:
         due_at=moment_from(row["due_at"]),
         settled_at=optional_moment(row["settled_at"]),
     )
+
+
+def job_search_of(search: JobSearch, after: Job | None) -> dict[str, Any]:
+    """Return the parameters of a search that goes on after `after`."""
+    return {
+        "upload_id": search.upload_id,
+        "of_tenant": search.tenant,
+        "processor": search.processor,
+        "state": search.state,
+        "since": search.since,
+        "until": search.until,
+        "after_upload": after and after.source.id,
+        "after_processor": after and after.processor,
+    }
+
+
+def jobs_from(rows: Sequence[Row], sources: Sequence[Row]) -> list[Job]:
+    """Return the jobs in `rows`, whose files are in `sources`."""
+    files = {row["id"]: row for row in sources}
+    return [job_from(row, upload_from(files[row["upload_id"]])) for row in rows]
+
+
+def overdue_from(row: Row) -> Overdue:
+    """Return what a row of `system_overdue` says."""
+    return Overdue(row["processor"], row["jobs"], row["seconds"])
 
 
 def holding_of(job: Job) -> dict[str, object]:

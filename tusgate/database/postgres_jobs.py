@@ -18,8 +18,11 @@ from tusgate.database.jobs import (
     derived_of,
     holding_of,
     job_from,
+    job_search_of,
     jobs_by_file,
+    jobs_from,
     outcome_of,
+    overdue_from,
     settlement_of,
     staged_from,
     staged_to,
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.events import Outbox
     from tusgate.core.model import ObjectKey, Scope, Upload, UploadId
-    from tusgate.core.processing import ClaimId, Job, Json, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
     from tusgate.ports import JobQueue
 
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -136,19 +139,41 @@ class PostgresJobs(JobEndings):
         self._outbox.written()
         return file
 
-    async def revive(self, file: Upload) -> Upload:
+    async def revive(self, file: Upload, processor: str | None = None) -> Upload:
         """See `ports.JobQueue.revive`."""
         async with self._transact() as connection:
             row = await _queries.lock_file(connection, **identity_of(file))
             if row is None:
                 raise JobLost
             current = upload_from(row)
-            if not [name async for name in _queries.revive(connection, **identity_of(file))]:
+            if not [name async for name in _queries.revive(connection, **identity_of(file), processor=processor)]:
                 return current
             revived = await self._noted(connection, current)
             await self._tell(connection, EventType.PROCESSING, file.scope, [file.id])
         self._outbox.written()
         return revived
+
+    async def find(self, search: JobSearch, limit: int, after: Job | None = None) -> list[Job]:
+        """See `ports.JobQueue.find`."""
+        async with self._transact() as connection:
+            rows = [row async for row in _queries.system_find(connection, **job_search_of(search, after), limit=limit)]
+            ids = [row["upload_id"] for row in rows]
+            return jobs_from(rows, [row async for row in _queries.system_get_uploads(connection, ids=ids)])
+
+    async def drop(self, job: Job) -> Upload:
+        """See `ports.JobQueue.drop`."""
+        async with self._transact() as connection:
+            before = await _locked(connection, job)
+            if await _queries.drop(connection, **identity_of(job.source), processor=job.processor) is None:
+                raise JobLost
+            file = await self._outcome(connection, job, before.processing)
+        self._outbox.written()
+        return file
+
+    async def overdue(self, patience: float) -> list[Overdue]:
+        """See `ports.JobQueue.overdue`."""
+        async with self._lend() as connection:
+            return [overdue_from(row) async for row in _queries.system_overdue(connection, patience=patience)]
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """See `ports.JobQueue.of`."""
@@ -190,10 +215,10 @@ class PostgresJobs(JobEndings):
             for event_type in (EventType.CREATED, EventType.COMPLETED):
                 await self._tell(connection, event_type, made.scope, [made.id])
 
-    async def _outcome(self, connection: Connection, job: Job) -> Upload:
-        """Note what has become of the file, and tell it when that is the end of its jobs."""
+    async def _outcome(self, connection: Connection, job: Job, before: Processed | None = None) -> Upload:
+        """Note what has become of the file, and tell it when that is the end of its jobs, and was not so `before`."""
         file = await self._noted(connection, job.source)
-        if file.processing is not None and file.processing is not Processed.PROCESSING:
+        if file.processing not in {None, Processed.PROCESSING, before}:
             await self._tell(connection, OUTCOME_EVENTS[file.processing], file.scope, [file.id])
         return file
 
@@ -207,10 +232,12 @@ async def _source(connection: Connection, row: Any) -> Upload:
     return upload_from(await _queries.system_get_upload(connection, upload_id=row["upload_id"]))
 
 
-async def _locked(connection: Connection, job: Job) -> None:
-    """Lock the file, as whoever ends it does before its jobs. Raises JobLost."""
-    if await _queries.lock_file(connection, **identity_of(job.source)) is None:
+async def _locked(connection: Connection, job: Job) -> Upload:
+    """Lock the file, as whoever ends it does before its jobs, and return it. Raises JobLost."""
+    row = await _queries.lock_file(connection, **identity_of(job.source))
+    if row is None:
         raise JobLost
+    return upload_from(row)
 
 
 if TYPE_CHECKING:

@@ -105,7 +105,35 @@ RETURNING *;
 UPDATE jobs
 SET state = 'waiting', tries = 0, claim = NULL, holder = NULL, due_at = now(), settled_at = NULL, progress = 0
 WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND state = 'dead'
+    AND (:processor::text IS NULL OR processor = :processor)
 RETURNING processor;
+
+-- name: system_find
+SELECT jobs.* FROM jobs JOIN uploads ON uploads.id = jobs.upload_id
+WHERE (:upload_id::text IS NULL OR jobs.upload_id = :upload_id)
+    AND (:of_tenant::text IS NULL OR jobs.tenant = :of_tenant)
+    AND (:processor::text IS NULL OR jobs.processor = :processor)
+    AND (:state::text IS NULL OR jobs.state = :state)
+    AND (:since::timestamptz IS NULL OR uploads.completed_at >= :since)
+    AND (:until::timestamptz IS NULL OR uploads.completed_at < :until)
+    AND (:after_upload::text IS NULL OR (jobs.upload_id, jobs.processor) > (:after_upload, :after_processor::text))
+ORDER BY jobs.upload_id, jobs.processor
+LIMIT :limit;
+
+-- name: system_get_uploads
+SELECT * FROM uploads WHERE id = ANY(:ids::text[]);
+
+-- name: drop^
+DELETE FROM jobs
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND processor = :processor
+    AND (state IN ('waiting', 'dead') OR state = 'running' AND due_at <= now())
+RETURNING processor;
+
+-- name: system_overdue
+SELECT processor, count(*) AS jobs, extract(epoch FROM now() - min(due_at))::double precision AS seconds FROM jobs
+WHERE state IN ('waiting', 'running') AND due_at <= now() - make_interval(secs => :patience)
+GROUP BY processor
+ORDER BY processor;
 
 -- name: list_jobs
 SELECT * FROM jobs WHERE upload_id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner ORDER BY processor;

@@ -19,14 +19,17 @@ from tusgate.database.jobs import (
     derived_of,
     holding_of,
     job_from,
+    job_search_of,
     jobs_by_file,
+    jobs_from,
     outcome_of,
+    overdue_from,
     settlement_of,
     staged_from,
     staged_to,
     uploads_by_source,
 )
-from tusgate.database.rows import identity_of, upload_from
+from tusgate.database.rows import identity_of, milliseconds_of, upload_from
 
 if TYPE_CHECKING:
     import sqlite3
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.events import Outbox
     from tusgate.core.model import ObjectKey, Upload, UploadId
-    from tusgate.core.processing import ClaimId, Job, Json, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
     from tusgate.database.sqlite_threads import ReadingThread, WritingThread
     from tusgate.ports import JobQueue
 
@@ -129,7 +132,7 @@ class SqliteJobs(JobEndings):
         """See `ports.JobQueue.finish`."""
 
         def step(connection: sqlite3.Connection) -> Upload:
-            _check_file(connection, job)
+            _file(connection, job)
             staged = _staged(connection, job)
             _settle(connection, job, JobState.DONE, facts=json.dumps(facts))
             self._adopt(connection, job, staged)
@@ -137,20 +140,49 @@ class SqliteJobs(JobEndings):
 
         return await self._telling(step)
 
-    async def revive(self, file: Upload) -> Upload:
+    async def revive(self, file: Upload, processor: str | None = None) -> Upload:
         """See `ports.JobQueue.revive`."""
 
         def step(connection: sqlite3.Connection) -> Upload:
             row = _queries.get_file(connection, **identity_of(file))
             if row is None:
                 raise JobLost
-            if not list(_queries.revive(connection, **identity_of(file))):
+            if not list(_queries.revive(connection, **identity_of(file), processor=processor)):
                 return upload_from(row)
             revived = _noted(connection, file)
             self._tell(connection, EventType.PROCESSING, revived)
             return revived
 
         return await self._telling(step)
+
+    async def find(self, search: JobSearch, limit: int, after: Job | None = None) -> list[Job]:
+        """See `ports.JobQueue.find`."""
+        wanted = job_search_of(search, after)
+        wanted |= {name: milliseconds_of(wanted[name]) for name in ("since", "until")}
+
+        def step(connection: sqlite3.Connection) -> list[Job]:
+            rows = list(_queries.system_find(connection, **wanted, limit=limit))
+            ids = json.dumps([row["upload_id"] for row in rows])
+            return jobs_from(rows, list(_queries.system_get_uploads(connection, ids=ids)))
+
+        return await self._reader.run(step)
+
+    async def drop(self, job: Job) -> Upload:
+        """See `ports.JobQueue.drop`."""
+
+        def step(connection: sqlite3.Connection) -> Upload:
+            before = _file(connection, job)
+            if _queries.drop(connection, **identity_of(job.source), processor=job.processor) is None:
+                raise JobLost
+            return self._outcome(connection, job, before.processing)
+
+        return await self._telling(step)
+
+    async def overdue(self, patience: float) -> list[Overdue]:
+        """See `ports.JobQueue.overdue`."""
+        return await self._reader.run(
+            lambda connection: [overdue_from(row) for row in _queries.system_overdue(connection, patience=patience)]
+        )
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """See `ports.JobQueue.of`."""
@@ -181,7 +213,7 @@ class SqliteJobs(JobEndings):
         return await self._telling(partial(self._end_step, job=job, state=state, values=values))
 
     def _end_step(self, connection: sqlite3.Connection, job: Job, state: JobState, values: dict[str, Any]) -> Upload:
-        _check_file(connection, job)
+        _file(connection, job)
         _settle(connection, job, state, **values)
         return self._outcome(connection, job)
 
@@ -195,10 +227,10 @@ class SqliteJobs(JobEndings):
             for event_type in (EventType.CREATED, EventType.COMPLETED):
                 self._tell(connection, event_type, made)
 
-    def _outcome(self, connection: sqlite3.Connection, job: Job) -> Upload:
-        """Note what has become of the file, and tell it when that is the end of its jobs."""
+    def _outcome(self, connection: sqlite3.Connection, job: Job, before: Processed | None = None) -> Upload:
+        """Note what has become of the file, and tell it when that is the end of its jobs, and was not so `before`."""
         file = _noted(connection, job.source)
-        if file.processing is not None and file.processing is not Processed.PROCESSING:
+        if file.processing not in {None, Processed.PROCESSING, before}:
             self._tell(connection, OUTCOME_EVENTS[file.processing], file)
         return file
 
@@ -207,9 +239,11 @@ def _source(connection: sqlite3.Connection, row: Any) -> Upload:
     return upload_from(_queries.system_get_upload(connection, upload_id=row["upload_id"]))
 
 
-def _check_file(connection: sqlite3.Connection, job: Job) -> None:
-    if _queries.get_file(connection, **identity_of(job.source)) is None:
+def _file(connection: sqlite3.Connection, job: Job) -> Upload:
+    row = _queries.get_file(connection, **identity_of(job.source))
+    if row is None:
         raise JobLost
+    return upload_from(row)
 
 
 def _staged(connection: sqlite3.Connection, job: Job) -> list[Staged]:

@@ -90,7 +90,35 @@ RETURNING *;
 UPDATE jobs
 SET state = 'waiting', tries = 0, claim = NULL, holder = NULL, due_at = now_ms(), settled_at = NULL, progress = 0
 WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND state = 'dead'
+    AND (:processor IS NULL OR processor = :processor)
 RETURNING processor;
+
+-- name: system_find
+SELECT jobs.* FROM jobs JOIN uploads ON uploads.id = jobs.upload_id
+WHERE (:upload_id IS NULL OR jobs.upload_id = :upload_id)
+    AND (:of_tenant IS NULL OR jobs.tenant = :of_tenant)
+    AND (:processor IS NULL OR jobs.processor = :processor)
+    AND (:state IS NULL OR jobs.state = :state)
+    AND (:since IS NULL OR uploads.completed_at >= :since)
+    AND (:until IS NULL OR uploads.completed_at < :until)
+    AND (:after_upload IS NULL OR (jobs.upload_id, jobs.processor) > (:after_upload, :after_processor))
+ORDER BY jobs.upload_id, jobs.processor
+LIMIT :limit;
+
+-- name: system_get_uploads
+SELECT * FROM uploads WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: drop^
+DELETE FROM jobs
+WHERE upload_id = :id AND tenant = :tenant AND owner = :owner AND processor = :processor
+    AND (state IN ('waiting', 'dead') OR state = 'running' AND due_at <= (SELECT now_ms()))
+RETURNING processor;
+
+-- name: system_overdue
+SELECT processor, count(*) AS jobs, (now_ms() - min(due_at)) / 1000.0 AS seconds FROM jobs
+WHERE state IN ('waiting', 'running') AND due_at <= now_ms() - ms(:patience)
+GROUP BY processor
+ORDER BY processor;
 
 -- name: list_jobs
 SELECT * FROM jobs

@@ -48,6 +48,9 @@ class JobRules:
         digests: this process computes the SHA-256 of files.
         dedup: whose files share objects with equal ones.
         access_memory: seconds for which it is known who read what; None: not at all.
+        watch_every: seconds between two looks for jobs of processors that nobody takes.
+        job_patience: seconds for which such a job may have been due.
+        processors: that anybody's files get by the settings of this process.
         resume_pause: seconds that clients get to come back after an outage, before anything is expired.
     """
 
@@ -66,6 +69,9 @@ class JobRules:
     ended_memory: float | None = None
     share_memory: float = 30 * 86_400.0
     access_memory: float | None = None
+    watch_every: float = 300.0
+    job_patience: float = 600.0
+    processors: frozenset[str] = frozenset()
 
     def expirer(self, database: Database, clocks: OwnClocks) -> Expirer:
         """Return what expires uploads by these rules."""
@@ -108,6 +114,8 @@ class Jobs:
         ]
         if rules.digests or rules.dedup.is_on_anywhere:
             jobs.append((rules.digest_every, self.digest))
+        if self._reading is not None:
+            jobs.append((rules.watch_every, self.watch_processing))
         self._tasks = [asyncio.create_task(self._repeat(every, job)) for every, job in jobs]
 
     async def stop(self) -> None:
@@ -152,6 +160,22 @@ class Jobs:
         while await self._digester.run():
             count += 1
         return count
+
+    async def watch_processing(self) -> int:
+        """Tell operators of jobs that no worker takes; return of how many processors. They wait until one does."""
+        if self._reading is None:
+            return 0
+        overdue = await self._reading.jobs.overdue(self._rules.job_patience)
+        for each in overdue:
+            log.warning(
+                "processing.waiting",
+                processor=each.processor,
+                jobs=each.jobs,
+                seconds=round(each.seconds),
+                in_settings=each.processor in self._rules.processors,
+                hint=f"tusgate jobs list --processor {each.processor}",
+            )
+        return len(overdue)
 
     async def _repeat(self, every: float, job: Callable[[], Awaitable[int]]) -> None:
         """Run `job` for ever, about `every` seconds apart; an error ends one run, not the job."""

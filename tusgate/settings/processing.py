@@ -22,6 +22,11 @@ def names_of_processors(settings: Settings, tenancy: Tenancy) -> list[str]:
     return [name for name in dict.fromkeys(named) if name not in external]
 
 
+def known_processors(settings: Settings, tenancy: Tenancy) -> frozenset[str]:
+    """Return the processors that anybody's files get, external ones included."""
+    return frozenset((*names_of_processors(settings, tenancy), *(name for name, _ in settings.external_processors)))
+
+
 def processing_of(settings: Settings, tenancy: Tenancy, installed: Sequence[Declared]) -> Processing | None:
     """Return which jobs files get; None: none at all.
 

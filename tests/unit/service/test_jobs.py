@@ -8,12 +8,22 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+import structlog
 
+from tests.contract.database_rig import a_step, a_writer, an_object
+from tests.doubles.database import MemoryDatabase
 from tests.doubles.faults import Crashed, Faults
+from tests.doubles.store import MemoryStore
 from tests.unit.service.rig import GRACE, LIFETIME, SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
 from tusgate.core.errors import DatabaseUnavailable, StoreUnavailable, UploadGone
-from tusgate.core.model import ObjectKey, State
+from tusgate.core.grid import MIB
+from tusgate.core.model import Keeping, ObjectKey, State
+from tusgate.core.processing import Chosen, Declared, Processing
+from tusgate.ports import ObjectStore
+from tusgate.service.completion import Completion
+from tusgate.service.jobs import JobRules, Jobs
+from tusgate.service.stores import Stores
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -341,5 +351,32 @@ def test_a_run_takes_one_batch_and_the_next_comes_soon_while_there_is_more() -> 
         await janitor.jobs.stop()
         assert (await world.database.count_by_state())[State.EXPIRED] == 1_200
         assert await world.database.expire(1) == []
+
+    run(work())
+
+
+def test_jobs_that_no_worker_takes_are_told_when_they_are_late() -> None:
+    words, gone = Declared("words", 1, ("*/*",)), Declared("gone", 1, ("*/*",))
+    processing = Processing((words, gone), Chosen(("words", "gone")))
+
+    async def work() -> None:
+        database = MemoryDatabase(asyncio.get_running_loop().time)
+        upload = await a_writer(database)
+        step = a_step(20 * MIB, state=State.COMPLETE, stored=an_object(upload), keeping=Keeping(processing=processing))
+        await database.commit(upload, step)
+        stores = Stores[ObjectStore](MemoryStore())
+        rules = JobRules(job_patience=600.0, processors=frozenset({"words"}))
+        jobs = Jobs(database, stores, Completion(database, stores, "x"), rules, reading=database)
+        with structlog.testing.capture_logs() as logged:
+            await asyncio.sleep(599)
+            await jobs.watch_processing()
+            assert logged == []
+            await asyncio.sleep(2)
+            jobs.start()
+            await asyncio.sleep(1.2 * rules.watch_every + 1)
+            await jobs.stop()
+        told = [(each["processor"], each["in_settings"], each["jobs"]) for each in logged]
+        assert told == [("gone", False, 1), ("words", True, 1)]
+        assert {each["event"] for each in logged} == {"processing.waiting"}
 
     run(work())

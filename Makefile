@@ -84,7 +84,8 @@ wheel: $(VENV)/.development ## build the wheel into dist/
 lock: $(VENV)/.development ## choose new versions for the lock files
 	$(PIP_INSTALL) uv
 	$(COMPILE) --upgrade --output-file requirements.lock
-	$(COMPILE) --upgrade --all-extras --group lint --group test --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --upgrade --all-extras --constraint requirements.lock --output-file requirements-extras.lock
+	$(COMPILE) --upgrade --all-extras --group lint --group test --constraint requirements-extras.lock --output-file requirements-dev.lock
 	cd tests/clients && npm install --package-lock-only --no-audit --no-fund
 
 clean: ## remove what the other targets made, but not the servers in the cache

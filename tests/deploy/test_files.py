@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -94,6 +95,22 @@ def test_what_dockerfiles_copy_exists_and_is_let_through_to_the_build() -> None:
         for source in " ".join(copied).split():
             assert (compose.DEPLOY.parent / source).exists()
             assert f"!{source}" in allowed
+
+
+def test_the_image_with_extras_has_what_the_one_without_has_and_all_extras() -> None:
+    root = compose.DEPLOY.parent
+    plain, full = (locked(root / name) for name in ("requirements.lock", "requirements-extras.lock"))
+    assert plain.items() <= full.items()
+    extras = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    wanted = {re.split(r"[^\w-]", requirement)[0] for extra in extras.values() for requirement in extra}
+    assert wanted
+    assert wanted <= full.keys()
+    assert full.items() <= locked(root / "requirements-dev.lock").items(), "tests run on other versions"
+
+
+def locked(path: Path) -> dict[str, str]:
+    """Return the versions that a lock file has, by package."""
+    return dict(re.findall(r"^([\w.-]+)==([^ ;]+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_nginx_does_not_end_requests_that_the_gateway_would_let_live() -> None:

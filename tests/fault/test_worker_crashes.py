@@ -1,25 +1,27 @@
 """Workers die at every step of a job, and whoever comes next makes good what they left.
 
 Held by all of it: the file is processed in the end, what is made of it is there once, and nothing else is left in the
-store. The gateway has no worker of its own here; SQLite and a directory, which `contract` holds to what other databases
-and stores do.
+store. The gateway has no worker of its own here, and serves all tests that share it. Every step is died at on SQLite
+and a directory, and those that leave most behind also on PostgreSQL and MinIO.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import signal
-import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.gateway import TUSGATE, Gateway
+from tests.fault.books import PostgresBooks, SqliteBooks
+from tests.gateway import TUSGATE, Gateway, minio_settings
 from tests.processing import install_plugin
 from tests.servers.process import ServerProcess
 from tests.wire.client import Client
@@ -28,6 +30,10 @@ from tusgate.crash import EXIT_CODE, JOB_STEPS
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
     from pathlib import Path
+
+    from tests.fault.books import Books
+    from tests.servers.postgres import Postgres
+    from tests.servers.s3 import S3Server
 
     Story = Callable[["Shop"], Coroutine[Any, Any, str]]
 
@@ -38,15 +44,42 @@ LARGE = b"large " * 2_000_000
 """More than one part."""
 OWN_NAME = {"TUSGATE_PUBLIC_ALIASES": "http://gateway.test"}
 """What the client calls any gateway."""
-WEEK = 7 * 86_400 * 1000
+NUMBERS = itertools.count(1)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A gateway that does no jobs by itself, for all tests that share it.
+
+    Attributes:
+        books: its database.
+        week_ago: what to add to a time of that database.
+        keys: returns what lies in its store: objects, and multipart uploads under way.
+    """
+
+    gateway: Gateway
+    books: Books
+    week_ago: object
+    keys: Callable[[], set[str]]
 
 
 @dataclass
 class Shop:
-    """A gateway whose files are processed by workers beside it."""
+    """What one test has: its files are processed by workers beside the gateway."""
 
-    gateway: Gateway
-    workers: list[ServerProcess]
+    site: Site
+    workers: list[ServerProcess] = field(default_factory=list)
+    before: set[str] = field(default_factory=set)
+    number: int = field(default_factory=lambda: next(NUMBERS))
+
+    @property
+    def gateway(self) -> Gateway:
+        return self.site.gateway
+
+    @property
+    def go_on(self) -> Path:
+        """What slow files of this test wait for."""
+        return self.gateway.home / f"go-on-{self.number}"
 
     @property
     def client(self) -> Client:
@@ -55,7 +88,7 @@ class Shop:
     def worker(self, crash: str | None = None) -> ServerProcess:
         """Return a worker that was not started."""
         home = self.gateway.home
-        log = home / f"worker-{len(self.workers)}.log"
+        log = home / f"worker-{self.number}-{len(self.workers)}.log"
         mortal = {} if crash is None else {"TUSGATE_CRASH": crash, "TUSGATE_ENVIRONMENT": "development"}
         worker = ServerProcess(
             "worker",
@@ -86,41 +119,89 @@ class Shop:
                 await asyncio.sleep(0.02)
         return found
 
-    def change(self, statement: str, *values: object) -> None:
-        with closing(sqlite3.connect(self.gateway.home / "data" / "tusgate.sqlite3", timeout=10)) as database, database:
-            database.execute(statement, values)
-
     def let_leases_run_out(self) -> None:
-        self.change("UPDATE jobs SET due_at = 0 WHERE state IN ('running', 'waiting')")
+        late = "UPDATE jobs SET due_at = due_at + ? WHERE state IN ('running', 'waiting')"
+        self.site.books.change(late, self.site.week_ago)
 
     async def until_the_store_has(self, keys: int) -> None:
-        """Wait until it has so many objects, however old what was announced gets."""
-        objects = self.gateway.home / "data" / "objects"
+        """Wait until it has so many things of this test, however old what was announced gets."""
+        books, ago = self.site.books, self.site.week_ago
 
         def found() -> int:
-            self.change("UPDATE garbage SET created_at = created_at - ?, due_at = due_at - ?", WEEK, WEEK)
-            self.change("UPDATE uploads SET updated_at = updated_at - ?", WEEK)
-            return sum(path.is_file() for path in objects.rglob("*"))
+            books.change("UPDATE garbage SET created_at = created_at + ?, due_at = due_at + ?", ago, ago)
+            books.change("UPDATE uploads SET updated_at = updated_at + ?", ago)
+            return len(self.site.keys() - self.before)
 
         async with asyncio.timeout(60):
             while await asyncio.to_thread(found) != keys:  # noqa: ASYNC110 # another process does it
                 await asyncio.sleep(0.1)
 
 
-@pytest.fixture
-def shop(tmp_path: Path, start_gateway: Callable[..., Gateway]) -> Iterator[Shop]:
-    settings = {
-        "PYTHONPATH": search_path(tmp_path),
+def settings_of(site: Path) -> dict[str, str]:
+    return {
+        "PYTHONPATH": search_path(site),
         "TUSGATE_PROCESSORS": "shout",
         "TUSGATE_WORKER": "off",
         **OWN_NAME,
         "TUSGATE_WORKER_JOBS": "1",
     }
-    shop = Shop(start_gateway(settings), [])
-    yield shop
-    for worker in shop.workers:
-        worker.kill()
-        print(f"--- log of a worker\n{worker.log()}")
+
+
+@pytest.fixture(scope="module")
+def embedded_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """SQLite and a directory."""
+    home = tmp_path_factory.mktemp("embedded")
+    with Gateway(home / "gateway", settings_of(home)) as gateway:
+        data = gateway.home / "data"
+        places = (data / "objects", data / "multipart")
+
+        def keys() -> set[str]:
+            return {str(path) for place in places for path in place.rglob("*") if path.is_file()}
+
+        yield Site(gateway, SqliteBooks(data / "tusgate.sqlite3"), -7 * 86_400 * 1000, keys)
+
+
+@pytest.fixture(scope="module")
+def served_site(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: Postgres, minio_server: S3Server
+) -> Iterator[Site]:
+    """PostgreSQL and MinIO."""
+    home, dsn, bucket = tmp_path_factory.mktemp("served"), postgres_server.new_database(), minio_server.make_bucket()
+    servers = {**minio_settings(minio_server, bucket), "TUSGATE_DATABASE_URL": dsn, "TUSGATE_PART_SIZE": "5MiB"}
+
+    def keys() -> set[str]:
+        unfinished = minio_server.client()._list_multipart_uploads(bucket_name=bucket).uploads
+        return {*minio_server.keys(bucket), *(str(each.upload_id) for each in unfinished)}
+
+    with Gateway(home / "gateway", settings_of(home) | servers) as gateway:
+        yield Site(gateway, PostgresBooks(dsn), timedelta(days=-7), keys)
+    postgres_server.drop_database(dsn)
+    minio_server.remove_bucket(bucket)
+
+
+@contextmanager
+def opened(site: Site) -> Iterator[Shop]:
+    """Open a shop; what it leaves undone is nobody's any more."""
+    shop = Shop(site, before=site.keys())
+    try:
+        yield shop
+    finally:
+        for worker in shop.workers:
+            worker.kill()
+            print(f"--- log of a worker\n{worker.log()}")
+        site.books.change("DELETE FROM jobs WHERE state IN ('running', 'waiting')")
+
+
+@pytest.fixture
+def shop(embedded_site: Site) -> Iterator[Shop]:
+    with opened(embedded_site) as shop:
+        yield shop
+
+
+@pytest.fixture
+def served_shop(served_site: Site) -> Iterator[Shop]:
+    with opened(served_site) as shop:
+        yield shop
 
 
 def search_path(tmp_path: Path) -> str:
@@ -145,7 +226,7 @@ async def something_broken(shop: Shop) -> str:
 
 
 async def something_slow(shop: Shop) -> str:
-    return await shop.upload(b"wait for " + str(shop.gateway.home / "go-on").encode())
+    return await shop.upload(b"wait for " + str(shop.go_on).encode())
 
 
 STORIES: dict[str, Story] = {
@@ -165,6 +246,16 @@ STORIES: dict[str, Story] = {
     "complete-multipart": a_large_text,
     "find": a_large_text,
 }
+DECISIVE = (
+    "after-job-claim",
+    "after-job-stage",
+    "before-job-finish",
+    "after-job-finish",
+    "after-put-object",
+    "after-create-multipart",
+    "after-complete-multipart",
+)
+"""What a database, or a store, of its own has kept when the worker dies there."""
 BY_THE_API = {"job-held", "job-revive", "job-of", "job-derived"}
 """Each is one statement that answers a request, which asks again."""
 BY_OPERATORS = {"job-find", "job-drop", "job-overdue"}
@@ -179,6 +270,17 @@ def test_there_is_a_story_for_each_step_of_a_job() -> None:
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("step", STORIES)
 async def test_another_worker_does_the_job_that_one_has_died_over(shop: Shop, step: str, moment: str) -> None:
+    await another_follows(shop, step, moment)
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("place", DECISIVE)
+async def test_so_it_does_with_a_server_for_the_database_and_one_for_the_store(served_shop: Shop, place: str) -> None:
+    moment, _, step = place.partition("-")
+    await another_follows(served_shop, step, moment)
+
+
+async def another_follows(shop: Shop, step: str, moment: str) -> None:
     story = STORIES[step]
     file = await story(shop)
     doomed = shop.worker(f"{moment}-{step}")
@@ -188,7 +290,7 @@ async def test_another_worker_does_the_job_that_one_has_died_over(shop: Shop, st
         assert doomed._process is not None
         doomed._process.terminate()
     await asyncio.to_thread(wait_for_death, doomed)
-    (shop.gateway.home / "go-on").touch()
+    shop.go_on.touch()
     shop.let_leases_run_out()
 
     await asyncio.to_thread(shop.worker().start)
@@ -210,7 +312,7 @@ async def test_a_worker_that_is_killed_in_the_middle_is_followed_by_another(shop
     await shop.until(file, lambda processing: processing["jobs"][0]["state"] == "running")
     await asyncio.to_thread(first.kill)
     shop.let_leases_run_out()
-    (shop.gateway.home / "go-on").touch()
+    shop.go_on.touch()
     await asyncio.to_thread(second.start)
     found = await shop.until(file, lambda processing: processing["state"] == "ready")
     assert (found["processing"]["jobs"][0]["tries"], len(found["processing"]["derived"])) == (2, 1)
@@ -242,7 +344,8 @@ async def test_a_worker_that_is_told_to_stop_gives_its_job_back_and_ends_well(sh
 
 async def test_a_gateway_does_jobs_by_itself(tmp_path: Path, start_gateway: Callable[..., Gateway]) -> None:
     path = search_path(tmp_path)
-    shop = Shop(start_gateway({"PYTHONPATH": path, "TUSGATE_PROCESSORS": "shout", **OWN_NAME}), [])
+    gateway = start_gateway({"PYTHONPATH": path, "TUSGATE_PROCESSORS": "shout", **OWN_NAME})
+    shop = Shop(Site(gateway, SqliteBooks(gateway.home / "data" / "tusgate.sqlite3"), 0, set))
     file = await a_text(shop)
     found = await shop.until(file, lambda processing: processing["state"] == "ready")
     assert len(found["processing"]["derived"]) == 1

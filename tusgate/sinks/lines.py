@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import sys
 from typing import TYPE_CHECKING, Final
@@ -23,7 +24,7 @@ class LinesSink:
     """The port `Sink` on a file, or on stdout.
 
     A file is opened for each event, so that it may be rotated, and flushed to disk. Several processes may write to
-    one: a line is one write. A full disk or a power cut may leave half a line; the next one begins after it, and the
+    one: they take turns. A full disk or a power cut may leave half a line; the next one begins after it, and the
     event that it was about is told again.
 
     Args:
@@ -59,6 +60,7 @@ class LinesSink:
             return
         descriptor = os.open(self._path, _APPEND, 0o640)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # else the file may end within the line that another writes just now
             if _ends_within_a_line(descriptor):
                 line = b"\n" + line
             written = os.write(descriptor, line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,16 @@ async def test_each_event_is_a_line_at_the_end_of_the_file(tmp_path: Path) -> No
     first, *lines = path.read_text().splitlines()
     assert first == "before"
     assert [json.loads(line)["id"] for line in lines] == [str(event.id)] * 15
+
+
+async def test_writers_of_one_file_put_nothing_between_their_lines(tmp_path: Path) -> None:
+    """While one writes a long line the file ends within it, which is no half line of a power cut."""
+    path = tmp_path / "events.jsonl"
+    event = await a_fact()
+    long = replace(event, upload=replace(event.upload, filename="x" * 200_000))
+    sinks = [LinesSink("log", path) for _ in range(4)]
+    await asyncio.gather(*[sink.deliver(long) for sink in sinks for _ in range(25)])
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [str(event.id)] * 100
 
 
 async def test_a_file_that_was_moved_away_is_made_anew(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from tusgate.app import usages
 from tusgate.cli.report import stdout_console
 from tusgate.core.quota import Quota
 from tusgate.settings import Loaded  # noqa: TC001 - flags.py evaluates the annotations
@@ -36,6 +35,9 @@ def usage(
 
     Bytes count from the moment at which an upload is declared. May run beside gateways.
     """
+    # Not at the top: the other commands start faster without the server.
+    from tusgate.app import usages
+
     tenants = {tenant.name: tenant for tenant in load_tenancy(loaded.settings).tenants or ()}
     found, recounted = usages(loaded.settings, recount=recount)
     wrong = {name: before for name, (before, after) in recounted.items() if before != after}

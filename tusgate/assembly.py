@@ -371,6 +371,7 @@ def api_services(
     events = EventsApi(feed, partial(document_of, source=settings.event_source))
     return ApiServices(
         files=files,
+        uploads=uploads,
         direct=direct,
         audit=audit,
         instant=InstantUploads(database, stores, uploads, instant, time.time),

@@ -80,6 +80,7 @@ class Rig:
     feed: Feed
     direct: DirectUploads
     audit: Audit
+    uploads: Uploads
 
     async def row(self, path: str, scope: Scope = Scope()) -> Upload:  # noqa: B008 # a frozen value
         """Return the committed upload behind an upload path."""
@@ -236,6 +237,7 @@ async def running(
     audit = Audit(database, is_kept=keeps_log, tenants=tenants)
     services = ApiServices(
         files=files,
+        uploads=uploads,
         direct=direct,
         audit=audit,
         instant=InstantUploads(database, stores, uploads, instant or InstantRules(), clock),
@@ -248,7 +250,9 @@ async def running(
     server = WebServer(app, listen("127.0.0.1", 0))
     await server.start()
     try:
-        yield Rig(Client(server.port), database, store, writers, budget, server, clock, files, feed, direct, audit)
+        yield Rig(
+            Client(server.port), database, store, writers, budget, server, clock, files, feed, direct, audit, uploads
+        )
     finally:
         await feed.close()
         await server.stop_accepting()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from io import BytesIO
 
+import aiohttp
 import pytest
 from yarl import URL
 
@@ -26,7 +29,7 @@ async def ask(client, method, path, body=None):
         connection.send_head(method, f"/api/v1{path}", {**fields, "Content-Length": str(len(raw or b""))})
         connection.up.write(raw or b"")
         answer = await connection.answer()
-    return answer.status, answer.reason, json.loads(answer.body)
+    return answer.status, answer.reason, json.loads(answer.body or b"null")
 
 
 async def test_the_routes_answer_as_companion_does(rig, client):
@@ -86,16 +89,114 @@ async def test_what_is_refused_says_why_wherever_uppy_looks(client):
     assert (await ask(client, "POST", f"{one}/complete", {"parts": "x"}))[0] == 400
 
 
-async def test_a_small_file_goes_through_the_gateway(rig, client):
+async def wanted_form(
+    client, base="/companion/s3", query="filename=a%20b.txt&type=text/plain&metadata[relativePath]=x/a"
+):
+    """Return where a small file is sent to, and with which fields."""
+    status, _, wanted = await ask(client, "GET", f"{base}/params?{query}")
+    assert (status, wanted["method"]) == (200, "POST"), wanted
+    return URL(f"http://127.0.0.1:{client.gateway.port}{wanted['url'].removeprefix('http://gateway.test')}"), wanted[
+        "fields"
+    ]
+
+
+def a_form(fields, content):
+    form = aiohttp.FormData(fields)
+    form.add_field("file", BytesIO(content), filename="b", content_type="text/plain")
+    return form
+
+
+@pytest.mark.parametrize("content", [b"small", b"", bytes(range(256)) * 40_000], ids=["small", "empty", "large"])
+async def test_a_small_file_goes_through_the_gateway(rig, client, content):
     """Nothing is put past the gateway at once: a URL that does that cannot be verified before it is there."""
-    status, _, wanted = await ask(client, "GET", "/companion/s3/params?filename=a%20b.txt&type=text/plain")
-    assert (status, wanted["method"], wanted["fields"]) == (200, "PUT", {})
-    path = wanted["url"].removeprefix("http://gateway.test")
-    url = URL(f"http://127.0.0.1:{rig.client.port}{path}", encoded=True)
-    async with client.http.put(url, data=b"small", headers=wanted["headers"]) as answer:
+    url, fields = await wanted_form(client)
+    async with client.http.post(url, data=a_form(fields, content)) as answer:
         assert answer.status == 201
-        row = await rig.row(answer.headers["Location"])
-    assert (row.filename, row.content_type, row.state) == ("a b.txt", "text/plain", "complete")
+        place = answer.headers["Location"]
+    row = await rig.row(place)
+    assert (row.filename, row.content_type, row.state, row.length) == (
+        "a b.txt",
+        "text/plain",
+        "complete",
+        len(content),
+    )
+    assert row.metadata == b"relativePath eC9h"
+    assert await rig.stored(place) == content
+    async with client.http.get(url / fields["key"], allow_redirects=False) as found:  # where version 6 looks for it
+        assert (found.status, found.headers["Location"]) == (307, place)
+
+
+async def test_a_form_brings_the_credentials_that_its_address_was_asked_with(tmp_path, store, http):
+    """By the headers that version 5 is told to send, or in the path."""
+    async with guarded(tmp_path, store=store) as here:
+        alice = DirectClient(here.client, http, await here.who(ALICE))
+        _, _, wanted = await ask(alice, "GET", "/companion/s3/params?filename=a")
+        assert wanted["headers"] == alice.who
+        url, fields = await wanted_form(alice)
+        async with http.post(url, data=a_form(fields, b"small")) as answer:
+            assert answer.status == 401
+        async with http.post(url, data=a_form(fields, b"small"), headers=wanted["headers"]) as answer:
+            assert answer.status == 201
+        token = upload_token(jti="form")["Authorization"].removeprefix("Bearer ")
+        url, fields = await wanted_form(DirectClient(here.client, http), f"/companion/u/{token}/s3")
+        async with http.post(url, data=a_form(fields, b"small")) as answer:
+            assert (answer.status, await here.rig.stored(answer.headers["Location"], ALICE)) == (201, b"small")
+
+
+async def test_of_a_form_that_breaks_off_nothing_is_left(rig, client):
+    url, _ = await wanted_form(client)
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
+    fields = "Host: gateway.test\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000000"
+    writer.write(f"POST {url.raw_path} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + head + bytes(100_000))
+    await writer.drain()
+    writer.close()
+    async with asyncio.timeout(20):
+        while (await rig.row(url.path)).state != "terminated":  # noqa: ASYNC110 # the client has gone
+            await asyncio.sleep(0.01)
+
+
+async def test_a_form_without_an_end_makes_no_file(rig, client):
+    url, _ = await wanted_form(client)
+    body = b'--b\r\nContent-Disposition: form-data; name="file"\r\n\r\ncontent\r\n--b-+\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    async with client.http.post(url, data=body, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["code"]) == (400, "invalid_request")
+    assert (await rig.row(url.path)).state == "terminated"
+    assert await rig.objects() == []
+
+
+async def test_a_form_is_taken_once(rig, client):
+    url, fields = await wanted_form(client)
+    async with client.http.post(url, data=a_form(fields, b"first")) as answer:
+        place = answer.headers["Location"]
+    for content in (b"other", b""):
+        async with client.http.post(url, data=a_form(fields, content)) as answer:
+            assert (answer.status, (await answer.json())["code"]) == (400, "already_complete")
+    async with client.http.post(url, data=b"no form", headers={"Content-Type": "multipart/form-data"}) as answer:
+        assert answer.status == 400
+    assert await rig.stored(place) == b"first"
+
+
+@pytest.mark.parametrize("content_type", ["application/json", "application/x-www-form-urlencoded", "text/plain"])
+async def test_nothing_but_a_form_is_taken_as_one(client, content_type):
+    url, _ = await wanted_form(client)
+    async with client.http.post(url, data=b"x", headers={"Content-Type": content_type}) as answer:
+        assert answer.status == 415
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_picture_in_a_page_of_others_makes_no_upload(rig, client, site):
+    """What a script asks for has an Origin, of which the rules are asked."""
+    client.who = {"Sec-Fetch-Site": site}
+    status, _, _ = await ask(client, "GET", "/companion/s3/params?filename=a")
+    assert status == 403
+    assert not any((await rig.database.count_by_state()).values())
+
+
+async def test_metadata_that_cannot_be_kept_is_refused(client):
+    status, _, refused = await ask(client, "GET", "/companion/s3/params?filename=a&metadata[a%20b]=x")
+    assert (status, refused["message"].startswith("metadata: expected")) == (400, True)
 
 
 async def test_a_token_in_the_path_counts_like_one_in_a_field(tmp_path, store, http):
@@ -121,11 +222,11 @@ async def test_a_permission_allows_exactly_what_it_is_for(tmp_path, store, http,
     async with guarded(tmp_path, store=store) as here:
         alice = DirectClient(here.client, http, await here.who(ALICE))
         client = DirectClient(here.client, http, await here.who(ALICE, held))
-        for operation in Companion(WebConfig(), here.rig.direct).operations():
+        for operation in Companion(WebConfig(), here.rig.direct, here.rig.uploads).operations():
             if "{token}" in operation.path:
                 continue
             _, _, begun = await ask(alice, "POST", "/companion/s3/multipart", {"filename": "a"})
-            path = operation.path.replace("{id}", begun["uploadId"]).replace("{number}", "1")
+            path = operation.path.replace("{id}", begun["uploadId"]).replace("{number}", "1").replace("{key}", "a")
             body = {"filename": "a", "parts": [{"PartNumber": 1, "ETag": "x"}]} if operation.body else None
             status, _, _ = await ask(client, operation.method, f"{path}?partNumbers=1", body)
             assert operation.route is not None

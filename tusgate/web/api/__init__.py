@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tusgate.service.files import Files
     from tusgate.service.instant import InstantUploads
     from tusgate.service.sharing import Sharing
+    from tusgate.service.uploads import Uploads
     from tusgate.web.api.door import Operation
     from tusgate.web.api.events import EventsApi
     from tusgate.web.config import WebConfig
@@ -45,6 +46,7 @@ class ApiServices:
 
     Attributes:
         files: what can be done with files.
+        uploads: those whose bytes come through the gateway.
         direct: uploads whose parts clients send to the store themselves.
         audit: writes down who reads files.
         instant: files that need not be sent.
@@ -55,6 +57,7 @@ class ApiServices:
     """
 
     files: Files
+    uploads: Uploads
     direct: DirectUploads
     audit: Audit
     instant: InstantUploads
@@ -83,7 +86,7 @@ def _operations(config: WebConfig, services: ApiServices, public: SharedFiles | 
         *AccessesApi(services.audit).operations(),
         *DirectApi(config, services.direct, files.show).operations(),
         *InstantApi(config, services.instant, files.show).operations(),
-        *Companion(config, services.direct).operations(),
+        *Companion(config, services.direct, services.uploads).operations(),
         *SignedS3(config, services.direct).operations(),
         *(S3EventsApi(*services.evidence).operations() if services.evidence else ()),
         *(services.events.operations() if services.events else ()),

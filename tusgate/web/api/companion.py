@@ -7,24 +7,34 @@ refusals: JSON with `message` and `error`, and the message as the reason phrase,
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
-from urllib.parse import quote
 
+from aiohttp import web
 from pydantic import AfterValidator, BaseModel, Field
 
 from tusgate.core.access import Route
-from tusgate.core.errors import InvalidRequest
+from tusgate.core.errors import Interrupted, InvalidRequest, OriginForbidden, TusgateError
+from tusgate.core.lifecycle import Append
 from tusgate.core.metadata import clean_content_type, clean_filename, encoded_metadata, metadata_key
+from tusgate.core.model import CreatedVia
+from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import MOST_PARTS, MOST_URLS
 from tusgate.web.api.door import Operation
 from tusgate.web.api.uppy import BUCKET, LARGEST_COMPLETION, LENIENT, NamedParts, UppyDoor, as_json, refusal
+from tusgate.web.body import BodyWatch, RequestBody
+from tusgate.web.form import opened_form
+from tusgate.web.headers import parse_metadata
+from tusgate.web.hooks import exchange_of
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from multidict import MultiMapping
 
-    from tusgate.service.direct import Tickets
+    from tusgate.service.direct import DirectUploads, Tickets
+    from tusgate.service.uploads import Uploads
     from tusgate.web.api.door import ApiCall
+    from tusgate.web.config import WebConfig
 
 
 class _Wanted(BaseModel):
@@ -35,7 +45,18 @@ class _Wanted(BaseModel):
 
 
 class Companion(UppyDoor):
-    """The routes of Companion."""
+    """The routes of Companion.
+
+    Args:
+        config: of the web room.
+        direct: uploads of which clients send the parts themselves.
+        uploads: those of small files, which come in forms.
+    """
+
+    def __init__(self, config: WebConfig, direct: DirectUploads, uploads: Uploads) -> None:
+        super().__init__(config, direct)
+        self._uploads = uploads
+        self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
 
     def _offered(self) -> tuple[Operation, ...]:
         operation = partial(Operation, summary="", refuse=refusal)
@@ -48,6 +69,18 @@ class Companion(UppyDoor):
                 name="companionParams",
                 answer=self.params,
                 asked_as="POST",
+                admit=_refuse_pictures_and_links,
+            ),
+            operation(
+                method="POST",
+                path="/form/{id}",
+                route=Route.COMPLETION,
+                name="companionSend",
+                answer=self.send,
+                body_types=frozenset({"multipart/form-data"}),
+            ),
+            operation(
+                method="GET", path="/form/{id}/{key}", route=Route.CONTENT, name="companionFind", answer=self.find
             ),
             operation(
                 method="POST",
@@ -73,15 +106,45 @@ class Companion(UppyDoor):
         )
 
     async def params(self, call: ApiCall) -> web.Response:
-        """Tell how a small file is sent in one request: by a PUT to the gateway; nothing is written past it at once."""
-        name = clean_filename(call.request.query.get("filename", "").encode("utf-8", "surrogateescape")) or "file"
-        fields = {}
-        if kind := clean_content_type(call.request.query.get("type", "").encode("utf-8", "surrogateescape")):
-            fields["Content-Type"] = kind
-        if authorization := call.request.headers.get("Authorization"):
-            fields["Authorization"] = authorization
-        url = self._address.url(call.request, f"{self._base_path}/{quote(name, safe='')}")
-        return as_json({"method": "PUT", "url": url, "fields": {}, "headers": fields})
+        """Tell how a small file is sent in one request: in a form, to the gateway; nothing is written past it at once.
+
+        Version 6 knows no other way, takes `key` for the name of the object, and looks for the file behind the URL.
+        """
+        query = call.request.query
+        told = encoded_metadata(_metadata_in(query))
+        metadata = parse_metadata(told, self._max_metadata, call.principal.limits)
+        creation = Creation(
+            created_via=CreatedVia.PLAIN,
+            length=None,
+            metadata=metadata.raw,
+            filename=clean_filename(_raw(query.get("filename", ""))) or metadata.filename,
+            content_type=clean_content_type(_raw(query.get("type", ""))) or metadata.content_type,
+        )
+        upload = await self._uploads.create(call.principal, creation, exchange=exchange_of(call.request))
+        here = call.request.rel_url.raw_path.removesuffix("/params")
+        url = self._address.url(call.request, f"{here}/form/{upload.id}")
+        authorization = call.request.headers.get("Authorization")
+        headers = {} if authorization is None else {"Authorization": authorization}  # that version 5 sends on
+        return as_json({"method": "POST", "url": url, "fields": {"key": upload.id}, "headers": headers})
+
+    async def send(self, call: ApiCall) -> web.Response:
+        """Store the file of a form. It cannot be resumed: of one that breaks off nothing is left."""
+        with RequestBody(call.request, self._watch) as body:
+            form = await opened_form(body, call.request.headers["Content-Type"])
+            append = Append(offset=0, size=form.size, length=None, ends=True, via=CreatedVia.PLAIN)
+            exchange = exchange_of(call.request)
+            try:
+                upload = await self._uploads.append(call.principal, call.file_id, append, form, exchange=exchange)
+            except (Interrupted, InvalidRequest):  # while it was read: so it is not finished
+                with suppress(TusgateError):
+                    await self._uploads.end(call.scope, call.file_id)
+                raise
+        url = self._address.upload_url(call.request, upload.id)
+        return web.Response(status=201, headers={"Location": url, "ETag": f'"{upload.etag}"'})
+
+    async def find(self, call: ApiCall) -> web.Response:
+        """Lead to the file that was sent in a form."""
+        return web.Response(status=307, headers={"Location": self._address.upload_url(call.request, call.file_id)})
 
     async def create(self, call: ApiCall) -> web.Response:
         """Make an upload, with the metadata that Uppy has of the file."""
@@ -119,6 +182,28 @@ class Companion(UppyDoor):
         """End one upload, if it is unfinished."""
         await self._abandon(call)
         return as_json({})
+
+
+def _metadata_in(query: MultiMapping[str]) -> dict[str, str]:
+    """Return what stands in the query as `metadata[key]=value`. Raises InvalidRequest."""
+    named = {name[9:-1]: value for name, value in query.items() if name.startswith("metadata[") and name[-1] == "]"}
+    try:
+        return {metadata_key(name): value for name, value in named.items()}
+    except ValueError as error:
+        raise InvalidRequest("metadata", str(error)) from error
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _refuse_pictures_and_links(request: web.Request) -> None:
+    """Raise OriginForbidden for a GET that any page can cause: this one makes something.
+
+    What a script asks for has an Origin, unless it is of the same one. https://www.w3.org/TR/fetch-metadata/
+    """
+    if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site") in {"cross-site", "same-site"}:
+        raise OriginForbidden
 
 
 def _number(text: str) -> int:

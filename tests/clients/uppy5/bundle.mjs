@@ -1,1 +1,5 @@
-import Uppy from "@uppy/core"; import AwsS3 from "@uppy/aws-s3"; window.Uppy = Uppy; window.AwsS3 = AwsS3;
+import AwsS3 from "@uppy/aws-s3";
+import Uppy from "@uppy/core";
+import GoldenRetriever from "@uppy/golden-retriever";
+
+Object.assign(window, { AwsS3, GoldenRetriever, Uppy });

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tusgate.core.checkup import Seen
     from tusgate.core.clockwatch import Judge
     from tusgate.core.direct import KnownPart, ListedPart, Plan, Slot
-    from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search
+    from tusgate.core.events import Delivery, Event, EventId, EventPlace, Outcome, Search, SinkBacklog
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.grid import Grid, PartLimits
     from tusgate.core.hooks import Answer, Question
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         Upload,
         UploadId,
     )
-    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, ProcessorBacklog, Staged
     from tusgate.core.quota import Quota, Usage
     from tusgate.core.sharing import NewShare, Share, ShareId
 
@@ -420,6 +420,12 @@ class Deliveries(Protocol):
     async def disabled(self) -> dict[str, str]:
         """Return the sinks that are disabled, and why."""
 
+    async def backlog(self) -> list[SinkBacklog]:
+        """Return by sink how many deliveries are WAITING, since when, and how many are DEAD.
+
+        Looks at none that were made, of which there may be very many.
+        """
+
     async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
         """Give up deliveries that nobody will make: due for `patience` seconds, to a sink that is disabled or unknown.
 
@@ -564,6 +570,12 @@ class JobQueue(Protocol):
 
     async def overdue(self, patience: float) -> list[Overdue]:
         """Return by name the processors that have jobs which nobody has taken for `patience` seconds."""
+
+    async def backlog(self) -> list[ProcessorBacklog]:
+        """Return by processor how many jobs are not settled. Looks at no others, of which there may be very many."""
+
+    async def count_dead(self) -> dict[str, int]:
+        """Return by processor how many jobs are dead, where there are any. Reads the whole table."""
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """Return the jobs of files of one scope, by their names."""

@@ -712,6 +712,23 @@ class TestClaiming:
         await deliveries.enable(HOOK)
         assert len(await deliveries.claim(HOOK, "relay-1", 60.0, 100)) == 1
 
+    async def test_what_waits_and_what_is_dead_is_counted_by_sink(self, rig: Rig) -> None:
+        database = rig.telling(Outbox((Subscription("late"), Subscription("lost"))))
+        deliveries = database.deliveries
+        assert await deliveries.backlog() == []
+        await database.create(a_new_upload())
+        await rig.pass_time(100.0)
+        await a_complete_upload(database)
+        (refused, *others) = await deliveries.claim("lost", "relay-1", 60.0, 100)
+        outcomes = [Outcome(refused.event.id, DeliveryState.DEAD, 0.0, "refused"), *delivered(others)]
+        await deliveries.settle("lost", "relay-1", outcomes)
+        late, lost, dead = await deliveries.backlog()
+        assert (late.sink, late.state, late.deliveries) == ("late", DeliveryState.WAITING, 3)
+        assert late.seconds == pytest.approx(100.0, abs=60.0)
+        assert (lost.sink, lost.state, lost.deliveries) == ("lost", DeliveryState.WAITING, 1)
+        assert lost.seconds == pytest.approx(0.0, abs=60.0)
+        assert (dead.sink, dead.state, dead.deliveries, dead.seconds) == ("lost", DeliveryState.DEAD, 1, None)
+
 
 class TestKeeping:
     async def settled(self, rig: Rig, state: DeliveryState) -> SurveyedDatabase:

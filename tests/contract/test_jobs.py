@@ -618,6 +618,22 @@ class TestOperators:
         ends = [each.event.type for each in told if each.event.type in {EventType.READY, EventType.PROCESSING_FAILED}]
         assert ends == [EventType.PROCESSING_FAILED, EventType.READY]
 
+    async def test_what_is_not_settled_is_counted_by_processor(self, rig: Rig, database: SurveyedDatabase) -> None:
+        assert await database.jobs.backlog() == []
+        for _ in range(3):
+            await completed(database, ALL)
+        dead, done, running = [await a_job(database, "scan") for _ in range(3)]
+        await database.jobs.fail(dead, "no", None)
+        await database.jobs.finish(done, {})
+        await database.jobs.fail(running, "not yet", 500.0)
+        await rig.pass_time(100.0)
+        await a_job(database, "thumbnail")
+        scans, thumbnails = await database.jobs.backlog()
+        assert (scans.processor, scans.waiting, scans.running, scans.seconds) == ("scan", 1, 0, 0.0)
+        assert (thumbnails.processor, thumbnails.waiting, thumbnails.running) == ("thumbnail", 2, 1)
+        assert thumbnails.seconds == pytest.approx(100.0, abs=60.0)
+        assert await database.jobs.count_dead() == {"scan": 1}
+
     async def test_jobs_that_nobody_takes_are_counted_by_processor(self, rig: Rig, database: SurveyedDatabase) -> None:
         for _ in range(2):
             await completed(database, ALL)

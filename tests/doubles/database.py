@@ -34,6 +34,7 @@ from tusgate.core.events import (
     EventId,
     EventPlace,
     EventType,
+    SinkBacklog,
     Watch,
     deletion_of,
 )
@@ -1253,6 +1254,19 @@ class MemoryDeliveries:
 
     async def disabled(self) -> dict[str, str]:
         return dict(sorted(self._tables.disabled_sinks.items()))
+
+    async def backlog(self) -> list[SinkBacklog]:
+        by_kind: dict[tuple[str, DeliveryState], list[_Sent]] = {}
+        for sent in self._tables.deliveries.values():
+            if sent.state is not DeliveryState.DELIVERED:
+                by_kind.setdefault((sent.sink, sent.state), []).append(sent)
+        waiting_first = sorted(by_kind.items(), key=lambda item: (item[0][0], item[0][1] is DeliveryState.DEAD))
+        return [SinkBacklog(*kind, len(found), self._age(kind[1], found)) for kind, found in waiting_first]
+
+    def _age(self, state: DeliveryState, found: Sequence[_Sent]) -> float | None:
+        if state is DeliveryState.DEAD:
+            return None
+        return self._clock() - min(each.event.occurred_at.timestamp() for each in found)
 
     async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
         disabled = self._tables.disabled_sinks

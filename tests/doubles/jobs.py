@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -17,6 +18,7 @@ from tusgate.core.processing import (
     JobState,
     Overdue,
     Processed,
+    ProcessorBacklog,
     derivation_of,
     is_withheld,
     processed,
@@ -213,6 +215,25 @@ class MemoryJobs:
             if work.job.state in UNSETTLED and work.due <= self._now - patience:
                 due.setdefault(work.job.processor, []).append(self._now - work.due)
         return [Overdue(name, len(ages), max(ages)) for name, ages in sorted(due.items())]
+
+    async def backlog(self) -> list[ProcessorBacklog]:
+        found: dict[str, list[Work]] = {}
+        for work in self._table.values():
+            if work.job.state in UNSETTLED:
+                found.setdefault(work.job.processor, []).append(work)
+        return [
+            ProcessorBacklog(
+                name,
+                sum(each.job.state is JobState.WAITING for each in works),
+                sum(each.job.state is JobState.RUNNING for each in works),
+                max(0.0, self._now - min(each.due for each in works)),
+            )
+            for name, works in sorted(found.items())
+        ]
+
+    async def count_dead(self) -> dict[str, int]:
+        dead = [work.job.processor for work in self._table.values() if work.job.state is JobState.DEAD]
+        return dict(sorted(Counter(dead).items()))
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         return {

@@ -258,7 +258,7 @@ DECISIVE = (
 """What a database, or a store, of its own has kept when the worker dies there."""
 BY_THE_API = {"job-held", "job-revive", "job-of", "job-derived"}
 """Each is one statement that answers a request, which asks again."""
-BY_OPERATORS = {"job-find", "job-drop", "job-overdue"}
+BY_OPERATORS = {"job-find", "job-drop", "job-overdue", "job-backlog", "job-count-dead"}
 """Each is one commit, or changes nothing, and no worker comes to it."""
 ENDS: dict[Story, tuple[str, int]] = {a_virus: ("refused", 0), something_broken: ("failed", 0)}
 

@@ -245,6 +245,21 @@ class Outcome:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SinkBacklog:
+    """Deliveries to one sink that are in one state, as long as there are any.
+
+    Attributes:
+        deliveries: how many.
+        seconds: since the oldest of their events occurred; None where that is not asked for.
+    """
+
+    sink: str
+    state: DeliveryState
+    deliveries: int
+    seconds: float | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """Which deliveries an operator means; None does not restrict.

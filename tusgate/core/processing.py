@@ -186,6 +186,22 @@ class Overdue:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class ProcessorBacklog:
+    """Jobs of one processor that are not settled.
+
+    Attributes:
+        waiting: for a worker, or for their next try.
+        running: that somebody has taken, and has maybe abandoned.
+        seconds: since the first of them that nobody has taken has been due; 0 when none is.
+    """
+
+    processor: str
+    waiting: int
+    running: int
+    seconds: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Staged:
     """A derived file that is in the store and becomes a file when its job is done.

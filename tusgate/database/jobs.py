@@ -16,6 +16,7 @@ from tusgate.core.processing import (
     JobState,
     Overdue,
     Processed,
+    ProcessorBacklog,
     Staged,
     derivation_of,
     is_withheld,
@@ -24,7 +25,7 @@ from tusgate.core.processing import (
 from tusgate.database.rows import crc_to, folded_name, identity_of, moment_from, optional_moment, upload_from
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tusgate.core.model import Upload, UploadId
     from tusgate.core.processing import JobSearch, Json
@@ -100,6 +101,16 @@ def jobs_from(rows: Sequence[Row], sources: Sequence[Row]) -> list[Job]:
 def overdue_from(row: Row) -> Overdue:
     """Return what a row of `system_overdue` says."""
     return Overdue(row["processor"], row["jobs"], row["seconds"])
+
+
+def processor_backlog_from(row: Row) -> ProcessorBacklog:
+    """Return what a row of `system_backlog` says."""
+    return ProcessorBacklog(row["processor"], row["waiting"], row["running"], row["seconds"])
+
+
+def dead_from(rows: Iterable[Row]) -> dict[str, int]:
+    """Return what the rows of `system_count_dead` say."""
+    return {row["processor"]: row["jobs"] for row in rows}
 
 
 def holding_of(job: Job) -> dict[str, object]:

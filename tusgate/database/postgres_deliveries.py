@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import aiosql
 
-from tusgate.database.rows import PUTTING_OFF, columns_from, delivery_from, key_rows, outcome_rows, search_of
+from tusgate.database.rows import (
+    PUTTING_OFF,
+    columns_from,
+    delivery_from,
+    key_rows,
+    outcome_rows,
+    search_of,
+    sink_backlog_from,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,7 +24,7 @@ if TYPE_CHECKING:
     import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
-    from tusgate.core.events import Delivery, Outcome, Search
+    from tusgate.core.events import Delivery, Outcome, Search, SinkBacklog
     from tusgate.ports import Deliveries
 
 _queries: Any = aiosql.from_path(
@@ -71,6 +79,10 @@ class PostgresDeliveries:
     async def disabled(self) -> dict[str, str]:
         """See `ports.Deliveries.disabled`."""
         return {row["name"]: row["reason"] for row in await self._all(_queries.list_disabled)}
+
+    async def backlog(self) -> list[SinkBacklog]:
+        """See `ports.Deliveries.backlog`."""
+        return [sink_backlog_from(row) for row in await self._all(_queries.backlog)]
 
     async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
         """See `ports.Deliveries.bury_unclaimed`."""

@@ -15,6 +15,7 @@ from tusgate.database.jobs import (
     OUTCOME_EVENTS,
     JobEndings,
     check_kept,
+    dead_from,
     derived_of,
     holding_of,
     job_from,
@@ -23,6 +24,7 @@ from tusgate.database.jobs import (
     jobs_from,
     outcome_of,
     overdue_from,
+    processor_backlog_from,
     settlement_of,
     staged_from,
     staged_to,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.events import Outbox
     from tusgate.core.model import ObjectKey, Scope, Upload, UploadId
-    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, ProcessorBacklog, Staged
     from tusgate.ports import JobQueue
 
     Connection = PoolConnectionProxy[asyncpg.Record]
@@ -174,6 +176,16 @@ class PostgresJobs(JobEndings):
         """See `ports.JobQueue.overdue`."""
         async with self._lend() as connection:
             return [overdue_from(row) async for row in _queries.system_overdue(connection, patience=patience)]
+
+    async def backlog(self) -> list[ProcessorBacklog]:
+        """See `ports.JobQueue.backlog`."""
+        async with self._lend() as connection:
+            return [processor_backlog_from(row) async for row in _queries.system_backlog(connection)]
+
+    async def count_dead(self) -> dict[str, int]:
+        """See `ports.JobQueue.count_dead`."""
+        async with self._lend() as connection:
+            return dead_from([row async for row in _queries.system_count_dead(connection)])
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """See `ports.JobQueue.of`."""

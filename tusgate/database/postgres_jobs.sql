@@ -135,6 +135,17 @@ WHERE state IN ('waiting', 'running') AND due_at <= now() - make_interval(secs =
 GROUP BY processor
 ORDER BY processor;
 
+-- name: system_backlog
+SELECT processor, count(*) FILTER (WHERE state = 'waiting') AS waiting,
+    count(*) FILTER (WHERE state = 'running') AS running, greatest(0, extract(epoch FROM now() - min(due_at)))::double precision AS seconds
+FROM jobs
+WHERE state IN ('waiting', 'running')
+GROUP BY processor
+ORDER BY processor;
+
+-- name: system_count_dead
+SELECT processor, count(*) AS jobs FROM jobs WHERE state = 'dead' GROUP BY processor ORDER BY processor;
+
 -- name: list_jobs
 SELECT * FROM jobs WHERE upload_id = ANY(:ids::text[]) AND tenant = :tenant AND owner = :owner ORDER BY processor;
 

@@ -22,7 +22,7 @@ from tusgate.core.errors import (
     UploadGone,
     UploadNotFound,
 )
-from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType
+from tusgate.core.events import Delivery, DeliveryState, Event, EventId, EventType, SinkBacklog
 from tusgate.core.grid import Grid
 from tusgate.core.lifecycle import check_alive, check_complete, sources_of
 from tusgate.core.listing import folded
@@ -227,6 +227,11 @@ def delivery_from(row: Row) -> Delivery:
 PUTTING_OFF: Final = {"looked_at": 256, "put_off": 60.0}
 """Of how many due deliveries a claim looks whether they have to wait for one that is due later. For how many seconds
 they are put off at most: as long as an operator waits who has dropped that one."""
+
+
+def sink_backlog_from(row: Row) -> SinkBacklog:
+    """Return what a row of `backlog` says."""
+    return SinkBacklog(row["sink"], DeliveryState(row["state"]), row["deliveries"], row["seconds"])
 
 
 def outcome_rows(outcomes: Sequence[Outcome]) -> list[dict[str, object]]:

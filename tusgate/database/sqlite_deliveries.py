@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 import aiosql
 
-from tusgate.database.rows import PUTTING_OFF, delivery_from, key_rows, milliseconds_of, outcome_rows, search_of
+from tusgate.database.rows import (
+    PUTTING_OFF,
+    delivery_from,
+    key_rows,
+    milliseconds_of,
+    outcome_rows,
+    search_of,
+    sink_backlog_from,
+)
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Sequence
 
-    from tusgate.core.events import Delivery, Outcome, Search
+    from tusgate.core.events import Delivery, Outcome, Search, SinkBacklog
     from tusgate.database.sqlite_threads import ReadingThread, WritingThread
     from tusgate.ports import Deliveries
 
@@ -58,6 +66,10 @@ class SqliteDeliveries:
         """See `ports.Deliveries.disabled`."""
         return await self._reader.run(_disabled)
 
+    async def backlog(self) -> list[SinkBacklog]:
+        """See `ports.Deliveries.backlog`."""
+        return await self._reader.run(_backlog)
+
     async def bury_unclaimed(self, sinks: Sequence[str], patience: float) -> None:
         """See `ports.Deliveries.bury_unclaimed`."""
         names = json.dumps(list(sinks))
@@ -90,6 +102,10 @@ def _claim(connection: sqlite3.Connection, sink: str, holder: str, lease: float,
 
 def _disabled(connection: sqlite3.Connection) -> dict[str, str]:
     return {row["name"]: row["reason"] for row in _queries.list_disabled(connection)}
+
+
+def _backlog(connection: sqlite3.Connection) -> list[SinkBacklog]:
+    return [sink_backlog_from(row) for row in _queries.backlog(connection)]
 
 
 def _purge(connection: sqlite3.Connection, retention: float, dead_retention: float, limit: int) -> int:

@@ -74,6 +74,16 @@ DELETE FROM disabled_sinks WHERE name = :sink;
 -- name: list_disabled
 SELECT name, reason FROM disabled_sinks ORDER BY name;
 
+-- name: backlog
+-- Two selections, since each has a partial index, and both together would have none.
+SELECT sink, 'waiting' AS state, count(*) AS deliveries, (now_ms() - min(events.occurred_at)) / 1000.0 AS seconds
+FROM deliveries JOIN events ON events.upload_id = deliveries.upload_id AND events.number = deliveries.number
+WHERE deliveries.state = 'waiting'
+GROUP BY sink
+UNION ALL
+SELECT sink, 'dead', count(*), NULL FROM deliveries WHERE state = 'dead' GROUP BY sink
+ORDER BY sink, state DESC;
+
 -- name: bury_unclaimed!
 -- Of a sink that is disabled, or that no relay knows any more: else these would be kept for ever. :sinks is a JSON array.
 UPDATE deliveries SET state = 'dead', settled_at = now_ms(), error = coalesce(

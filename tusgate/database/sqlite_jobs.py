@@ -16,6 +16,7 @@ from tusgate.database.jobs import (
     OUTCOME_EVENTS,
     JobEndings,
     check_kept,
+    dead_from,
     derived_of,
     holding_of,
     job_from,
@@ -24,6 +25,7 @@ from tusgate.database.jobs import (
     jobs_from,
     outcome_of,
     overdue_from,
+    processor_backlog_from,
     settlement_of,
     staged_from,
     staged_to,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from tusgate.core.events import Outbox
     from tusgate.core.model import ObjectKey, Upload, UploadId
-    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, Staged
+    from tusgate.core.processing import ClaimId, Job, JobSearch, Json, Overdue, ProcessorBacklog, Staged
     from tusgate.database.sqlite_threads import ReadingThread, WritingThread
     from tusgate.ports import JobQueue
 
@@ -183,6 +185,16 @@ class SqliteJobs(JobEndings):
         return await self._reader.run(
             lambda connection: [overdue_from(row) for row in _queries.system_overdue(connection, patience=patience)]
         )
+
+    async def backlog(self) -> list[ProcessorBacklog]:
+        """See `ports.JobQueue.backlog`."""
+        return await self._reader.run(
+            lambda connection: [processor_backlog_from(row) for row in _queries.system_backlog(connection)]
+        )
+
+    async def count_dead(self) -> dict[str, int]:
+        """See `ports.JobQueue.count_dead`."""
+        return await self._reader.run(lambda connection: dead_from(_queries.system_count_dead(connection)))
 
     async def of(self, files: Sequence[Upload]) -> dict[UploadId, list[Job]]:
         """See `ports.JobQueue.of`."""

@@ -120,6 +120,17 @@ WHERE state IN ('waiting', 'running') AND due_at <= now_ms() - ms(:patience)
 GROUP BY processor
 ORDER BY processor;
 
+-- name: system_backlog
+SELECT processor, count(*) FILTER (WHERE state = 'waiting') AS waiting,
+    count(*) FILTER (WHERE state = 'running') AS running, max(0, now_ms() - min(due_at)) / 1000.0 AS seconds
+FROM jobs
+WHERE state IN ('waiting', 'running')
+GROUP BY processor
+ORDER BY processor;
+
+-- name: system_count_dead
+SELECT processor, count(*) AS jobs FROM jobs WHERE state = 'dead' GROUP BY processor ORDER BY processor;
+
 -- name: list_jobs
 SELECT * FROM jobs
 WHERE upload_id IN (SELECT value FROM json_each(:ids)) AND tenant = :tenant AND owner = :owner

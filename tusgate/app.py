@@ -45,7 +45,7 @@ from tusgate.service.relay import Relay
 from tusgate.service.tenants import Tenants
 from tusgate.service.uploads import let_fail
 from tusgate.service.writers import Writers
-from tusgate.settings.processing import names_of_processors
+from tusgate.settings.processing import known_processors, names_of_processors
 from tusgate.settings.tenants import load_tenancy
 from tusgate.telemetry import LogEvent
 from tusgate.web.api import add_api
@@ -80,6 +80,7 @@ if TYPE_CHECKING:
     from tusgate.service.cleanup import Outcome
     from tusgate.service.reconcile import Finding, Looked, Mending
     from tusgate.service.stores import Stores
+    from tusgate.service.uploads import Uploads
     from tusgate.settings import Settings
     from tusgate.settings.tenants import Tenancy
 
@@ -91,6 +92,10 @@ T = TypeVar("T")
 
 DRY_RUN_LIMIT = 1000
 """Rows of each kind that a dry run looks at: it locks them for as long."""
+
+
+SCRAPERS = 16
+"""Connections for metrics at once."""
 
 
 def run(settings: Settings, *, reuse_port: bool = False) -> None:
@@ -378,8 +383,8 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
         if assembly.has_page(settings):
             _add_page(settings, app, stores, keeping)
         _crash_at_an_answer(settings, app)
-        server = _server(settings, app, reuse_port)
-        stack.push_async_callback(server.close)
+        server = _server(stack, settings, app, reuse_port)
+        await _serve_metrics(stack, settings, tenancy, database, uploads, server)
         await database.listen(writers.taken_over)
         jobs.start()
         relay.start()
@@ -475,14 +480,41 @@ def _holder() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
 
-def _server(settings: Settings, app: Application, reuse_port: bool) -> WebServer:
-    return WebServer(
+def _server(stack: AsyncExitStack, settings: Settings, app: Application, reuse_port: bool) -> WebServer:
+    server = WebServer(
         app,
         listen(settings.host, settings.port, shared=reuse_port),
         max_connections=connections_allowed(settings.max_connections, settings.max_downloads),
         keepalive=settings.keepalive_timeout,
         answer_patience=settings.idle_timeout,
     )
+    stack.push_async_callback(server.close)
+    return server
+
+
+async def _serve_metrics(
+    stack: AsyncExitStack,
+    settings: Settings,
+    tenancy: Tenancy,
+    database: SurveyedDatabase,
+    uploads: Uploads,
+    server: WebServer,
+) -> None:
+    """Serve metrics where they are wanted, until `stack` is left: of a process that drains, too."""
+    if settings.metrics is None:
+        return
+    # Not at the top: a gateway without metrics is smaller without what writes them.
+    from tusgate.service.observation import Observer
+    from tusgate.web.metrics import Metrics, make_metrics_app
+
+    sinks = [sink.name for sink in settings.sinks]
+    processors = sorted(known_processors(settings, tenancy))
+    metrics = Metrics(Observer(database), uploads.budget, server, sinks, processors)
+    listener = listen(*settings.metrics, setting="TUSGATE_METRICS")
+    own = WebServer(make_metrics_app(metrics), listener, max_connections=SCRAPERS)
+    stack.push_async_callback(own.close)
+    await own.start()
+    log.info(LogEvent.METRICS_STARTED, port=own.port)
 
 
 def _announce(settings: Settings, *, has_page: bool) -> None:

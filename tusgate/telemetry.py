@@ -82,6 +82,8 @@ class LogEvent(StrEnum):
     DEDUP_OBJECT_LOST = "dedup.object_lost"
     INSTANT_CREATED = "instant.created"
     INSTANT_REFUSED = "instant.refused"
+    METRICS_STARTED = "metrics.started"
+    METRICS_UNREAD = "metrics.unread"
     ACCESS_UNFINISHED = "access.unfinished"
     DATABASE_UNAVAILABLE = "database.unavailable"
     DATABASE_UNSAFE = "database.unsafe"

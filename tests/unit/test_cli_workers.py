@@ -54,7 +54,8 @@ def wrong_settings():
     raise SettingsError("TUSGATE_X: expected sense")
 
 configure_logging(Settings(log_format="json"))
-sys.exit(Workers(2, globals()[sys.argv[1]], drain_timeout=float(sys.argv[2])).run())
+kind = globals()[sys.argv[1]]
+sys.exit(Workers(2, lambda number: kind(), drain_timeout=float(sys.argv[2])).run())
 """
 
 

@@ -390,3 +390,35 @@ def test_there_are_share_links_with_a_key_and_where_files_are_handed_out() -> No
     assert not load_settings({"share_keys": "k" * 32, "downloads": "off"}).settings.offers_shares
     with pytest.raises(SettingsError, match="TUSGATE_SHARE_KEYS"):
         load_settings({"share_keys": "short"})
+
+
+def test_metrics_have_an_address(environment: SetEnvironment) -> None:
+    assert load_settings().settings.metrics is None
+    environment(metrics="[::1]:9464")
+    settings = load_settings().settings
+    assert settings.metrics == ("::1", 9464)
+    assert shown("metrics", settings.metrics) == "[::1]:9464"
+
+
+@pytest.mark.parametrize(
+    "text", ["9464", ":9464", "localhost", "http://localhost:9464", "localhost:99999", "a:b", "a@b:1"]
+)
+def test_metrics_without_an_address_are_refused(environment: SetEnvironment, text: str) -> None:
+    told = complaint(environment, metrics=text)
+    assert told.startswith("TUSGATE_METRICS: expected a host and a port such as 127.0.0.1:9464, got")
+    assert text in told
+
+
+@pytest.mark.parametrize(
+    ("address", "workers", "expected"),
+    [
+        ("127.0.0.1:8080", "1", "other ports than that of uploads, 8080"),
+        ("127.0.0.1:8079", "2", "other ports than that of uploads, 8080"),
+        ("127.0.0.1:65535", "2", "a port of at most 65534"),
+    ],
+)
+def test_each_worker_finds_a_port_for_its_metrics(
+    environment: SetEnvironment, address: str, workers: str, expected: str
+) -> None:
+    database = "postgresql://127.0.0.1/tusgate"
+    assert expected in complaint(environment, metrics=address, workers=workers, database_url=database)

@@ -104,7 +104,7 @@ class Rig:
         """Wait until what a refused client still sends is read: the server's end would wait longer for that."""
 
         async def is_empty() -> bool:
-            return self.server._room._open == 0
+            return self.server.connections == 0
 
         await until(is_empty)
 

@@ -33,8 +33,17 @@ def _serve_with_workers(settings: Settings) -> int:
 
     with reserved_port(settings.host, settings.port) as port:
         shared = settings.model_copy(update={"port": port})
-        workers = Workers(settings.workers, lambda: run(shared, reuse_port=True), settings.drain_timeout)
-        return workers.run()
+        return Workers(
+            settings.workers, lambda number: run(_as_worker(shared, number), reuse_port=True), settings.drain_timeout
+        ).run()
+
+
+def _as_worker(settings: Settings, number: int) -> Settings:
+    """Return the settings of one worker: metrics are about one process, so each has an address for its own."""
+    if settings.metrics is None or settings.metrics[1] == 0:
+        return settings
+    host, port = settings.metrics
+    return settings.model_copy(update={"metrics": (host, port + number)})
 
 
 def _warn_when_open(settings: Settings) -> None:

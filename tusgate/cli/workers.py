@@ -14,6 +14,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -59,9 +60,11 @@ class Workers:
 
     A child that crashes is started again, after a delay that doubles while it keeps crashing early. A child that
     ends with "wrong settings" ends them all: a restart cannot help. Children whose parent is killed drain.
+
+    `work` gets the number of its worker, from 0 on; who takes the place of one that has crashed gets the same.
     """
 
-    def __init__(self, count: int, work: Callable[[], object], drain_timeout: float) -> None:
+    def __init__(self, count: int, work: Callable[[int], object], drain_timeout: float) -> None:
         self._slots = [_Slot(number) for number in range(count)]
         self._work = work
         self._drain_timeout = drain_timeout
@@ -112,7 +115,7 @@ class Workers:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _become_worker(parent, self._work)
+            _become_worker(parent, partial(self._work, slot.number))
         slot.pid, slot.started = pid, time.monotonic()
         self._log.info(LogEvent.WORKER_STARTED, worker=slot.number, pid=pid)
 

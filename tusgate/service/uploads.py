@@ -177,6 +177,7 @@ class Uploads:
         self._now = now
         self._recent = RecentUploads()
         self._store_fine_until = 0.0
+        self.budget = tools.budget
         self.max_size = tools.max_size
         self.lifetime = min((limit for limit in (expiry.lifetime, expiry.max_age) if limit is not None), default=None)
         """Seconds after which a new upload ends unless bytes come; None = never."""

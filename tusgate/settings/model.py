@@ -55,7 +55,7 @@ from tusgate.settings.kinds import (
     show_duration,
     show_size,
 )
-from tusgate.settings.sinks import HostsAndPorts, Reached, Sinks
+from tusgate.settings.sinks import HostAndPort, HostsAndPorts, Reached, Sinks
 
 ENV_PREFIX: Final = "TUSGATE_"
 API_PATH: Final = "/api/v1"
@@ -92,6 +92,7 @@ _CLOUDS: Final[dict[str, S3Profile]] = {
 """Host suffixes that tell which store answers; every other one is taken for MinIO."""
 _S3_NEEDS: Final = ("s3_endpoint", "s3_bucket", "s3_access_key", "s3_secret_key")
 """All of these, or objects are files."""
+_LAST_PORT: Final = 65_535
 _STALE_UPLOAD_EXPIRY: Final = {"minio": 24 * 3600.0, "rclone": 24 * 3600.0, "r2": 7 * 86_400.0}
 """Seconds after which a store deletes unfinished multipart uploads by itself, when nobody changed that."""
 
@@ -129,7 +130,7 @@ class Settings(BaseSettings):
     )
 
     host: Text = _listen("127.0.0.1", "Address to listen on; 0.0.0.0 is every IPv4 interface.")
-    port: Count = _listen(8080, "Port to listen on; 0 takes a free one.", ge=0, le=65_535)
+    port: Count = _listen(8080, "Port to listen on; 0 takes a free one.", ge=0, le=_LAST_PORT)
     public_url: WebUrl | None = _listen(
         None, "Address at which clients reach the gateway, without BASE_PATH; upload URLs begin with it."
     )
@@ -413,6 +414,11 @@ class Settings(BaseSettings):
         (), "Names of environment variables that processors are to see, too; by themselves they see none of ours."
     )
     workers: Count = _run(1, "Processes that share the port; BUDGET is for each.", ge=1, le=256)
+    metrics: HostAndPort | None = _run(
+        None,
+        "Address of a listener of its own for /metrics (docs/metrics.md); of several WORKERS each has the next port."
+        " Without it there are no metrics.",
+    )
     drain_timeout: Duration = _run(20.0, "How long requests may take to save their bytes at SIGTERM.", gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = _run("info", "Least severe message that is logged.")
     log_format: Literal["json", "console"] | None = _run(
@@ -465,9 +471,22 @@ class Settings(BaseSettings):
             raise wrong("base_path", f"a path that is not below {API_PATH}", self.base_path)
         if f"{self.base_path}/".startswith(f"{SHARES_PATH}/"):
             raise wrong("base_path", f"a path that is not below {SHARES_PATH}", self.base_path)
+        self._check_metrics()
         if self.crash is not None and self.environment == "production":
             raise wrong("crash", f"no value, because {ENV_PREFIX}ENVIRONMENT is production", self.crash)
         return self
+
+    def _check_metrics(self) -> None:
+        """Raise SettingsError when a process could not listen for metrics."""
+        if self.metrics is None or not self.metrics[1]:
+            return
+        first, last = self.metrics[1], self.metrics[1] + self.workers - 1
+        if last > _LAST_PORT:
+            raise wrong(
+                "metrics", f"a port of at most {_LAST_PORT - self.workers + 1}, since each worker has one", first
+            )
+        if first <= self.port <= last:
+            raise wrong("metrics", f"other ports than that of uploads, {self.port}", first)
 
     def _check_store(self) -> None:
         self._check_s3_is_whole()

@@ -211,6 +211,12 @@ Sinks = Annotated[
     BeforeValidator(_declared),
     Kind("JSON", "a list of sinks, each with a name and a type, see docs/events.md", show),
 ]
+HostAndPort = Annotated[
+    tuple[str, int],
+    NoDecode,
+    BeforeValidator(lambda value: host_and_port(value.strip()) if isinstance(value, str) else value),
+    Kind("HOST:PORT", "a host and a port such as 127.0.0.1:9464", lambda place: _show_host(*place)),
+]
 HostsAndPorts = Annotated[
     tuple[tuple[str, int], ...],
     NoDecode,

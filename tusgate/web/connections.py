@@ -87,13 +87,16 @@ class Room:
         limit: connections that are served.
         keepalive: seconds that a connection may be idle, or take to send the headers of a request.
         options: for aiohttp's `RequestHandler`.
+
+    Attributes:
+        open: connections now, those that are told that there is no room included.
     """
 
     def __init__(self, limit: int, keepalive: float, options: Mapping[str, object]) -> None:
-        self._limit = limit
+        self.limit = limit
         self._keepalive = keepalive
         self._options = options
-        self._open = 0
+        self.open = 0
         self._was_full = False
         self._reads = _Reads()
 
@@ -102,12 +105,12 @@ class Room:
         loop = asyncio.get_running_loop()
 
         def protocol() -> Reader | _TurnedAway:
-            if self._open >= self._limit + SPARE:
+            if self.open >= self.limit + SPARE:
                 return _TurnedAway()
-            is_surplus = self._open >= self._limit
+            is_surplus = self.open >= self.limit
             if is_surplus:
                 self._tell_full()
-            self._open += 1
+            self.open += 1
             keepalive = min(SURPLUS_PATIENCE, self._keepalive) if is_surplus else self._keepalive
             options = {**self._options, "keepalive_timeout": keepalive}
             return Reader(Connection(self._left, is_surplus, server, loop, options, self._reads), self._reads)
@@ -115,15 +118,15 @@ class Room:
         return protocol
 
     def _left(self) -> None:
-        self._open -= 1
-        if self._open < self._limit * 0.9:
+        self.open -= 1
+        if self.open < self.limit * 0.9:
             self._was_full = False
 
     def _tell_full(self) -> None:
         """Log once, until there is room again: not once per connection of a flood."""
         if not self._was_full:
             self._was_full = True
-            _log.warning(LogEvent.SERVER_FULL, connections=self._limit)
+            _log.warning(LogEvent.SERVER_FULL, connections=self.limit)
 
 
 class Connection(web.RequestHandler):

@@ -85,11 +85,12 @@ def check_interpreter() -> None:
         raise SettingsError("python -O removes checks that aiohttp relies on: start without it")
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False, setting: str = "HOST, PORT") -> socket.socket:
     """Return a listening socket; port 0 = any free one.
 
     Args:
         shared: several processes listen on the port, each with a socket of its own (SO_REUSEPORT).
+        setting: what says the address, for the error.
 
     Raises:
         SettingsError: the address cannot be used.
@@ -112,7 +113,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise SettingsError(f"HOST, PORT: cannot listen on {host}:{port}: {error.strerror or error}") from error
+        raise SettingsError(f"{setting}: cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listener
 
 
@@ -145,6 +146,16 @@ class WebServer:
         # A client that leaves must not cancel a commit: it is noticed at the next read.
         self._runner = web.AppRunner(app, handle_signals=False, shutdown_timeout=LAST_GRACE, handler_cancellation=False)
         self._acceptor: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return self._room.open
+
+    @property
+    def max_connections(self) -> int:
+        """How many are served at once."""
+        return self._room.limit
 
     async def start(self) -> None:
         """Begin to accept connections."""

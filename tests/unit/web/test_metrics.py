@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.contract.database_rig import a_new_upload
 from tests.doubles.database import MemoryDatabase
+from tusgate.core.errors import SettingsError
 from tusgate.core.events import Outbox, Subscription
 from tusgate.database.sqlite import SqliteDatabase
 from tusgate.service.budget import Budget
@@ -124,3 +125,8 @@ async def test_many_scrapers_at_once_are_all_answered() -> None:
     async with serving(MemoryDatabase(clock=time.time)) as url:
         every = await asyncio.gather(*(exposed(url) for _ in range(20)))
     assert {found["tusgate_database_up"][()] for found in every} == {1}
+
+
+async def test_an_address_that_is_taken_is_refused_by_the_name_of_its_setting() -> None:
+    with listen("127.0.0.1", 0) as taken, pytest.raises(SettingsError, match=r"^TUSGATE_METRICS: cannot listen on"):
+        listen("127.0.0.1", taken.getsockname()[1], setting="TUSGATE_METRICS")

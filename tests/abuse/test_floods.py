@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.abuse.crowd import PATIENCE, begin_patch, crowd, ended
-from tests.abuse.size import FULL
 from tests.abuse.vitals import complaints, memory_of, most_memory_of, open_files_of, processor_seconds_of
 from tests.fault.rig import KIB, MIB, lettered
 from tests.fault.tcp import TcpFaultProxy
 from tests.gateway import Gateway
 from tests.servers.process import wait_until
+from tests.size import FULL
 from tests.wire.client import CT, Client, V
 from tusgate.web.connections import SPARE
 

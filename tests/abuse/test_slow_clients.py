@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.abuse.crowd import PATIENCE, begin_patch, crowd, ended
-from tests.abuse.size import FULL
 from tests.abuse.vitals import client_connections, memory_of
 from tests.fault.rig import KIB, MIB, lettered
+from tests.size import FULL
 from tests.wire.client import V
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from bench.load import BLOCK, Connection, patch_fields
 from tests.servers import acquire, postgres
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from rich.console import Console
@@ -88,34 +88,36 @@ def transactions(database: str) -> int:
 
 
 def show_heads(console: Console, servers: dict[str, TusServer], database: str) -> None:
-    """Print how long a HEAD takes, alone and beside uploads at full speed, next to a bare SELECT in the same time.
+    """Print how long a HEAD takes, alone and beside uploads at full speed, next to a bare SELECT.
 
     That is what the machine allows: under this load all processes wait for its processors.
     """
     table = _table(f"HEAD, ms ({LOAD.name})", "", "p50 alone", "p99 alone", "p50 loaded", "p99 loaded", "HEADs")
     with _select_of(database) as select:
         for name, server in servers.items():
-            head = _head_of(server)
-            alone = timed([head, select], lambda turns: turns >= IDLE_HEADS)
-            port, path = server.address
-            numbers = [str(LOAD.connections), str(LOAD.size), str(LOAD.uploads)]
-            load = subprocess.Popen([sys.executable, "-m", "bench.load", port, path, *numbers], stdout=subprocess.PIPE)
-            loaded = timed([head, select], partial(_has_ended, load))
-            for row, first, then in zip((name, "  a bare SELECT meanwhile"), alone, loaded, strict=True):
-                times = (f"{1000 * value:.1f}" for value in (*_spread(first), *_spread(then)))
-                table.add_row(row, *times, str(len(then)))
+            for row, ask in ((name, _head_of(server)), ("  a bare SELECT beside the same load", select)):
+                alone = timed(ask, lambda turns: turns >= IDLE_HEADS)
+                load = _load_on(server)
+                loaded = timed(ask, partial(_has_ended, load))
+                times = (f"{1000 * value:.1f}" for value in (*_spread(alone), *_spread(loaded)))
+                table.add_row(row, *times, str(len(loaded)))
     console.print(table)
 
 
-def timed(asks: Sequence[Callable[[], object]], enough: Callable[[int], bool]) -> list[list[float]]:
-    """Call them in turn until `enough(turns so far)`; return the seconds that each took."""
-    seconds: list[list[float]] = [[] for _ in asks]
-    while not enough(len(seconds[0])):
-        for ask, taken in zip(asks, seconds, strict=True):
-            begin = time.perf_counter()
-            ask()
-            taken.append(time.perf_counter() - begin)
+def timed(ask: Callable[[], object], enough: Callable[[int], bool]) -> list[float]:
+    """Call it again and again until `enough(times so far)`; return the seconds that each call took."""
+    seconds = list[float]()
+    while not enough(len(seconds)):
+        begin = time.perf_counter()
+        ask()
+        seconds.append(time.perf_counter() - begin)
     return seconds
+
+
+def _load_on(server: TusServer) -> subprocess.Popen[bytes]:
+    port, path = server.address
+    numbers = [str(LOAD.connections), str(LOAD.size), str(LOAD.uploads)]
+    return subprocess.Popen([sys.executable, "-m", "bench.load", port, path, *numbers], stdout=subprocess.PIPE)
 
 
 def _head_of(server: TusServer) -> Callable[[], None]:

@@ -3,7 +3,7 @@
 PYTHON ?= python3
 REQUIRE ?=
 ARGS ?=
-ALL_SERVERS := minio,mc,postgres,pgbouncer,versity,nginx,caddy,node,chromium,nats,rabbitmq,redis,kafka,clamd,ffmpeg
+ALL_SERVERS := minio,mc,postgres,pgbouncer,versity,nginx,caddy,node,chromium,nats,rabbitmq,redis,kafka,clamd,ffmpeg,faketime
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -60,7 +60,7 @@ fast: $(VENV)/.development ## all tests that need no server: also contracts on S
 		tests/unit tests/contract tests/wire tests/model
 
 integration: $(VENV)/.development ## tests on real stores, databases, proxies and brokers; none is skipped
-	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy,nats,rabbitmq,redis,kafka,clamd,ffmpeg \
+	$(PYTEST) --require minio,mc,postgres,pgbouncer,versity,nginx,caddy,nats,rabbitmq,redis,kafka,clamd,ffmpeg,faketime \
 		-m servers tests/integration tests/contract tests/deploy
 
 clients: $(VENV)/.development tests/clients/node_modules ## real upload clients: tus-js-client, tuspy, aiotus, curl, Chromium
@@ -73,7 +73,7 @@ soak: $(VENV)/.development ## twenty minutes of random faults on two replicas (T
 	TUSGATE_TEST_SOAK=$${TUSGATE_TEST_SOAK:-1200} $(PYTEST) -s --require minio,postgres tests/fault/test_soak.py
 
 servers: $(VENV)/.development ## fetch the servers that tests use: builds MinIO, Versity and NATS (minutes, once), apt-get as root
-	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node nats rabbitmq redis kafka clamd ffmpeg
+	$(BIN)/python -m tests.servers.acquire minio mc versity postgres pgbouncer nginx caddy chromium node nats rabbitmq redis kafka clamd ffmpeg faketime
 
 spec: $(VENV)/.development ## list the protocol requirements and the cases of failure that no test names
 	$(BIN)/python -m tests.spec

@@ -64,10 +64,11 @@ SERVERS = (
     "chromium",
     *BROKERS,
     *PROCESSORS,
+    "faketime",
 )
 SERVER_FIXTURES = {"minio_server", "mc", "postgres_server", "pgbouncer", "versity_server", "nginx", "caddy"}
 SERVER_FIXTURES |= {"nats_server", "encrypted_nats", "rabbitmq_server", "redis_server", "kafka_server", "aws_server"}
-SERVER_FIXTURES |= {"clamd", "ffmpeg"}
+SERVER_FIXTURES |= {"clamd", "ffmpeg", "faketime"}
 CLIENT_FIXTURES = {"node", "chromium"}
 
 pytest_plugins = ["tests.gateway", "tests.left_open"]
@@ -228,6 +229,13 @@ def ffmpeg(pytestconfig: pytest.Config) -> Path:
     """The ffmpeg program; ffprobe comes with it."""
     with _needed(pytestconfig, "ffmpeg"):
         return acquire.find("ffmpeg")
+
+
+@pytest.fixture(scope="session")
+def faketime(pytestconfig: pytest.Config) -> Path:
+    """The library by which a process has another time."""
+    with _needed(pytestconfig, "faketime"):
+        return acquire.find("faketime")
 
 
 @pytest.fixture

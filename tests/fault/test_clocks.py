@@ -8,7 +8,6 @@ import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,6 +22,7 @@ from tests.wire.client import Client
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from tests.gateway import Gateway
 
@@ -36,12 +36,9 @@ JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-def wrong_by() -> Callable[[str], dict[str, str]]:
+def wrong_by(faketime: Path) -> Callable[[str], dict[str, str]]:
     """Say what of its environment makes a process believe in another time, but not in another pace."""
-    found = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
-    if not found:
-        pytest.skip("libfaketime is not installed")
-    return lambda shift: {"LD_PRELOAD": str(found[0]), "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
+    return lambda shift: {"LD_PRELOAD": str(faketime), "FAKETIME": shift, "DONT_FAKE_MONOTONIC": "1"}
 
 
 async def test_replicas_with_wrong_clocks_follow_that_of_the_database(

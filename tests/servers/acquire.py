@@ -26,8 +26,18 @@ GO_PROGRAMS = {
     "nats-server": "github.com/nats-io/nats-server/v2@v2.15.2",
     "versitygw": "github.com/versity/versitygw/cmd/versitygw@v1.7.0",
 }
-DEBIAN_PROGRAMS = ("nginx", "caddy", "chromium", "pgbouncer", "redis-server", "rabbitmq-server", "clamd", "ffmpeg")
-PACKAGES = {"clamd": "clamav-daemon"}
+DEBIAN_PROGRAMS = (
+    "nginx",
+    "caddy",
+    "chromium",
+    "pgbouncer",
+    "redis-server",
+    "rabbitmq-server",
+    "clamd",
+    "ffmpeg",
+    "faketime",
+)
+PACKAGES = {"clamd": "clamav-daemon", "faketime": "libfaketime"}
 """Where a package of Debian is called otherwise than its program."""
 KAFKA = "org.apache.kafka:kafka_2.13:4.1.0"
 PROGRAMS = {"versity": "versitygw", "nats": "nats-server", "redis": "redis-server", "rabbitmq": "rabbitmq-server"}
@@ -151,6 +161,14 @@ def find_kafka() -> Path:
     return directory
 
 
+def find_faketime() -> Path:
+    """Return the library that makes a process which loads it first believe in another time. Raises MissingError."""
+    found = [*Path("/usr/lib").glob("*/faketime/libfaketime.so.1")]
+    if not found:
+        raise MissingError("no libfaketime: `make servers` fetches it")
+    return found[0]
+
+
 def _cached_venv(name: str) -> Path:
     return cache_dir() / "venv" / name
 
@@ -180,19 +198,17 @@ def fetch(name: str) -> Path:
 
 def find(name: str) -> Path:
     """Return the program behind one of the names that the command line knows. Raises MissingError."""
-    match name:
-        case "postgres":
-            return find_postgres()
-        case "node":
-            return find_node()
-        case "chromium":
-            return find_program(*CHROMIUM_NAMES)
-        case "kafka":
-            return find_kafka()
-        case "rabbitmq-server" | "rabbitmq":
-            return find_rabbitmq()
-        case _:
-            return find_program(PROGRAMS.get(name, name))
+    finders = {
+        "postgres": find_postgres,
+        "node": find_node,
+        "kafka": find_kafka,
+        "rabbitmq": find_rabbitmq,
+        "rabbitmq-server": find_rabbitmq,
+        "faketime": find_faketime,
+    }
+    if name in finders:
+        return finders[name]()
+    return find_program(*(CHROMIUM_NAMES if name == "chromium" else (PROGRAMS.get(name, name),)))
 
 
 def _build_with_go(name: str) -> None:

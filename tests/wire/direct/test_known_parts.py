@@ -65,11 +65,6 @@ async def rig(tmp_path, double):
         yield started
 
 
-@pytest.fixture
-def client(rig, http):
-    return DirectClient(rig.client, http)
-
-
 def wanted(parts, **more):
     """Return what a client says of a file that consists of `parts`."""
     digests = {"algorithm": "sha256", "values": [sha256(part) for part in parts]}

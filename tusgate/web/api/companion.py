@@ -23,7 +23,7 @@ from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import MOST_PARTS, MOST_URLS
 from tusgate.web.api.door import Operation
 from tusgate.web.api.uppy import BUCKET, LARGEST_COMPLETION, LENIENT, NamedParts, UppyDoor, as_json, refusal
-from tusgate.web.body import BodyWatch, RequestBody
+from tusgate.web.body import RequestBody
 from tusgate.web.form import opened_form
 from tusgate.web.headers import parse_metadata
 from tusgate.web.hooks import exchange_of
@@ -56,7 +56,6 @@ class Companion(UppyDoor):
     def __init__(self, config: WebConfig, direct: DirectUploads, uploads: Uploads) -> None:
         super().__init__(config, direct)
         self._uploads = uploads
-        self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
 
     def _offered(self) -> tuple[Operation, ...]:
         operation = partial(Operation, summary="", refuse=refusal)
@@ -129,7 +128,7 @@ class Companion(UppyDoor):
 
     async def send(self, call: ApiCall) -> web.Response:
         """Store the file of a form. It cannot be resumed: of one that breaks off nothing is left."""
-        with RequestBody(call.request, self._watch) as body:
+        with RequestBody(call.request, call.watch) as body:
             form = await opened_form(body, call.request.headers["Content-Type"])
             append = Append(offset=0, size=form.size, length=None, ends=True, via=CreatedVia.PLAIN)
             exchange = exchange_of(call.request)

@@ -73,10 +73,12 @@ class ApiCall:
         principal: who sends it.
         file_id: from the path; empty where the path has none.
         path: what else stands in the path, by the names in that of the operation.
+        watch: ends a body that stalls, for operations that read theirs as it arrives.
         query, body: of the models that the operation names.
     """
 
     request: web.Request
+    watch: BodyWatch
     principal: Principal
     file_id: UploadId
     path: Mapping[str, str]
@@ -221,7 +223,7 @@ class Door:
             _check_media_type(request, operation)  # a form of a page that sends no Origin tells itself apart by that
         query = None if operation.query is None else _query_of(request, operation.query)
         body = None if operation.body is None else await self._body_of(request, operation.body, operation)
-        return ApiCall(request, principal, UploadId(values.get("id", "")), values, query, body)
+        return ApiCall(request, self._watch, principal, UploadId(values.get("id", "")), values, query, body)
 
     async def _body_of(self, request: web.Request, model: type[BaseModel], operation: Operation) -> BaseModel:
         _check_media_type(request, operation)

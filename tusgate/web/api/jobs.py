@@ -14,7 +14,7 @@ from tusgate.core.metadata import clean_content_type, clean_filename
 from tusgate.core.processing import LEASE, LONGEST_ERROR
 from tusgate.web.api.content import Delivery, Login
 from tusgate.web.api.door import ROOT, Operation, json_answer
-from tusgate.web.body import BodyWatch, RequestBody, is_abandoned
+from tusgate.web.body import RequestBody, is_abandoned
 from tusgate.web.location import PublicAddress, TrustedProxies
 from tusgate.web.presentation import presentation_of
 
@@ -113,7 +113,6 @@ class JobsApi:
         self._delivery = Delivery(config, files)
         self._address = PublicAddress(config)
         self._proxies = TrustedProxies(config.trusted_proxies)
-        self._watch = BodyWatch(config.idle_timeout, config.min_rate, config.rate_window)
 
     def operations(self) -> tuple[Operation, ...]:
         """Return all of them."""
@@ -219,7 +218,7 @@ class JobsApi:
         filename = clean_filename(query.filename.encode("utf-8", "replace"))
         if content_type is None or filename is None:
             raise InvalidRequest("Content-Type" if content_type is None else "filename", "a value")
-        with RequestBody(call.request, self._watch) as body:
+        with RequestBody(call.request, call.watch) as body:
             await self._jobs.derive(
                 call.principal, call.path["job"], body, name=name, content_type=content_type, filename=filename
             )

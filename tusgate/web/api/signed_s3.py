@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tusgate.core.errors import TusgateError
+    from tusgate.service.direct import DirectUploads
     from tusgate.web.api.door import ApiCall
+    from tusgate.web.config import WebConfig
 
 _LONGEST_KEY: Final = 1024
 _QUOTES: Final = {'"': "&quot;"}
@@ -47,6 +49,10 @@ class _Wish(BaseModel):
 
 class SignedS3(UppyDoor):
     """What signs, and what the URLs lead to."""
+
+    def __init__(self, config: WebConfig, direct: DirectUploads) -> None:
+        super().__init__(config, direct)
+        self._base_path = config.base_path
 
     def _offered(self) -> tuple[Operation, ...]:
         operation = partial(Operation, summary="", refuse=xml_refusal)

@@ -66,7 +66,6 @@ class UppyDoor(ABC):
     def __init__(self, config: WebConfig, direct: DirectUploads) -> None:
         self._direct = direct
         self._address = PublicAddress(config)
-        self._base_path = config.base_path
         self._max_metadata = config.max_metadata
 
     def operations(self) -> tuple[Operation, ...]:

@@ -191,36 +191,7 @@ class MemoryDatabase:
             raise _fenced_by(self._rows[new.id].upload)
         self._spend(new)
         now = self._now()
-        upload = Upload(
-            id=new.id,
-            scope=new.scope,
-            created_via=new.created_via,
-            state=State.SEALED if new.role is Role.FINAL else State.UPLOADING,
-            length=new.length,
-            offset=(new.length or 0) if new.role is Role.FINAL else 0,
-            grid=new.grid,
-            epoch=new.epoch,
-            metadata=new.metadata,
-            filename=new.filename,
-            content_type=new.content_type,
-            content_coding=new.content_coding,
-            object_key=new.object_key,
-            put_attempts=0,
-            multipart_id=None,
-            etag=None,
-            crc64=None,
-            reason=None,
-            created_at=now,
-            updated_at=now,
-            completed_at=None,
-            expires_at=self._expiry(now, new.lifetime, new.max_age),
-            role=new.role,
-            concat=new.concat,
-            group=new.group,
-            route=new.route,
-            plan=new.plan,
-            fingerprint=new.fingerprint,
-        )
+        upload = replace(new.made(now), expires_at=self._expiry(now, new.lifetime, new.max_age))
         self._check_room(None, upload)
         row = self._rows[new.id] = _Row(upload, held_since=self._clock(), changed=self._clock())
         self._announce(row, intents)

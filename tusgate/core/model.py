@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final, NewType
 
@@ -220,16 +220,16 @@ class NewUpload:
         """There is no multipart upload yet."""
         return None
 
-    def with_all_bytes(self, now: datetime) -> Upload:
-        """Return the upload as it would be at `now` if all its bytes had come. Its length is declared."""
-        assert self.length is not None
+    def made(self, now: datetime) -> Upload:
+        """Return the upload as it is once it was made at `now`, of which only the database says when it expires."""
+        is_final = self.role is Role.FINAL
         return Upload(
             id=self.id,
             scope=self.scope,
             created_via=self.created_via,
-            state=State.SEALED,
+            state=State.SEALED if is_final else State.UPLOADING,
             length=self.length,
-            offset=self.length,
+            offset=(self.length or 0) if is_final else 0,
             grid=self.grid,
             epoch=self.epoch,
             metadata=self.metadata,
@@ -253,6 +253,11 @@ class NewUpload:
             plan=self.plan,
             fingerprint=self.fingerprint,
         )
+
+    def with_all_bytes(self, now: datetime) -> Upload:
+        """Return the upload as it would be at `now` if all its bytes had come. Its length is declared."""
+        assert self.length is not None
+        return replace(self.made(now), state=State.SEALED, offset=self.length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    import pytest
+
 
 @dataclass(frozen=True)
 class Received:
@@ -106,3 +108,12 @@ async def receiving() -> AsyncIterator[Receiver]:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
         await asyncio.sleep(0)  # closed connections are let go of in the next round of the loop
+
+
+@asynccontextmanager
+async def named_as_proxy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Receiver]:
+    """Give a receiver that the environment says all requests have to go to."""
+    async with receiving() as proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        yield proxy

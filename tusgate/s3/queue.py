@@ -107,6 +107,7 @@ class SqsReports:
                     connect_timeout=config.timeout,
                     read_timeout=LONGEST_WAIT + config.timeout,
                     retries={"total_max_attempts": 1},
+                    proxies={},
                 ),
             )
             self._client = await self._stack.enter_async_context(made)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from tusgate.core.errors import DeliveryFailed
 
@@ -29,6 +30,8 @@ FIFO: Final = ".fifo"
 CONNECTIONS: Final = 16
 SHARE: Final = 0.8
 """Of the time for a try, after which the library itself gives a request up, and its client stays."""
+_UNREADABLE: Final = (BotoCoreError, ResponseParserError)
+"""What the library raises when no answer came that it can read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,7 @@ class AwsConfig:
                 read_timeout=self.timeout * SHARE,
                 max_pool_connections=CONNECTIONS,
                 retries={"total_max_attempts": 1},
+                proxies={},  # of the environment: no sink goes by one
             ),
         }
 
@@ -107,7 +111,7 @@ class AwsLink(ABC):
         attributes = {name: {"DataType": "String", "StringValue": value} for name, value in message.labels.items()}
         try:
             await self._send(message.body.decode(), MessageAttributes=attributes, **self._config.order_of(message))
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, *_UNREADABLE) as error:
             raise _failure(error) from None
 
     @abstractmethod
@@ -139,9 +143,9 @@ class SnsLink(AwsLink):
         await self._client.publish(TopicArn=self._config.target, Message=body, **options)
 
 
-def _failure(error: ClientError | BotoCoreError) -> DeliveryFailed:
+def _failure(error: ClientError | BotoCoreError | ResponseParserError) -> DeliveryFailed:
     """Return what it means; never that the client is given up: it has no state, and to make one costs CPU."""
-    if isinstance(error, BotoCoreError):
+    if not isinstance(error, ClientError):
         return DeliveryFailed(f"{type(error).__name__}: {error}")
     told = error.response.get("Error", {})
     return DeliveryFailed(f"AWS answered {told.get('Code', 'an error')}: {told.get('Message', '')}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.receiver import Receiver, receiving, status
-from tusgate.core.errors import StoreRefused
+from tests.receiver import Receiver, named_as_proxy, receiving, status
+from tusgate.core.errors import StoreRefused, StoreUnavailable
 from tusgate.s3.config import S3Config
 from tusgate.s3.door import BucketDoor
 from tusgate.s3.profiles import PROFILES
@@ -42,9 +42,7 @@ async def test_a_proxy_in_the_environment_is_not_used(
 ) -> None:
     """As by no other connection to the store: a doctor that takes another way than parts do would see other things."""
     store.answers = [NONE_YET, status(200)]
-    async with receiving() as proxy:
-        for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+    async with named_as_proxy(monkeypatch) as proxy:
         await door.open_to(["https://app.example"])
     assert proxy.received == []
     assert [request.path for request in store.received] == ["/bucket?cors", "/bucket?cors"]
@@ -56,3 +54,11 @@ async def test_no_redirect_is_followed(store: Receiver, door: BucketDoor) -> Non
     with pytest.raises(StoreRefused):
         await door.open_to(["https://app.example"])
     assert [request.path for request in store.received] == ["/bucket?cors"]
+
+
+async def test_what_is_no_answer_of_a_store_is_told_as_such(store: Receiver, door: BucketDoor) -> None:
+    """A proxy's page, for instance."""
+    page = b"<html><br>"
+    store.answers = [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(page), page)]
+    with pytest.raises(StoreUnavailable):
+        await door.open_to(["https://app.example"])

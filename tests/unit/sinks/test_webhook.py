@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
 
-from tests.receiver import OK, Receiver, receiving, status
+from tests.receiver import OK, Receiver, named_as_proxy, receiving, status
 from tests.unit.sinks.facts import NOON, a_fact
 from tusgate.core.errors import DeliveryFailed, SinkGone
 from tusgate.sinks.posting import MOST_ANSWER
@@ -258,9 +258,7 @@ class TestForbiddenAddresses:
     async def test_a_proxy_in_the_environment_is_not_used(
         self, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        async with receiving() as proxy:
-            for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-                monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
+        async with named_as_proxy(monkeypatch) as proxy:
             sink = sink_to(receiver)
             await sink.deliver(await a_fact())
             await sink.close()

@@ -156,7 +156,10 @@ def _absolute(places: Iterable[str]) -> str:
 
 
 async def _end(child: Process) -> None:
-    """Kill all that is left of a job, and wait until its first process is gone, cancelled or not."""
+    """Kill all that is left of a job, and wait until its first process is gone, cancelled or not.
+
+    What it said and nobody has heard is thrown away: a loop that does not want it would keep the pipe open.
+    """
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     gone = asyncio.ensure_future(child.wait())
@@ -166,7 +169,6 @@ async def _end(child: Process) -> None:
             await asyncio.shield(gone)
         except asyncio.CancelledError:
             cancelled = True
-    assert child.stdin is not None
-    child.stdin.close()
+    child._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - there is no other way to all of its pipes
     if cancelled:
         raise asyncio.CancelledError

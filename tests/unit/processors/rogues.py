@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import signal
@@ -126,6 +127,16 @@ class Repeat(Rogue):
     def process(self, source: Source, workspace: Path, progress: Progress) -> Result:
         while True:
             os.write(voice(), b'{"progress": 0.1}\n')
+
+
+class Shout(Rogue):
+    """Says more at once than anybody listens to."""
+
+    def process(self, source: Source, workspace: Path, progress: Progress) -> Result:
+        with contextlib.suppress(OSError):  # it is a socket
+            fcntl.fcntl(voice(), fcntl.F_SETPIPE_SZ, 1 << 20)
+        while True:
+            os.write(voice(), b'{"progress": 0.1}\n' * (1 << 16))
 
 
 class Say(Rogue):

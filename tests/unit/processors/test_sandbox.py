@@ -258,9 +258,13 @@ async def test_a_processor_that_just_leaves_has_failed(tmp_path: Path, workspace
     assert await failure("leave", tmp_path) == ("the processor ended without a result (status 7)", False)
 
 
-@pytest.mark.parametrize("name", ["babble", "repeat"])
+@pytest.mark.parametrize("name", ["babble", "repeat", "shout"])
 async def test_what_a_job_says_has_a_limit(name: str, tmp_path: Path, workspace: Path) -> None:
+    await run("refuse", tmp_path)  # what is opened once and kept is open
+    before = psutil.Process().num_fds()
     assert await failure(name, tmp_path) == ("the processor said more than 262144 bytes", True)
+    await asyncio.sleep(0)  # descriptors are closed in the next round of the loop
+    assert psutil.Process().num_fds() <= before
 
 
 async def test_what_libraries_print_is_not_taken_for_words_of_the_processor(tmp_path: Path, workspace: Path) -> None:

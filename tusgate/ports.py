@@ -249,7 +249,8 @@ class Database(Protocol):
 
         Partials that lie in its multipart upload fail with it.
 
-        Raises Fenced when the upload is in another state.
+        Raises Fenced when the upload is in another state, or has a later epoch: what a writer found wrong that was
+        taken over is nothing to the one after it.
         """
 
     async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:

@@ -549,6 +549,7 @@ class TestFencing:
             database.commit(stale, a_step(20 * MIB, state=State.COMPLETE, stored=an_object(stale))),
             database.intend(stale, [Intent(ObjectKey("late"), attempt=9)]),
             database.record_multipart(stale, MultipartId("late")),
+            database.fail(stale, "late"),
         ]
 
     async def test_a_writer_that_was_taken_over_can_change_nothing(self, rig: Rig) -> None:

@@ -501,7 +501,7 @@ class MemoryDatabase:
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         row = self._find(upload.scope, upload.id)
-        if row.upload.state not in sources_of(State.FAILED):
+        if row.upload.state not in sources_of(State.FAILED) or row.upload.epoch != upload.epoch:
             raise _fenced_by(row.upload)
         self._discard_contents(row, with_object=False)
         self._change(row, state=State.FAILED, reason=reason, expires_at=None)

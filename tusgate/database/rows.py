@@ -723,6 +723,12 @@ def check_endable(found: Upload) -> None:
         raise UploadGone(State.TERMINATED)
 
 
+def check_may_fail(found: Upload, known: Upload) -> None:
+    """Raise Fenced unless `found` is unfinished and of the epoch for which `known` says that it is to fail."""
+    if found.state not in sources_of(State.FAILED) or found.epoch != known.epoch:
+        raise fenced_by(found)
+
+
 def completed_before(found: Upload) -> Upload:
     """Return `found` when it is complete already.
 

@@ -22,7 +22,7 @@ from tusgate.core.dedup import may_adopt, may_begin_with
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import LEFT_OUT, sources_of, step_to_object_of
+from tusgate.core.lifecycle import LEFT_OUT, step_to_object_of
 from tusgate.core.model import FOREVER, State
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
@@ -33,6 +33,7 @@ from tusgate.database.rows import (
     attempt_of,
     cell_start_of,
     check_endable,
+    check_may_fail,
     check_unchanged,
     completed_before,
     content_of,
@@ -934,8 +935,7 @@ def _settle_object(connection: sqlite3.Connection, finished: Upload, jobs: Seque
 
 def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload:
     found = _get(connection, upload.scope, upload.id)
-    if found.state not in sources_of(State.FAILED):
-        raise fenced_by(found)
+    check_may_fail(found, upload)
     failed = _end(connection, found, State.FAILED, reason)
     _tell(connection, EventType.FAILED, failed)
     return failed

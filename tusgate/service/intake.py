@@ -18,12 +18,12 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import ChecksumMismatch, InconsistentLength, Interrupted, TooLarge
+from tusgate.core.errors import ChecksumMismatch, ClientStalled, InconsistentLength, Interrupted, TooLarge
 from tusgate.core.lifecycle import overrun
 from tusgate.core.model import Intent, Part, Piece
 from tusgate.core.naming import piece_key
 from tusgate.core.placement import Place, place_cell, whole_intent
-from tusgate.core.pressure import Holding
+from tusgate.core.pressure import PATIENCE, Holding
 from tusgate.ports import Attributes, Body
 from tusgate.service.cell import OpenCell
 from tusgate.service.digest import RequestDigest, crc64
@@ -129,6 +129,7 @@ class Intake:
         self._handed_over = upload.offset
         self._cell: OpenCell | None = None
         self._cell_opened = (0.0, 0)
+        self._full_at = 0.0
         self._next_piece = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._multipart_id = upload.multipart_id
@@ -281,6 +282,7 @@ class Intake:
     async def _pass_on(self, cell: OpenCell) -> None:
         """Send a full cell, or a full memory window of a large one, on its way."""
         if cell.filled == self._length:
+            self._full_at = asyncio.get_running_loop().time()
             return  # Rule 3
         if cell.is_full:
             self._cell = None
@@ -478,20 +480,28 @@ class Intake:
             self._cell = None
 
     def holding(self, now: float) -> Holding:
-        """Return what saving the open cell would free (see `service.budget.Holder`)."""
+        """Return what saving the open cell would free (see `service.budget.Holder`).
+
+        One that is full waits for the end of the body (rule 3), which as a rule is there at once.
+        """
         cell = self._cell
-        if cell is None or cell.is_full:
+        if cell is None or (cell.is_full and (self.body_is_over or now - self._full_at < PATIENCE)):
             return Holding(0, 0, 0.0)
         opened, filled = self._cell_opened
         rate = (cell.filled - filled) / max(now - opened, 0.001)
         return Holding(cell.held, cell.cell.end - cell.filled, rate)
 
     def spill(self) -> None:
-        """Save the open cell as a piece, because others need its memory (see `service.budget.Holder`)."""
+        """Save the open cell as a piece, because others need its memory (see `service.budget.Holder`).
+
+        Of a full one only the end of the body is missing, and it cannot be saved before that: the client keeps it back.
+        """
         cell = self._cell
-        if cell is None or cell.is_full:
+        if cell is None:
             return
-        if cell.unsaved:
+        if cell.is_full:
+            self._source.interrupt(ClientStalled("all bytes are there, and the request body does not end"))
+        elif cell.unsaved:
             self._save_piece(cell)
         else:
             freed = cell.held

@@ -201,7 +201,7 @@ class Database(Protocol):
         """
 
     async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
-        """Store the id of the multipart upload of `upload.object_key` and drop its intent. Raises Fenced.
+        """Store the id and key of a multipart upload, of `upload.object_key`, and drop its intent. Raises Fenced.
 
         Allowed in UPLOADING and SEALED (an upload may be sealed with pieces only), when none is recorded yet.
         """

@@ -677,6 +677,15 @@ class TestCommitting:
             await database.record_multipart(recorded, MultipartId("second"))
         assert (await database.get(upload.scope, upload.id)).multipart_id == "first"
 
+    async def test_the_object_of_a_multipart_upload_may_have_another_key_than_the_upload_had(self, rig: Rig) -> None:
+        upload = await a_writer(rig.database)
+        moved = replace(upload, object_key=ObjectKey(f"{upload.object_key}~2"))
+        recorded = await rig.database.record_multipart(moved, MultipartId("first"))
+        assert (recorded.object_key, recorded.multipart_id) == (moved.object_key, "first")
+        assert await rig.database.get(upload.scope, upload.id) == recorded
+        ended = await rig.database.terminate(upload.scope, upload.id)
+        assert await garbage_of(rig, ended) == {(moved.object_key, "first")}
+
     async def test_a_multipart_upload_may_begin_after_the_seal(self, database: Database) -> None:
         upload = await a_writer(database)
         upload = await database.commit(upload, a_step(20 * MIB, pieces=(a_piece(0, 20 * MIB, "all"),)))

@@ -64,6 +64,7 @@ from tusgate.database.rows import (
     limits_of,
     misplaced,
     movement_of,
+    multipart_of,
     new_accesses,
     not_described,
     not_shared,
@@ -400,9 +401,7 @@ class PostgresDatabase:
 
     async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
         """See `ports.Database.record_multipart`."""
-        return await self._change(
-            upload, _queries.record_multipart, **expectation_of(upload), multipart_id=multipart_id
-        )
+        return await self._change(upload, _queries.record_multipart, **multipart_of(upload, multipart_id))
 
     async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
         """See `ports.Database.replan`."""

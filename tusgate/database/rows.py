@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tusgate.core.events import EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter
-    from tusgate.core.model import Intent, Keeping, NewUpload, Step, StoredObject
+    from tusgate.core.model import Intent, Keeping, MultipartId, NewUpload, Step, StoredObject
     from tusgate.core.quota import Quota
     from tusgate.core.sharing import NewShare
 
@@ -285,6 +285,11 @@ def identity_of(upload: Upload) -> dict[str, object]:
 def expectation_of(upload: Upload) -> dict[str, object]:
     """Return the identity of `upload`, and the epoch and offset that a compare-and-set must find."""
     return {**identity_of(upload), "epoch": upload.epoch, "offset": upload.offset}
+
+
+def multipart_of(upload: Upload, multipart_id: MultipartId) -> dict[str, object]:
+    """Return the columns of a multipart upload, and what a compare-and-set must find."""
+    return {**expectation_of(upload), "multipart_id": multipart_id, "object_key": upload.object_key}
 
 
 def token_of(new: NewApiToken) -> dict[str, object]:

@@ -57,6 +57,7 @@ from tusgate.database.rows import (
     milliseconds_of,
     misplaced,
     movement_of,
+    multipart_of,
     not_described,
     not_shared,
     object_of,
@@ -828,7 +829,7 @@ def _intend(connection: sqlite3.Connection, upload: Upload, intents: Sequence[In
 
 
 def _record_multipart(connection: sqlite3.Connection, upload: Upload, multipart_id: MultipartId) -> Upload:
-    row = _queries.record_multipart(connection, **expectation_of(upload), multipart_id=multipart_id)
+    row = _queries.record_multipart(connection, **multipart_of(upload, multipart_id))
     recorded = _changed(connection, upload, row)
     _queries.settle_multipart(connection, **expectation_of(upload))
     return recorded

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -296,10 +296,9 @@ class Completion:
         if not work.cells:
             return upload
         if upload.multipart_id is None:
-            multipart_id = await begin_multipart(
+            upload = await begin_multipart(
                 self._database, self._stores.of(upload.route), upload, announced=False, with_copies=work.copies
             )
-            upload = replace(upload, multipart_id=multipart_id)
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
         async def put(cell: Cell, pieces: Sequence[Piece]) -> None:

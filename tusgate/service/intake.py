@@ -22,7 +22,7 @@ from tusgate.core.errors import ChecksumMismatch, ClientStalled, InconsistentLen
 from tusgate.core.lifecycle import overrun
 from tusgate.core.model import Intent, Part, Piece
 from tusgate.core.naming import piece_key
-from tusgate.core.placement import Place, place_cell, whole_intent
+from tusgate.core.placement import Place, multipart_intent, place_cell, whole_intent
 from tusgate.core.pressure import PATIENCE, Holding
 from tusgate.ports import Attributes, Body
 from tusgate.service.cell import OpenCell
@@ -133,6 +133,7 @@ class Intake:
         self._next_piece = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._multipart_id = upload.multipart_id
+        self._multipart_key = upload.object_key
         self._multipart_lock = asyncio.Lock()
         self._error: Exception | None = None
         self.body_is_over = False
@@ -357,7 +358,7 @@ class Intake:
         number, body = cell.cell.number, cell.body()
         await self._inspect(cell.cell.start, body)
         multipart_id = await self._multipart()
-        etag = await self._tools.store.put_part(self._claimed.object_key, multipart_id, number, body)
+        etag = await self._tools.store.put_part(self._multipart_key, multipart_id, number, body)
         part = Part(number, cell.cell.start, body.size, etag, body.crc64)
         return Stored(start=start, end=cell.filled, part=part, absorb=(cell.cell.start, cell.cell.end))
 
@@ -390,13 +391,13 @@ class Intake:
             if self._multipart_id is None and self._claimed.group is not None:
                 self._multipart_id = await join_multipart(self._tools.database, self._tools.store, self._claimed)
             elif self._multipart_id is None:
-                intent = (self._claimed.object_key, True)
+                intent = (multipart_intent(self._claimed).key, True)
                 announced = intent in self._intended
                 self._intended.discard(intent)  # it stands for one attempt; the next part may have to try again
                 tools = self._tools
-                self._multipart_id = await begin_multipart(
-                    tools.database, tools.store, self._claimed, announced=announced
-                )
+                begun = await begin_multipart(tools.database, tools.store, self._claimed, announced=announced)
+                self._multipart_id, self._multipart_key = begun.multipart_id, begun.object_key
+            assert self._multipart_id is not None
             return self._multipart_id
 
     def _save_piece(self, cell: OpenCell, *, keep_memory: bool = False) -> None:

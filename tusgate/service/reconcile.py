@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from datetime import datetime
 
-    from tusgate.core.model import Keeping, ListedObject, MultipartId, ObjectKey, StoredObject, Upload
+    from tusgate.core.model import Keeping, ListedObject, MultipartId, ObjectKey, Part, Piece, StoredObject, Upload
     from tusgate.ports import SurveyedDatabase, SurveyedStore
     from tusgate.service.stores import Stores
 
@@ -235,7 +235,7 @@ class Reconciler:
         """
         if not upload.offset or self._is_young(upload):
             return True
-        committed = [*await self.database.parts(upload), *await self.database.pieces(upload)]
+        committed: list[Part | Piece] = [*await self.database.parts(upload), *await self.database.pieces(upload)]
         value = 0
         async for chunk in self._store_of(upload).read(stored.key, 0, upload.offset):
             value = crc64(chunk, value)

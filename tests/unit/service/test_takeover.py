@@ -55,3 +55,25 @@ def test_a_stale_writer_that_brings_too_many_bytes_does_not_end_the_upload_of_th
         assert world.body_of(upload) == DATA[:25]
 
     run(work())
+
+
+def test_a_late_object_of_a_replaced_writer_does_not_take_the_place_of_the_one_with_parts() -> None:
+    """I3: a file that grew between two tries of its client is one object first, and made of parts then."""
+
+    async def work() -> None:
+        world = World()
+        replaced = world.process(Faults(pauses={"put_object": 100.0}), holder="replaced")
+        newer = world.process(holder="newer")
+        upload = await replaced.create(None)
+        sending = asyncio.create_task(replaced.append(upload, Sender(DATA[:10]), length=10))
+        await asyncio.sleep(1)
+        done = await newer.append(await newer.committed(upload.id), Sender(DATA), length=57)
+        assert world.body_of(done) == DATA
+        with pytest.raises(Fenced):
+            await sending
+        assert world.body_of(done) == DATA
+        await world.settle()
+        assert world.body_of(done) == DATA
+        assert await world.leaks() == []
+
+    run(work())

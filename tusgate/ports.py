@@ -201,7 +201,7 @@ class Database(Protocol):
         """
 
     async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
-        """Store the id of the multipart upload of `upload.object_key` and drop its intent. Raises Fenced.
+        """Store the id and key of a multipart upload, of `upload.object_key`, and drop its intent. Raises Fenced.
 
         Allowed in UPLOADING and SEALED (an upload may be sealed with pieces only), when none is recorded yet.
         """
@@ -249,7 +249,8 @@ class Database(Protocol):
 
         Partials that lie in its multipart upload fail with it.
 
-        Raises Fenced when the upload is in another state.
+        Raises Fenced when the upload is in another state, or has a later epoch: what a writer found wrong that was
+        taken over is nothing to the one after it.
         """
 
     async def terminate(self, scope: Scope, upload_id: UploadId, by: str | None = None) -> Upload:

@@ -549,6 +549,7 @@ class TestFencing:
             database.commit(stale, a_step(20 * MIB, state=State.COMPLETE, stored=an_object(stale))),
             database.intend(stale, [Intent(ObjectKey("late"), attempt=9)]),
             database.record_multipart(stale, MultipartId("late")),
+            database.fail(stale, "late"),
         ]
 
     async def test_a_writer_that_was_taken_over_can_change_nothing(self, rig: Rig) -> None:
@@ -675,6 +676,15 @@ class TestCommitting:
         with pytest.raises(Fenced):
             await database.record_multipart(recorded, MultipartId("second"))
         assert (await database.get(upload.scope, upload.id)).multipart_id == "first"
+
+    async def test_the_object_of_a_multipart_upload_may_have_another_key_than_the_upload_had(self, rig: Rig) -> None:
+        upload = await a_writer(rig.database)
+        moved = replace(upload, object_key=ObjectKey(f"{upload.object_key}~2"))
+        recorded = await rig.database.record_multipart(moved, MultipartId("first"))
+        assert (recorded.object_key, recorded.multipart_id) == (moved.object_key, "first")
+        assert await rig.database.get(upload.scope, upload.id) == recorded
+        ended = await rig.database.terminate(upload.scope, upload.id)
+        assert await garbage_of(rig, ended) == {(moved.object_key, "first")}
 
     async def test_a_multipart_upload_may_begin_after_the_seal(self, database: Database) -> None:
         upload = await a_writer(database)

@@ -427,7 +427,7 @@ class MemoryDatabase:
         row = self._expected(upload, *LIVE)
         if row.upload.multipart_id is not None:
             raise _fenced_by(row.upload)
-        self._change(row, multipart_id=multipart_id)
+        self._change(row, multipart_id=multipart_id, object_key=upload.object_key)
         # Of two announced with this epoch, the other may have made a multipart upload too: one intent only.
         for waste_id, waste in sorted(row.waste.items()):
             if waste.garbage.multipart and waste.intent_epoch == upload.epoch:
@@ -501,7 +501,7 @@ class MemoryDatabase:
 
     async def fail(self, upload: Upload, reason: str) -> Upload:
         row = self._find(upload.scope, upload.id)
-        if row.upload.state not in sources_of(State.FAILED):
+        if row.upload.state not in sources_of(State.FAILED) or row.upload.epoch != upload.epoch:
             raise _fenced_by(row.upload)
         self._discard_contents(row, with_object=False)
         self._change(row, state=State.FAILED, reason=reason, expires_at=None)

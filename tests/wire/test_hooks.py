@@ -310,6 +310,9 @@ class TestFinishing:
         assert code == 423, text
         assert await made.state(url) is State.SEALED
         assert (await made.head(url))[0] == 423
+        conflict, told, _ = await made.patch(url, b"hello")
+        assert conflict == 409
+        assert "Upload-Offset" not in told  # TUSKit would take the length for success
         made.server.answers.clear()
         await until(lambda: _is(made, url, State.COMPLETE))
         assert (await made.head(url))[1]["Upload-Offset"] == "5"

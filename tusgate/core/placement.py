@@ -95,11 +95,22 @@ def foresee(
         return [whole_intent(upload)] if end == length and publishes else _tail_intent(upload, epoch, size, inline_max)
     intents = []
     if not multipart and end >= first.end:
-        intents.append(Intent(upload.object_key, multipart=True))
+        intents.append(multipart_intent(upload))
     last = upload.grid.cell_at(max(end - 1, 0), length)
     if last.end != end:
         intents += _tail_intent(upload, epoch, end - max(upload.offset, last.start), inline_max)
     return intents
+
+
+def multipart_intent(upload: Upload | NewUpload) -> Intent:
+    """Return the intent of the multipart upload.
+
+    It has the key of a further attempt where there were PutObjects of the whole, which was thought to be smaller then:
+    a late one must not replace the object.
+    """
+    if not upload.put_attempts:
+        return Intent(upload.object_key, multipart=True)
+    return Intent(attempt_key(upload.object_key, upload.put_attempts + 1), multipart=True)
 
 
 def whole_intent(upload: Upload | NewUpload) -> Intent:

@@ -26,7 +26,7 @@ from tusgate.core.errors import (
 )
 from tusgate.core.events import NO_OUTBOX, EventType, Outbox, deletion_of
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import LEFT_OUT, sources_of, step_to_object_of
+from tusgate.core.lifecycle import LEFT_OUT, step_to_object_of
 from tusgate.core.model import FOREVER, State, UploadId
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
@@ -41,6 +41,7 @@ from tusgate.database.rows import (
     access_of,
     cell_start_of,
     check_endable,
+    check_may_fail,
     check_unchanged,
     completed_before,
     content_of,
@@ -63,6 +64,7 @@ from tusgate.database.rows import (
     limits_of,
     misplaced,
     movement_of,
+    multipart_of,
     new_accesses,
     not_described,
     not_shared,
@@ -399,9 +401,7 @@ class PostgresDatabase:
 
     async def record_multipart(self, upload: Upload, multipart_id: MultipartId) -> Upload:
         """See `ports.Database.record_multipart`."""
-        return await self._change(
-            upload, _queries.record_multipart, **expectation_of(upload), multipart_id=multipart_id
-        )
+        return await self._change(upload, _queries.record_multipart, **multipart_of(upload, multipart_id))
 
     async def replan(self, upload: Upload, length: int, plan: Plan, fingerprint: str | None) -> Upload:
         """See `ports.Database.replan`."""
@@ -484,8 +484,7 @@ class PostgresDatabase:
         """See `ports.Database.fail`."""
         async with self._transaction() as connection:
             found = await self._locked(connection, upload.scope, upload.id)
-            if found.state not in sources_of(State.FAILED):
-                raise fenced_by(found)
+            check_may_fail(found, upload)
             row = await _queries.end_upload(
                 connection, **identity_of(upload), **ending_of(found, State.FAILED), reason=reason, by=None
             )

@@ -144,7 +144,7 @@ SELECT id FROM announced;
 -- name: record_multipart^
 -- Drops one intent only: of two announced with the same epoch, the other may have made a multipart upload too.
 WITH recorded AS (
-    UPDATE uploads SET multipart_id = :multipart_id, updated_at = now()
+    UPDATE uploads SET multipart_id = :multipart_id, object_key = :object_key, updated_at = now()
     WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
         AND multipart_id IS NULL
     RETURNING *

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from tusgate.core.events import EventPlace, Outcome, Search
     from tusgate.core.fingerprint import Fingerprint
     from tusgate.core.listing import Changes, FileFilter
-    from tusgate.core.model import Intent, Keeping, NewUpload, Step, StoredObject
+    from tusgate.core.model import Intent, Keeping, MultipartId, NewUpload, Step, StoredObject
     from tusgate.core.quota import Quota
     from tusgate.core.sharing import NewShare
 
@@ -285,6 +285,11 @@ def identity_of(upload: Upload) -> dict[str, object]:
 def expectation_of(upload: Upload) -> dict[str, object]:
     """Return the identity of `upload`, and the epoch and offset that a compare-and-set must find."""
     return {**identity_of(upload), "epoch": upload.epoch, "offset": upload.offset}
+
+
+def multipart_of(upload: Upload, multipart_id: MultipartId) -> dict[str, object]:
+    """Return the columns of a multipart upload, and what a compare-and-set must find."""
+    return {**expectation_of(upload), "multipart_id": multipart_id, "object_key": upload.object_key}
 
 
 def token_of(new: NewApiToken) -> dict[str, object]:
@@ -721,6 +726,12 @@ def check_endable(found: Upload) -> None:
         raise UploadGone(found.state, found.reason)
     if found.role is Role.GROUP:
         raise UploadGone(State.TERMINATED)
+
+
+def check_may_fail(found: Upload, known: Upload) -> None:
+    """Raise Fenced unless `found` is unfinished and of the epoch for which `known` says that it is to fail."""
+    if found.state not in sources_of(State.FAILED) or found.epoch != known.epoch:
+        raise fenced_by(found)
 
 
 def completed_before(found: Upload) -> Upload:

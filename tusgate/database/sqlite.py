@@ -22,7 +22,7 @@ from tusgate.core.dedup import may_adopt, may_begin_with
 from tusgate.core.errors import Fenced, SettingsError, StillNeeded, UploadNotFound
 from tusgate.core.events import NO_OUTBOX, EventType, deletion_of
 from tusgate.core.grid import Grid
-from tusgate.core.lifecycle import LEFT_OUT, sources_of, step_to_object_of
+from tusgate.core.lifecycle import LEFT_OUT, step_to_object_of
 from tusgate.core.model import FOREVER, State
 from tusgate.core.quota import Usage
 from tusgate.database.migrate import check_complete, missing
@@ -33,6 +33,7 @@ from tusgate.database.rows import (
     attempt_of,
     cell_start_of,
     check_endable,
+    check_may_fail,
     check_unchanged,
     completed_before,
     content_of,
@@ -56,6 +57,7 @@ from tusgate.database.rows import (
     milliseconds_of,
     misplaced,
     movement_of,
+    multipart_of,
     not_described,
     not_shared,
     object_of,
@@ -827,7 +829,7 @@ def _intend(connection: sqlite3.Connection, upload: Upload, intents: Sequence[In
 
 
 def _record_multipart(connection: sqlite3.Connection, upload: Upload, multipart_id: MultipartId) -> Upload:
-    row = _queries.record_multipart(connection, **expectation_of(upload), multipart_id=multipart_id)
+    row = _queries.record_multipart(connection, **multipart_of(upload, multipart_id))
     recorded = _changed(connection, upload, row)
     _queries.settle_multipart(connection, **expectation_of(upload))
     return recorded
@@ -934,8 +936,7 @@ def _settle_object(connection: sqlite3.Connection, finished: Upload, jobs: Seque
 
 def _fail(connection: sqlite3.Connection, upload: Upload, reason: str) -> Upload:
     found = _get(connection, upload.scope, upload.id)
-    if found.state not in sources_of(State.FAILED):
-        raise fenced_by(found)
+    check_may_fail(found, upload)
     failed = _end(connection, found, State.FAILED, reason)
     _tell(connection, EventType.FAILED, failed)
     return failed

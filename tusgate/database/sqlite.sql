@@ -110,7 +110,7 @@ INSERT INTO pieces (upload_id, tenant, owner, start_offset, size, crc64, object_
 VALUES (:id, :tenant, :owner, :start_offset, :size, :crc64, :object_key, :data);
 
 -- name: record_multipart^
-UPDATE uploads SET multipart_id = :multipart_id, updated_at = now_ms()
+UPDATE uploads SET multipart_id = :multipart_id, object_key = :object_key, updated_at = now_ms()
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND epoch = :epoch AND state IN ('uploading', 'sealed')
     AND multipart_id IS NULL
 RETURNING *;

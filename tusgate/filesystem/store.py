@@ -4,11 +4,15 @@
     root/attributes/<aa>/<digest>-<file>    whose object the file at a key is, and its checksum (JSON)
     root/multipart/<id>/                    `upload` (JSON), and one file for each part: its bytes, then its CRC
     root/staging/                           what is being written
+    root/identity                           a random name, by which this tree is told from another one at its path
 
 An object becomes visible by one rename. Its attributes are written before, under a name that holds the inode and
 modification time of that very file, so a reader never sees the attributes of another file at the same key. (A copy
 of the tree has other inodes: its objects can be read, but no longer be proven to belong to an upload. Whether it is
 still the object that a reader wants, the checksum tells: it is computed when a process first meets such a file.)
+
+A volume that is not mounted any more leaves an empty directory in its place. Nothing is lost by that, so nothing is
+called lost there, removed or made: as long as the tree is not the one that the process has opened, the store is away.
 """
 
 from __future__ import annotations
@@ -53,6 +57,8 @@ CRC_SIZE: Final = 8
 _MULTIPART_ID: Final = re.compile(r"[0-9a-f]{48}", re.ASCII)
 _KEY_DIGEST_LENGTH: Final = 16
 """Hexadecimal digits of the key's digest that a multipart id begins with, so that they are found by key."""
+IDENTITY_SIZE: Final = 16
+"""Random bytes in the name of a tree."""
 _REFUSED_ERRNOS: Final = frozenset({EEXIST, EISDIR, ENAMETOOLONG, ENOTDIR})
 
 T = TypeVar("T")
@@ -102,9 +108,11 @@ class DirectoryStore:
         self._attributes = root / "attributes"
         self._multipart = root / "multipart"
         self._staging = root / "staging"
+        self._identity_path = root / "identity"
         self._computed: dict[Path, str] = {}
         try:
             self._make_tree()
+            self._tree = self._name_tree()
         except OSError as error:
             raise StoreUnavailable(f"{error.strerror} in the storage directory") from error
 
@@ -118,7 +126,7 @@ class DirectoryStore:
                 os.write(descriptor, b"check")
                 os.fsync(descriptor)
 
-        await _in_thread(work)
+        await self._in_place(work)
 
     async def close(self) -> None:
         """Do nothing: there is nothing to release."""
@@ -136,7 +144,7 @@ class DirectoryStore:
                 self._publish_object(descriptor, staged, path, about)
             return StoredObject(key, body.size, _etag(body.crc64, body.size), body.crc64)
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     async def create_multipart(
         self, key: ObjectKey, attributes: Attributes, *, with_copies: bool = False, plan: Plan | None = None
@@ -153,7 +161,7 @@ class DirectoryStore:
             durable.publish(staged, self._multipart / multipart_id)
             return multipart_id
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     async def put_part(self, key: ObjectKey, multipart_id: MultipartId, number: int, body: Body) -> str:
         """Store one part. See the port."""
@@ -164,7 +172,7 @@ class DirectoryStore:
                 self._write_body(descriptor, body)
                 return self._publish_part(descriptor, staged, multipart_id, number, body)
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     async def copy_part(
         self, key: ObjectKey, multipart_id: MultipartId, number: int, source: Piece, *, etag: str | None = None
@@ -182,7 +190,7 @@ class DirectoryStore:
                 self._copy_piece(descriptor, source)
                 return self._publish_part(descriptor, staged, multipart_id, number, source)
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     async def complete_multipart(
         self,
@@ -212,7 +220,7 @@ class DirectoryStore:
                 self._publish_object(descriptor, staged, path, about)
             self._discard_multipart(multipart_id)
 
-        await _in_thread(work)
+        await self._in_place(work)
 
     async def find(self, key: ObjectKey, upload_id: UploadId) -> StoredObject | None:
         """Return the object when it is ours, None when it is not there. See the port."""
@@ -224,12 +232,12 @@ class DirectoryStore:
                 return None
             return StoredObject(key, about.size, _etag(about.crc64, about.size), about.crc64)
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     async def multipart_exists(self, key: ObjectKey, multipart_id: MultipartId) -> bool:
         """Return whether the multipart upload is still there."""
         try:
-            await _in_thread(lambda: self._manifest(key, multipart_id))
+            await self._in_place(lambda: self._manifest(key, multipart_id))
         except MultipartLost:
             return False
         return True
@@ -244,7 +252,7 @@ class DirectoryStore:
             )
             return [self._listed_part(multipart_id, number) for number in numbers]
 
-        return await _in_thread(work)
+        return await self._in_place(work)
 
     def _listed_part(self, multipart_id: MultipartId, number: int) -> ListedPart:
         with self._part_path(multipart_id, number).open("rb") as file:
@@ -261,7 +269,7 @@ class DirectoryStore:
     async def abort_multipart(self, key: ObjectKey, multipart_id: MultipartId) -> None:
         """Throw the multipart upload away. See the port."""
         if await self.multipart_exists(key, multipart_id):
-            await _in_thread(lambda: self._discard_multipart(multipart_id))
+            await self._in_place(lambda: self._discard_multipart(multipart_id))
 
     async def list_multiparts(self, key: ObjectKey) -> list[MultipartId]:
         """Return the multipart uploads of exactly `key`."""
@@ -270,7 +278,7 @@ class DirectoryStore:
         def candidates() -> list[MultipartId]:
             return [MultipartId(entry.name) for entry in self._multipart.glob(f"{prefix}*")]
 
-        return [found for found in await _in_thread(candidates) if await self.multipart_exists(key, found)]
+        return [found for found in await self._in_place(candidates) if await self.multipart_exists(key, found)]
 
     async def delete_objects(self, keys: Sequence[ObjectKey]) -> None:
         """Delete objects; missing ones are fine."""
@@ -280,13 +288,13 @@ class DirectoryStore:
             for key, path in paths.items():
                 self._delete_object(key, path)
 
-        await _in_thread(work)
+        await self._in_place(work)
 
     async def list_objects(self, prefix: str = "") -> AsyncIterator[ListedObject]:
         """Yield the files whose keys begin with `prefix`, directory by directory. See the port."""
         directories = [self._objects]
         while directories:
-            found, below = await _in_thread(partial(self._listed, directories.pop(), prefix))
+            found, below = await self._in_place(partial(self._listed, directories.pop(), prefix))
             directories += below
             for listed in found:
                 yield listed
@@ -294,7 +302,7 @@ class DirectoryStore:
     async def owner_of(self, key: ObjectKey) -> UploadId | None:
         """Return whose object the file is. See the port."""
         path = self._object_path(key)
-        about = await _in_thread(lambda: self._read_attributes(key, path))
+        about = await self._in_place(lambda: self._read_attributes(key, path))
         return None if about is None else UploadId(about.upload_id)
 
     async def read(
@@ -318,8 +326,9 @@ class DirectoryStore:
         """Return None: files have no URLs."""
 
     def _open_object(self, key: ObjectKey, etag: str | None) -> FileIO:
-        """Open an object, if it is the one with `etag`. Raises ObjectLost."""
+        """Open an object, if it is the one with `etag`. Raises ObjectLost, StoreUnavailable."""
         path = self._object_path(key)
+        self._check_identity()
         try:
             file = path.open("rb", buffering=0)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -360,6 +369,45 @@ class DirectoryStore:
     def _make_tree(self) -> None:
         for directory in (self._objects, self._attributes, self._multipart, self._staging):
             durable.make_directories(directory)
+
+    def _name_tree(self) -> str:
+        """Return the name of the tree, which gets one if it has none."""
+        if not self._identity_path.exists():
+            with durable.staged(self._staging) as (descriptor, staged):
+                durable.write_all(descriptor, [secrets.token_hex(IDENTITY_SIZE).encode()])
+                os.fsync(descriptor)
+                try:
+                    self._identity_path.hardlink_to(staged)
+                except FileExistsError:
+                    pass  # another process was faster
+                except OSError:  # no links to be had: of two processes that are the first, one may see the other's name
+                    durable.publish(staged, self._identity_path)
+            durable.sync_directory(self._identity_path.parent)
+        return self._identity_path.read_text("ascii")
+
+    async def _in_place(self, work: Callable[[], T]) -> T:
+        """Run blocking `work` in a thread, on the tree that was opened.
+
+        Raises:
+            StoreUnavailable: that is not there, or was not any more when the work ended: it has seen nothing then.
+        """
+
+        def guarded() -> T:
+            self._check_identity()
+            try:
+                return work()
+            finally:
+                self._check_identity()
+
+        return await _in_thread(guarded)
+
+    def _check_identity(self) -> None:
+        try:
+            found = self._identity_path.read_text("ascii")
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found != self._tree:
+            raise StoreUnavailable("the storage directory is not the one that was opened: is it mounted?")
 
     def _object_path(self, key: str) -> Path:
         """Return where the object is; refuse keys that a directory cannot hold or that lead out of it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from tusgate.service.declared import check_arrived
 from tusgate.service.digest import combined_crc64
 from tusgate.service.hooks import Hooks
 from tusgate.service.inspection import Inspection
+from tusgate.service.losses import loss_reason
 from tusgate.service.material import merged, missing_cells, pieces_of
 from tusgate.service.multiparts import begin_multipart
 from tusgate.service.tenants import Tenants
@@ -295,10 +296,9 @@ class Completion:
         if not work.cells:
             return upload
         if upload.multipart_id is None:
-            multipart_id = await begin_multipart(
+            upload = await begin_multipart(
                 self._database, self._stores.of(upload.route), upload, announced=False, with_copies=work.copies
             )
-            upload = replace(upload, multipart_id=multipart_id)
         slots = asyncio.Semaphore(PARTS_AT_ONCE)
 
         async def put(cell: Cell, pieces: Sequence[Piece]) -> None:
@@ -367,13 +367,6 @@ class Completion:
         if isinstance(doubt, MultipartLost) and await store.multipart_exists(upload.object_key, upload.multipart_id):
             raise StoreUnavailable("Complete did not find a multipart upload that is there") from doubt
         raise doubt or StoreUnavailable("the object is not there after Complete")
-
-
-def loss_reason(error: MultipartLost | PieceLost) -> str:
-    """Return why an upload has failed whose stored bytes are lost."""
-    if isinstance(error, MultipartLost):
-        return "the object store threw the unfinished multipart upload away"
-    return "the object store lost bytes that waited for their part"
 
 
 def _body(pieces: Sequence[Piece]) -> Body:

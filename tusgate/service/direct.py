@@ -48,9 +48,9 @@ from tusgate.core.fingerprint import finished, unfinished
 from tusgate.core.grid import grid_for
 from tusgate.core.lifecycle import advance, check_present
 from tusgate.core.model import CreatedVia, Part, State
-from tusgate.service.completion import loss_reason
 from tusgate.service.digest import RequestDigest
 from tusgate.service.known_parts import KnownParts
+from tusgate.service.losses import loss_reason
 from tusgate.service.multiparts import begin_multipart
 from tusgate.service.uploads import MOST_ALIKE
 

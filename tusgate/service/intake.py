@@ -18,12 +18,12 @@ import asyncio
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import ChecksumMismatch, InconsistentLength, Interrupted, TooLarge
+from tusgate.core.errors import ChecksumMismatch, ClientStalled, InconsistentLength, Interrupted, TooLarge
 from tusgate.core.lifecycle import overrun
 from tusgate.core.model import Intent, Part, Piece
 from tusgate.core.naming import piece_key
-from tusgate.core.placement import Place, place_cell, whole_intent
-from tusgate.core.pressure import Holding
+from tusgate.core.placement import Place, multipart_intent, place_cell, whole_intent
+from tusgate.core.pressure import PATIENCE, Holding
 from tusgate.ports import Attributes, Body
 from tusgate.service.cell import OpenCell
 from tusgate.service.digest import RequestDigest, crc64
@@ -129,9 +129,11 @@ class Intake:
         self._handed_over = upload.offset
         self._cell: OpenCell | None = None
         self._cell_opened = (0.0, 0)
+        self._full_at = 0.0
         self._next_piece = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._multipart_id = upload.multipart_id
+        self._multipart_key = upload.object_key
         self._multipart_lock = asyncio.Lock()
         self._error: Exception | None = None
         self.body_is_over = False
@@ -281,6 +283,7 @@ class Intake:
     async def _pass_on(self, cell: OpenCell) -> None:
         """Send a full cell, or a full memory window of a large one, on its way."""
         if cell.filled == self._length:
+            self._full_at = asyncio.get_running_loop().time()
             return  # Rule 3
         if cell.is_full:
             self._cell = None
@@ -355,7 +358,7 @@ class Intake:
         number, body = cell.cell.number, cell.body()
         await self._inspect(cell.cell.start, body)
         multipart_id = await self._multipart()
-        etag = await self._tools.store.put_part(self._claimed.object_key, multipart_id, number, body)
+        etag = await self._tools.store.put_part(self._multipart_key, multipart_id, number, body)
         part = Part(number, cell.cell.start, body.size, etag, body.crc64)
         return Stored(start=start, end=cell.filled, part=part, absorb=(cell.cell.start, cell.cell.end))
 
@@ -388,13 +391,13 @@ class Intake:
             if self._multipart_id is None and self._claimed.group is not None:
                 self._multipart_id = await join_multipart(self._tools.database, self._tools.store, self._claimed)
             elif self._multipart_id is None:
-                intent = (self._claimed.object_key, True)
+                intent = (multipart_intent(self._claimed).key, True)
                 announced = intent in self._intended
                 self._intended.discard(intent)  # it stands for one attempt; the next part may have to try again
                 tools = self._tools
-                self._multipart_id = await begin_multipart(
-                    tools.database, tools.store, self._claimed, announced=announced
-                )
+                begun = await begin_multipart(tools.database, tools.store, self._claimed, announced=announced)
+                self._multipart_id, self._multipart_key = begun.multipart_id, begun.object_key
+            assert self._multipart_id is not None
             return self._multipart_id
 
     def _save_piece(self, cell: OpenCell, *, keep_memory: bool = False) -> None:
@@ -478,20 +481,28 @@ class Intake:
             self._cell = None
 
     def holding(self, now: float) -> Holding:
-        """Return what saving the open cell would free (see `service.budget.Holder`)."""
+        """Return what saving the open cell would free (see `service.budget.Holder`).
+
+        One that is full waits for the end of the body (rule 3), which as a rule is there at once.
+        """
         cell = self._cell
-        if cell is None or cell.is_full:
+        if cell is None or (cell.is_full and (self.body_is_over or now - self._full_at < PATIENCE)):
             return Holding(0, 0, 0.0)
         opened, filled = self._cell_opened
         rate = (cell.filled - filled) / max(now - opened, 0.001)
         return Holding(cell.held, cell.cell.end - cell.filled, rate)
 
     def spill(self) -> None:
-        """Save the open cell as a piece, because others need its memory (see `service.budget.Holder`)."""
+        """Save the open cell as a piece, because others need its memory (see `service.budget.Holder`).
+
+        Of a full one only the end of the body is missing, and it cannot be saved before that: the client keeps it back.
+        """
         cell = self._cell
-        if cell is None or cell.is_full:
+        if cell is None:
             return
-        if cell.unsaved:
+        if cell.is_full:
+            self._source.interrupt(ClientStalled("all bytes are there, and the request body does not end"))
+        elif cell.unsaved:
             self._save_piece(cell)
         else:
             freed = cell.held

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from tusgate.core.errors import Fenced, StoreUnavailable
 from tusgate.core.lifecycle import check_alive
-from tusgate.core.model import Intent
+from tusgate.core.placement import multipart_intent
 from tusgate.ports import Attributes
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ LONGEST_PAUSE: Final = 0.4
 
 async def begin_multipart(
     database: Database, store: ObjectStore, upload: Upload, *, announced: bool, with_copies: bool = False
-) -> MultipartId:
-    """Create the multipart upload of `upload.object_key` and record it.
+) -> Upload:
+    """Create the multipart upload of `upload` and record it; return the upload with its id and key.
 
     Every try has an intent of its own: one whose answer was lost may have made a multipart upload all the same, and
     its intent is what finds that one later.
@@ -39,20 +40,20 @@ async def begin_multipart(
         Fenced: somebody else writes, or has created it.
         StoreUnavailable: three tries failed.
     """
+    intent = multipart_intent(upload)
     for attempt in range(TRIES):
         if attempt or not announced:
-            await database.intend(upload, [Intent(upload.object_key, multipart=True)])
+            await database.intend(upload, [intent])
         try:
             created = await store.create_multipart(
-                upload.object_key, Attributes.of(upload), with_copies=with_copies, plan=upload.plan
+                intent.key, Attributes.of(upload), with_copies=with_copies, plan=upload.plan
             )
         except StoreUnavailable:
             if attempt == TRIES - 1:
                 raise
             await asyncio.sleep(random.uniform(0, LONGEST_PAUSE))  # noqa: S311 - spreads load, guards nothing
             continue
-        await database.record_multipart(upload, created)
-        return created
+        return await database.record_multipart(replace(upload, object_key=intent.key), created)
     raise StoreUnavailable
 
 
@@ -70,4 +71,6 @@ async def join_multipart(database: Database, store: ObjectStore, partial: Upload
         if group.multipart_id is not None:
             return group.multipart_id
         with suppress(Fenced):  # another partial was first
-            return await begin_multipart(database, store, group, announced=False)
+            group = await begin_multipart(database, store, group, announced=False)
+            assert group.multipart_id is not None
+            return group.multipart_id

@@ -25,12 +25,13 @@ from tusgate.core.errors import Fenced, StoreRefused, UploadGone
 from tusgate.core.lifecycle import advance
 from tusgate.core.model import FOREVER, State, StoreName, UploadId
 from tusgate.core.naming import PIECES, attempt_key
+from tusgate.service.digest import combined_crc64, crc64
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
     from datetime import datetime
 
-    from tusgate.core.model import Keeping, ListedObject, MultipartId, ObjectKey, StoredObject, Upload
+    from tusgate.core.model import Keeping, ListedObject, MultipartId, ObjectKey, Part, Piece, StoredObject, Upload
     from tusgate.ports import SurveyedDatabase, SurveyedStore
     from tusgate.service.stores import Stores
 
@@ -223,12 +224,28 @@ class Reconciler:
             return None
         for attempt in range(1, upload.put_attempts + 2):
             stored = await self._store_of(upload).find(attempt_key(upload.object_key, attempt), upload.id)
-            if stored is not None and stored.size == upload.final_length:
+            if stored is not None and stored.size == upload.final_length and await self._continues(upload, stored):
                 return stored
         return None
 
+    async def _continues(self, upload: Upload, stored: StoredObject) -> bool:
+        """Return whether the object begins with the acknowledged bytes; it is read as far as they go.
+
+        Another writer, which was replaced before it could record its object, may have had other ones.
+        """
+        if not upload.offset or self._is_young(upload):
+            return True
+        committed: list[Part | Piece] = [*await self.database.parts(upload), *await self.database.pieces(upload)]
+        value = 0
+        async for chunk in self._store_of(upload).read(stored.key, 0, upload.offset):
+            value = crc64(chunk, value)
+        return value == combined_crc64(committed)
+
+    def _is_young(self, upload: Upload) -> bool:
+        return self.now - upload.updated_at < self.grace
+
     def _about_forgotten_end(self, upload: Upload, stored: StoredObject) -> list[_Suspicion]:
-        if self.now - upload.updated_at < self.grace:
+        if self._is_young(upload):
             return []  # perhaps it is recorded at this moment
         detail = f"the database has {upload.offset} of its {stored.size} bytes"
         step = advance(upload, stored.size, stored.size, stored=stored, keeping=self.keeping)

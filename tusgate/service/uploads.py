@@ -25,6 +25,7 @@ from tusgate.core.errors import (
     MultipartLost,
     Overrun,
     PieceLost,
+    StoreUnavailable,
     TokenSpent,
     TooLarge,
     TusgateError,
@@ -46,12 +47,12 @@ from tusgate.core.model import CreatedVia, NewUpload, Role, State, UploadId
 from tusgate.core.naming import object_key
 from tusgate.core.placement import foresee
 from tusgate.core.tenant import least
-from tusgate.service.completion import loss_reason
 from tusgate.service.concatenation import Concatenation
 from tusgate.service.digest import RequestDigest
 from tusgate.service.hooks import Hooks, check_refusal, check_waited_for
 from tusgate.service.inspection import Inspection
 from tusgate.service.intake import Intake
+from tusgate.service.losses import has_multipart, has_pieces, loss_reason
 from tusgate.service.recent import RecentUploads
 from tusgate.service.stores import Stores
 from tusgate.service.tenants import Tenants
@@ -684,8 +685,10 @@ class Uploads:
 
         Raises:
             Fenced: a later writer has used the piece up, and that is why it is gone.
+            StoreUnavailable: the store has all of it when it is asked again, or cannot be asked.
         """
-        await self._stores.of(upload.route).check()  # a bucket that is away as a whole, or renamed, is no loss
+        store = self._stores.of(upload.route)
+        await store.check()  # a bucket that is away as a whole, or renamed, is no loss
         current = await self._database.get(upload.scope, upload.id)
         check_present(current)
         if current.epoch != upload.epoch:
@@ -693,9 +696,17 @@ class Uploads:
             fenced.upload = current
             raise fenced from error
         reason = loss_reason(error)
-        doomed = upload
-        if isinstance(error, MultipartLost) and upload.group is not None:
-            doomed = await self._database.get(upload.scope, upload.group)
+        doomed = current
+        if isinstance(error, MultipartLost):
+            if upload.group is not None:
+                doomed = await self._database.get(upload.scope, upload.group)
+            is_there = await has_multipart(store, doomed)
+        else:
+            is_there = await has_pieces(store, upload.id, await self._database.pieces(current))
+        if is_there:
+            unconfirmed = StoreUnavailable(f"{error}; yet it is there when the store is asked again")
+            unconfirmed.upload = current
+            raise unconfirmed from error
         failed = await self._database.fail(doomed, reason)
         log.error("upload.failed", upload_id=upload.id, reason=reason)
         raise UploadGone(failed.state.value, reason) from error

@@ -222,7 +222,8 @@ class Tus:
             # tus-js-client starts a new upload after a HEAD with any other status than 2xx and 423.
             status = LOCKED
         if call.method == "PATCH" and error.upload is not None:
-            if isinstance(error, _OFFSET_TELLING):
+            # An offset equal to the length says that the object is there, to clients that look no further.
+            if isinstance(error, _OFFSET_TELLING) and error.upload.state is not State.SEALED:
                 answer["Upload-Offset"] = str(error.upload.offset)
             if isinstance(error, _EXPIRY_TELLING):
                 answer |= expiry(error.upload)

@@ -72,7 +72,7 @@ async def content(store: DirectoryStore, key: str) -> bytes:
 
 
 def files_under(directory: Path) -> set[Path]:
-    return {path for path in directory.rglob("*") if path.is_file()}
+    return {path for path in directory.rglob("*") if path.is_file() and path.name != "identity"}
 
 
 @pytest.mark.parametrize(
@@ -258,3 +258,67 @@ def test_files_are_appended_whether_or_not_the_kernel_can_copy(
         for size, skip in ((3_000_001, 0), (1, 3_000_000)):
             with pytest.raises(EOFError):
                 durable.append_file(file.fileno(), descriptor, size, skip)
+
+
+def unmount(root: Path, instead: str) -> None:
+    root.rename(root.with_name("away"))
+    if instead != "nothing":
+        root.mkdir()
+    if instead == "another tree":
+        DirectoryStore(root)
+
+
+def mount(root: Path) -> None:
+    shutil.rmtree(root, ignore_errors=True)
+    root.with_name("away").rename(root)
+
+
+@pytest.mark.parametrize("instead", ["nothing", "an empty directory", "another tree"])
+async def test_a_volume_that_is_not_mounted_has_lost_nothing(store: DirectoryStore, root: Path, instead: str) -> None:
+    """I1, I10, I20: what would be found lost or removed there is lying on the volume; it goes on when that is back."""
+    await store.put_object(KEY, body_of(b"piece"), OURS)
+    multipart_id = await store.create_multipart(KEY, OURS)
+    unmount(root, instead)
+    before = files_under(root)
+
+    for call in (
+        store.check,
+        lambda: store.put_object(KEY, body_of(b"x"), OURS),
+        lambda: store.create_multipart(KEY, OURS),
+        lambda: store.put_part(KEY, multipart_id, 1, body_of(b"x")),
+        lambda: store.complete_multipart(KEY, multipart_id, [Part(1, 0, 1, "", 0)], 0),
+        lambda: store.multipart_exists(KEY, multipart_id),
+        lambda: store.list_parts(KEY, multipart_id),
+        lambda: store.list_multiparts(KEY),
+        lambda: store.abort_multipart(KEY, multipart_id),
+        lambda: store.find(KEY, OURS.upload_id),
+        lambda: store.owner_of(KEY),
+        lambda: store.delete_objects([KEY]),
+        lambda: content(store, KEY),
+    ):
+        with pytest.raises(StoreUnavailable, match="mounted") as failed:
+            await call()
+        assert not isinstance(failed.value, ObjectLost)
+    with pytest.raises(StoreUnavailable, match="mounted"):
+        _ = [found async for found in store.list_objects()]
+    assert files_under(root) == before
+
+    mount(root)
+    await store.check()
+    await store.put_part(KEY, multipart_id, 1, body_of(b"x"))
+    assert await content(store, KEY) == b"piece"
+
+
+async def test_processes_that_share_a_directory_agree_on_its_name(root: Path) -> None:
+    stores = await asyncio.gather(*(asyncio.to_thread(DirectoryStore, root) for _ in range(8)))
+
+    await asyncio.gather(*(store.check() for store in stores))
+
+
+async def test_a_filesystem_without_links_will_do(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    await DirectoryStore(root).check()
+    await DirectoryStore(root).check()

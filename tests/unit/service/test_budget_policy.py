@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.doubles.database import MemoryDatabase
 from tests.doubles.store import MemoryStore
 from tests.virtual_time import run
+from tusgate.core.errors import ClientStalled
 from tusgate.core.grid import MIB, PartLimits, grid_for
 from tusgate.core.model import CreatedVia, NewUpload, ObjectKey, Scope, UploadId
 from tusgate.service.budget import Budget
 from tusgate.service.intake import Intake, IntakeTools
 from tusgate.service.ledger import Expiry
 from tusgate.service.warm import WarmCells
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
 
 CHUNK = bytes(16 * 1024)
 PART_SIZE = 8 * MIB
@@ -59,6 +65,31 @@ class RatedClient:
 
     def interrupt(self, error: Exception) -> None:
         raise error
+
+
+async def stalled(upload: Coroutine[None, None, float]) -> None:
+    with suppress(ClientStalled):
+        await upload
+
+
+@dataclass
+class Endless(RatedClient):
+    """A client whose body, of unannounced size, does not end until it is interrupted."""
+
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    error: Exception | None = None
+
+    async def read(self, paid: int = 0) -> bytes:
+        chunk = await super().read(paid)
+        if not chunk:
+            await self.over.wait()
+            assert self.error is not None
+            raise self.error
+        return chunk
+
+    def interrupt(self, error: Exception) -> None:
+        self.error = self.error or error
+        self.over.set()
 
 
 class Simulation:
@@ -144,6 +175,28 @@ def test_a_cell_that_lacks_only_the_end_of_the_body_does_not_wait_for_memory_to_
         simulation = Simulation(budget=4 * len(CHUNK) + 1, bandwidth=400e6)
         await simulation.upload(RatedClient(rate=1e6, total=4 * len(CHUNK)), 0)
         assert simulation.budget.used == simulation.budget.leaving == 0
+
+    run(simulate())
+
+
+def test_clients_that_keep_the_end_of_their_bodies_back_hold_nobody_up() -> None:
+    """I15: their cells are full and wait only for the end, before which nothing may complete the upload."""
+
+    async def simulate() -> None:
+        simulation = Simulation(budget=4 * PART_SIZE, bandwidth=400e6)
+        endless = [Endless(rate=100e6, total=PART_SIZE) for _ in range(12)]
+        async with asyncio.TaskGroup() as group:
+            for number, client in enumerate(endless):
+                group.create_task(stalled(simulation.upload(client, number)))
+                await asyncio.sleep(0.3)
+            try:
+                async with asyncio.timeout(10):
+                    await simulation.upload(RatedClient(rate=10e6, total=PART_SIZE), len(endless))
+            finally:
+                for client in endless:
+                    client.interrupt(ClientStalled())
+        assert simulation.budget.used == simulation.budget.leaving == 0
+        assert {row.upload.offset for row in simulation.database._rows.values()} == {PART_SIZE}
 
     run(simulate())
 

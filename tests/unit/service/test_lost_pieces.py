@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -64,6 +65,43 @@ def test_a_bucket_that_is_away_as_a_whole_is_no_loss() -> None:
             await process.append(upload, Sender(DATA[15:]))
 
         assert (await process.committed(upload.id)).state is State.UPLOADING
+
+    run(work())
+
+
+@pytest.mark.parametrize("end", [20, 25])
+def test_a_piece_that_the_store_denies_once_and_gives_back_when_asked_is_not_lost(end: int) -> None:
+    """I1: to believe the loss removes what was acknowledged."""
+
+    async def work() -> None:
+        world = World()
+        faults = Faults()
+        process = world.process(faults)
+        upload = await process.append(await process.create(25), Sender(DATA[:15]))
+        faults.add("put_part", PieceLost)
+
+        with pytest.raises(StoreUnavailable) as failed:
+            await process.append(upload, Sender(DATA[15:end]))
+
+        assert failed.value.upload is not None
+        assert failed.value.upload.offset == 15
+        upload = await process.append(upload, Sender(DATA[15:]))
+        assert world.body_of(upload) == DATA
+
+    run(work())
+
+
+def test_a_piece_that_is_damaged_when_it_is_read_once_more_is_lost() -> None:
+    async def work() -> None:
+        world = World()
+        process = world.process()
+        upload = await process.append(await process.create(25), Sender(DATA[:15]))
+        (piece,) = world.pieces
+        kept = world.store.objects[piece]  # type: ignore[index]  # a key as text
+        world.store.objects[piece] = replace(kept, data=b"?" + kept.data[1:])  # type: ignore[index]  # likewise
+
+        with pytest.raises(UploadGone, match="waited for their part"):
+            await process.append(upload, Sender(DATA[15:]))
 
     run(work())
 

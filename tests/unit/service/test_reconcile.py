@@ -14,7 +14,7 @@ from tests.doubles.faults import Faults
 from tests.unit.service.rig import GRACE, SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
 from tusgate.core.concat import GroupWish
-from tusgate.core.errors import StoreUnavailable, UploadGone
+from tusgate.core.errors import ClientGone, Fenced, StoreUnavailable, UploadGone
 from tusgate.core.model import MultipartId, ObjectKey, State, UploadId
 from tusgate.core.naming import PIECES
 from tusgate.ports import Attributes, Body
@@ -240,6 +240,43 @@ def test_an_upload_whose_end_the_database_has_forgotten_gets_it_back(size: int) 
         head = await process.uploads.head(SCOPE, upload.id)
         assert (head.state, head.offset) == (State.COMPLETE, size)
         assert world.body_of(head) == DATA[:size]
+
+    run(work())
+
+
+@pytest.mark.parametrize("data", [DATA[:7], b"?" * 7])
+@pytest.mark.parametrize("cut", [1, 5])
+def test_an_object_whose_writer_was_replaced_is_taken_only_if_it_goes_on_from_what_was_acknowledged(
+    data: bytes, cut: int
+) -> None:
+    """I3: the bytes of two writers are never mixed, and what was acknowledged never turns into something else."""
+
+    async def work() -> None:
+        world = World()
+        replaced = world.process(Faults(pauses={"put_object": 5.0}), holder="replaced", inline_max=3)
+        newer = world.process(holder="newer", inline_max=3)
+        upload = await replaced.create(7)
+        sending = asyncio.create_task(replaced.append(upload, Sender(data)))
+        await asyncio.sleep(1)
+        with pytest.raises(ClientGone):
+            await newer.append(upload, Sender(DATA[:7], (1,), cut=cut))
+        with pytest.raises(Fenced):
+            await sending
+        await asyncio.sleep(2 * HOURS)
+        upload = await newer.committed(upload.id)
+        assert upload.offset == cut
+
+        found = await troubles(world, REPAIR)
+
+        mended = await newer.committed(upload.id)
+        if data == DATA[:7]:
+            assert found == [(Trouble.NOT_RECORDED, upload.object_key, True)]
+            assert mended.state is State.COMPLETE
+        else:
+            assert found == []
+            assert mended == upload
+            mended = await newer.append(upload, Sender(DATA[cut:7]))
+        assert world.body_of(mended) == DATA[:7]
 
     run(work())
 

@@ -12,6 +12,7 @@ from tests.unit.service.rig import SCOPE, Sender, World, some_bytes
 from tests.virtual_time import run
 from tusgate.core.access import Principal
 from tusgate.core.checksum import Checksum
+from tusgate.core.concat import GroupWish
 from tusgate.core.errors import (
     ChecksumMismatch,
     ClientGone,
@@ -26,7 +27,7 @@ from tusgate.core.errors import (
     UploadNotFound,
 )
 from tusgate.core.lifecycle import Append
-from tusgate.core.model import Scope, State
+from tusgate.core.model import Role, Scope, State
 from tusgate.service.uploads import CLAIM_TRIES, PATIENCE_DELAYS, STORE_CHECK_EVERY
 
 pytestmark = pytest.mark.usefixtures("small_scale")
@@ -274,6 +275,46 @@ def test_a_bucket_that_is_away_as_a_whole_is_no_lost_upload() -> None:
         faults.faults.clear()
         upload = await process.append(upload, Sender(DATA[30:]))
         assert world.body_of(upload) == DATA
+
+    run(work())
+
+
+def test_a_multipart_upload_that_the_store_denies_once_and_shows_when_asked_is_no_lost_upload() -> None:
+    """I1, DF-11: to believe the loss removes the parts. What one answer says may come from a node that lags behind."""
+
+    async def work() -> None:
+        world = World()
+        faults = Faults()
+        process = world.process(faults)
+        upload = await process.append(await process.create(57), Sender(DATA[:30]))
+        faults.add("put_part", MultipartLost, times=3)
+        with pytest.raises(StoreUnavailable) as failed:
+            await process.append(upload, Sender(DATA[30:]))
+        assert failed.value.upload is not None
+        assert failed.value.upload.offset == 30
+        assert (await process.committed(upload.id)).state is State.UPLOADING
+        faults.faults.clear()
+        upload = await process.append(upload, Sender(DATA[30:]))
+        assert world.body_of(upload) == DATA
+
+    run(work())
+
+
+def test_a_partial_whose_group_the_store_denies_once_and_shows_when_asked_is_no_lost_upload() -> None:
+    async def work() -> None:
+        world = World()
+        faults = Faults()
+        process = world.process(faults)
+        partial = await process.create(57, role=Role.PARTIAL, group=GroupWish("g"))
+        assert partial.group is not None
+        partial = await process.append(partial, Sender(DATA[:30]))
+        faults.add("put_part", MultipartLost, times=3)
+        with pytest.raises(StoreUnavailable):
+            await process.append(partial, Sender(DATA[30:]))
+        faults.faults.clear()
+        partial = await process.append(partial, Sender(DATA[30:]))
+        final = await process.concatenate(partial)
+        assert world.body_of(final) == DATA
 
     run(work())
 

@@ -50,6 +50,24 @@ async def test_uploads_are_found_by_their_fingerprint_the_newest_first(database:
     assert await database.find_by_fingerprint(first.scope, Fingerprint("client", "unknown"), 10) == []
 
 
+async def test_finished_files_are_found_by_the_sha256_that_was_computed_of_them(database: Database) -> None:
+    """I13: those of one owner, whatever they were created with."""
+    sha256 = b"s" * 32
+    mine, others = [
+        await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=None, scope=scope))
+        for scope in (ALICE, Scope("acme", "somebody else"))
+    ]
+    for upload in (mine, others):
+        sealed = await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
+        complete = await database.complete(sealed, StoredObject(sealed.object_key, 10, "etag", -1))
+        await database.record_digest(complete, sha256)
+    wanted = Fingerprint("sha256", sha256.hex())
+    assert [upload.id for upload in await database.find_by_fingerprint(ALICE, wanted, 10)] == [mine.id]
+    assert await database.find_by_fingerprint(ALICE, Fingerprint("sha256", (b"t" * 32).hex()), 10) == []
+    await database.terminate(ALICE, mine.id)
+    assert await database.find_by_fingerprint(ALICE, wanted, 10) == []
+
+
 async def test_parts_and_the_seal_come_with_one_commit_and_without_checksums(database: Database) -> None:
     upload = await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=None))
     sealed = await database.commit(upload, advance(upload, 10, 10, parts=PARTS))

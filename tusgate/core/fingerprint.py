@@ -46,6 +46,11 @@ class Fingerprint:
         """The CRC64NVME of the file; None when it is told by something else."""
         return int(self.value, 16) if self.algorithm == "crc64nvme" else None
 
+    @property
+    def sha256(self) -> bytes | None:
+        """The SHA-256 of the file; None when it is told by something else."""
+        return bytes.fromhex(self.value) if self.algorithm == "sha256" else None
+
 
 def fingerprint(algorithm: str, value: str) -> Fingerprint:
     """Return the fingerprint. Raises InvalidRequest when there is no such one."""
@@ -105,6 +110,8 @@ def _is_proved(upload: Upload, wanted: Fingerprint) -> bool:
     if upload.state is not State.COMPLETE:
         return False
     if wanted.crc64 is not None and upload.crc64 == wanted.crc64:
+        return True
+    if wanted.sha256 is not None and upload.sha256 == wanted.sha256:
         return True
     whole = None if upload.plan is None else upload.plan.whole
     return whole is not None and fingerprint_of(whole) == wanted

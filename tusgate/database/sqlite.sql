@@ -55,6 +55,7 @@ WHERE tenant = :tenant AND owner = :owner
     AND (
         (fingerprint = :fingerprint AND state IN ('uploading', 'sealed', 'complete'))
         OR (crc64 = :crc64 AND state = 'complete')
+        OR (sha256 = :sha256 AND state = 'complete')
     )
     AND (role IS NULL OR role = 'final') AND derived_from IS NULL
 ORDER BY created_at DESC, id DESC

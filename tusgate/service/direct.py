@@ -18,6 +18,7 @@ import structlog
 from tusgate.core.direct import (
     Plan,
     Slot,
+    as_one_part,
     check_count,
     check_is_direct,
     check_parts,
@@ -47,7 +48,7 @@ from tusgate.core.errors import (
 from tusgate.core.fingerprint import finished, unfinished
 from tusgate.core.grid import grid_for
 from tusgate.core.lifecycle import advance, check_present
-from tusgate.core.model import CreatedVia, Part, State
+from tusgate.core.model import CreatedVia, State
 from tusgate.service.completion import loss_reason
 from tusgate.service.digest import RequestDigest
 from tusgate.service.known_parts import KnownParts
@@ -472,8 +473,8 @@ class DirectUploads:
         """Let the upload fail, unless its multipart upload is gone because somebody else has made the object of it."""
         found = await self._store_of(upload).find(upload.object_key, upload.id)
         if found is not None and is_the_file(upload, found):
-            whole = Part(1, 0, found.size, found.etag, found.crc64)
-            await self._database.commit(upload, advance(upload, found.size, found.size, parts=(whole,)))
+            step = advance(upload, found.size, found.size, parts=(as_one_part(found),))
+            await self._database.commit(upload, step)
             raise PartsFixed from error
         await self._store_of(upload).check()  # a bucket that is away as a whole, or renamed, is no loss
         reason = loss_reason(error)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from awscrt.checksums import crc64nvme
 
 from tests.wire.direct import DirectClient
+from tests.wire.direct.test_s3_events import completed_past_the_gateway
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
 from tests.wire.rufh import RufhClient
 from tests.wire.test_dedup import ON, all_digested
 from tusgate.core.dedup import NO_DEDUP
 from tusgate.core.model import Keeping, State
+from tusgate.ports import SurveyedStore
+from tusgate.service.reconcile import Mending, Reconciler, Trouble
+from tusgate.service.stores import Stores
 
 DATA = bytes(range(250)) * 4
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -148,6 +153,25 @@ async def test_an_upload_that_the_store_has_thrown_away_is_neither_found_nor_giv
             status, begun = await client.ask("POST", "", {"size": 2 * PART_SIZE, "fingerprint": OWN})
             assert (status, begun["upload"]["id"] != upload_id, len(begun["parts"]["urls"])) == (201, True, 2)
         assert (await rig.row(f"/{upload_id}")).state is State.FAILED
+
+
+@pytest.mark.parametrize(("sent", "state"), [(DATA, State.COMPLETE), (bytes(len(DATA)), State.FAILED)])
+async def test_a_declared_digest_is_not_believed_because_an_end_is_recorded_later(rig, client, sent, state):
+    """GC-11, I3: a backup was restored in which the upload is unfinished, while its object is there."""
+    whole = {"algorithm": "sha256", "value": base64.b64encode(bytes.fromhex(SHA256)).decode()}
+    upload_id, urls = await client.begin(len(DATA), checksum=whole)
+    etags = await client.send(urls, sent)
+    await completed_past_the_gateway(rig, upload_id, urls, etags)
+    reconciler = Reconciler(
+        database=rig.database,
+        stores=Stores[SurveyedStore](rig.store),
+        mending=Mending(repair=True),
+        now=datetime.fromtimestamp(rig.clock.now, UTC) + timedelta(days=9),
+    )
+    assert [(finding.trouble, finding.mended) async for finding in reconciler.run()] == [(Trouble.NOT_RECORDED, True)]
+    await client.complete(upload_id)
+    assert (await rig.row(f"/{upload_id}")).state is state
+    assert (await found(client, "sha256", SHA256) is None) is (state is State.FAILED)
 
 
 async def test_an_unfinished_upload_of_rufh_is_found_by_its_fingerprint(rig, client):

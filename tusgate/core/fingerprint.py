@@ -89,7 +89,12 @@ def unfinished(found: Sequence[Upload], wanted: Fingerprint) -> Upload | None:
 
 
 def to_go_on_with(
-    found: Sequence[Upload], wanted: Fingerprint, via: CreatedVia, length: int | None, plan: Plan | None
+    found: Sequence[Upload],
+    wanted: Fingerprint,
+    via: CreatedVia,
+    length: int | None,
+    plan: Plan | None,
+    content_coding: str | None,
 ) -> Upload | None:
     """Return the first of `found` that a creation can be answered with: of this protocol, as long and as declared."""
     return next(
@@ -99,7 +104,7 @@ def to_go_on_with(
             if upload.state is State.UPLOADING
             and upload.fingerprint == str(wanted)
             and upload.created_via is via
-            and (upload.length, upload.plan) == (length, plan)
+            and (upload.length, upload.plan, upload.content_coding) == (length, plan, content_coding)
             and upload.role is None
         ),
         None,

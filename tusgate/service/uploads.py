@@ -28,6 +28,7 @@ from tusgate.core.errors import (
     TokenSpent,
     TooLarge,
     TusgateError,
+    UnsupportedMediaType,
     UploadGone,
 )
 from tusgate.core.fingerprint import to_go_on_with
@@ -204,6 +205,7 @@ class Uploads:
                 or is finished when the hook answers.
             NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload.
             CredentialsExpired: revoked before the last byte had arrived; as `Interrupted`.
+            UnsupportedMediaType: the tenant does not take such files compressed.
             InconsistentLength: the body that ends the upload does not have the declared length.
             TooLarge: the length, or the body, passes what is allowed: no upload is left.
             ChecksumMismatch: no upload is left.
@@ -218,9 +220,11 @@ class Uploads:
             return again
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
+        self._check_coding(tenant, new)
         if self._hooks.want(Moment.CREATE, new.scope.tenant):
             creation = await self._asked(tenant, principal, creation, new, (), exchange)
             new = self._new_upload(tenant, principal, creation, length, epoch=new.epoch)
+            self._check_coding(tenant, new)
         body = source or _Nothing()
         intents = self._foreseen(new, new.epoch, body.size, length) if writes else []
         try:
@@ -300,7 +304,9 @@ class Uploads:
         if wanted is None or creation.role is not None or principal.limits != UNLIMITED:
             return None
         found = await self._database.find_by_fingerprint(principal.scope, wanted, MOST_ALIKE)
-        return to_go_on_with(found, wanted, creation.created_via, creation.length, creation.plan)
+        return to_go_on_with(
+            found, wanted, creation.created_via, creation.length, creation.plan, creation.content_coding
+        )
 
     async def _admit_creation(self, principal: Principal, creation: Creation) -> Tenant:
         """Return the tenant that may make this upload as far as that can be told now; the database counts for itself.
@@ -313,6 +319,16 @@ class Uploads:
         tenant.check_type(creation.content_type, creation.role)
         await self._tenants.prepare(self._database, name)
         return tenant
+
+    def _check_coding(self, tenant: Tenant, new: NewUpload) -> None:
+        """Raise UnsupportedMediaType where files are not taken as coded as `new` is.
+
+        Whoever has to look at a file before it is read sees the coded bytes, and readers what they stand for.
+        """
+        tenant.check_coding(new.content_coding, new.content_type)
+        processing = self._tools.expiry.keeping.processing
+        if new.content_coding is not None and processing is not None and processing.has_gates(tenant.name):
+            raise UnsupportedMediaType("Content-Encoding: expected none, as files are looked at before they are read")
 
     async def _asked(
         self,

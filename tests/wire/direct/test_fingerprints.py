@@ -125,10 +125,9 @@ async def test_a_finished_file_is_found_by_digests_that_somebody_has_verified_on
 async def test_a_finished_file_is_found_by_the_sha256_that_the_gateway_has_computed(tmp_path, http, keeping):
     """Whatever its client said of it, or did not say, and whether it shares its object or not."""
     async with running(tmp_path, keeping=keeping) as rig:
-        client, said = DirectClient(rig.client, http), (metadata(f"sha256:{'1' * 64}"), {})
-        files = []
-        for each in said:
-            files.append(await rig.client.create(len(DATA), **each))
+        client, files = DirectClient(rig.client, http), []
+        for lie in ("sha256:" + "1" * 64, "client:nothing of its bytes"):
+            files.append(await rig.client.create(len(DATA), **metadata(lie)))
             await rig.client.patch(files[-1], 0, DATA)
             rig.clock.now += 1
         assert await found(client, "sha256", SHA256) is None

@@ -247,8 +247,8 @@ class DirectUploads:
             if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
                 return upload, None
             with suppress(PartsFixed, UploadGone):  # it has ended, one way or the other: look again
-                limits = self._store_of(upload).limits
-                return upload, list(wrong_numbers(upload, await self._listed(upload), limits))
+                listed, limits = await self._listed(upload), self._store_of(upload).limits
+                return upload, None if upload.length is None else list(wrong_numbers(upload, listed, limits))
 
     async def parts(self, scope: Scope, upload_id: UploadId) -> tuple[Upload, list[Standing]]:
         """Return the upload and how its parts stand: those in the store, and those that are still to come.

@@ -103,6 +103,12 @@ async def test_both_doors_are_found_by_one_fingerprint(rig, client):
     assert (await rig.client.create(2 * PART_SIZE, **metadata(OWN))).rpartition("/")[2] == tus
 
 
+async def test_nobody_says_which_parts_are_missing_of_a_file_that_only_its_client_knows(rig, client):
+    upload_id, _ = await client.begin(None, fingerprint=OWN)
+    answer = await found(client, *OWN.split(":"))
+    assert (answer["file"]["id"], answer["is_finished"], answer["missing_parts"]) == (upload_id, False, None)
+
+
 async def test_a_finished_file_is_found_by_digests_that_somebody_has_verified_only(rig, client):
     lying = await rig.client.create(len(DATA), **metadata(f"sha256:{'1' * 64}"))
     await rig.client.patch(lying, 0, DATA)

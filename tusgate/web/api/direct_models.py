@@ -305,7 +305,10 @@ class FoundFile(BaseModel):
     file: File = Field(description="`links.upload` is where an unfinished one is continued, by `created_via`.")
     is_finished: bool = Field(description="The file is there, and its digest was verified.")
     missing_parts: list[int] | None = Field(
-        description="Of an unfinished direct upload the parts that are to be sent; null for all others, see `offset`."
+        description=(
+            "Of an unfinished direct upload of declared size the parts that are to be sent; null for all others, see"
+            " `offset`."
+        )
     )
 
 

@@ -12,6 +12,8 @@ import pytest
 from tests.processing import GATED
 from tests.wire.client import CT
 from tests.wire.rig import MIB, PART_SIZE
+from tests.wire.rufh import RufhClient
+from tests.wire.test_files_api import ask
 from tusgate.core.access import USER, Principal
 from tusgate.core.model import Keeping, Scope, State, UploadId
 from tusgate.core.quota import Quota, Usage
@@ -404,6 +406,22 @@ class TestCodings:
             fields = {"Content-Type": media_type, "Content-Encoding": "gzip"}
             assert (await put(rig, fields)).status == status, media_type
         assert (await put(rig, {"Content-Type": "image/png"}, PNG)).status == 201
+
+    async def test_no_compressed_file_becomes_one_of_another_type(self, gateway):
+        """Neither on its way nor when it is there."""
+        rig = await gateway(coded_types=("text/*",))
+        rufh = RufhClient(rig.client, None)
+        coded = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+        begun = await rufh.request(
+            "POST", "/files/", {**rufh.draft.creation(ends=False, length=5), **coded}, b"\x1f\x8b"
+        )
+        path = begun.upload_path
+        file = f"/api/v1/files/{path.rpartition('/')[2]}"
+        for end in (False, True):
+            if end:
+                assert (await rufh.request("PATCH", path, rufh.draft.append(2, ends=True), b"...")).status == 201
+            for media_type, status in (("image/png", 415), (None, 415), ("text/csv", 200)):
+                assert (await ask(rig.client, "PATCH", file, {"content_type": media_type}))[0] == status
 
     async def test_a_tenant_may_take_none_at_all(self, gateway):
         rig = await gateway(coded_types=())

@@ -60,15 +60,20 @@ class Tenant:
         if is_file and not content_will_tell:
             check_type(content_type, self.types)
 
-    def check_coding(self, content_coding: str | None, content_type: str | None) -> None:
+    def check_coding(self, content_coding: str | None, content_type: str | None, *, has_gates: bool) -> None:
         """Raise UnsupportedMediaType unless the tenant takes such files as coded as they are.
 
-        Nobody undoes a coding here, so what was looked at would be something else than what readers see.
+        Nobody undoes a coding here: whoever looks at a file before it is read would see the coded bytes, and readers
+        what they stand for.
+
+        Args:
+            content_coding, content_type: of a file.
+            has_gates: processors have to be done with files of the tenant before they are read.
         """
         if content_coding is None:
             return
-        if self.checks_content:
-            raise UnsupportedMediaType("Content-Encoding: expected none, as content is looked at")
+        if self.checks_content or has_gates:
+            raise UnsupportedMediaType("Content-Encoding: expected none, as files are looked at")
         if self.coded_types is not None and not is_listed(media_type(content_type) or OCTETS, self.coded_types):
             raise UnsupportedMediaType("Content-Encoding: expected none for files of this type")
 

@@ -28,7 +28,6 @@ from tusgate.core.errors import (
     TokenSpent,
     TooLarge,
     TusgateError,
-    UnsupportedMediaType,
     UploadGone,
 )
 from tusgate.core.fingerprint import to_go_on_with
@@ -320,15 +319,10 @@ class Uploads:
         await self._tenants.prepare(self._database, name)
         return tenant
 
-    def _check_coding(self, tenant: Tenant, new: NewUpload) -> None:
-        """Raise UnsupportedMediaType where files are not taken as coded as `new` is.
-
-        Whoever has to look at a file before it is read sees the coded bytes, and readers what they stand for.
-        """
-        tenant.check_coding(new.content_coding, new.content_type)
-        processing = self._tools.expiry.keeping.processing
-        if new.content_coding is not None and processing is not None and processing.has_gates(tenant.name):
-            raise UnsupportedMediaType("Content-Encoding: expected none, as files are looked at before they are read")
+    def _check_coding(self, tenant: Tenant, upload: Upload | NewUpload) -> None:
+        """Raise UnsupportedMediaType where files are not taken as coded as `upload` is."""
+        has_gates = self._tools.expiry.keeping.has_gates(upload.scope)
+        tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
 
     async def _asked(
         self,
@@ -599,6 +593,7 @@ class Uploads:
             tenant = self._tenants.of(upload.scope.tenant)
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(length)
+            self._check_coding(tenant, upload)
         return length
 
     def store_for(self, scope: Scope) -> ObjectStore:

@@ -146,7 +146,8 @@ class Database(Protocol):
     async def find_by_fingerprint(self, scope: Scope, wanted: Fingerprint, limit: int) -> list[Upload]:
         """Return up to `limit` live or complete uploads of `scope`, the newest first: no partials, nothing derived.
 
-        Those that were created with this fingerprint; and complete ones of this CRC64NVME, if it is one.
+        Those that were created with this fingerprint; and complete ones of this CRC64NVME, or with this computed
+        SHA-256, if it is one.
         """
 
     async def find_known_parts(self, scope: Scope, route: str | None, digests: Sequence[bytes]) -> list[KnownPart]:

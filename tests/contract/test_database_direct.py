@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +15,10 @@ from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.lifecycle import advance
 from tusgate.core.model import CreatedVia, MultipartId, Part, Role, Scope, State, StoredObject
 from tusgate.core.quota import Quota
+from tusgate.database import sqlite
 
 if TYPE_CHECKING:
+    from tests.contract.database_rig import SqliteRig
     from tusgate.ports import Database
 
 PLAN = Plan(Checksum("sha256", b"w" * 32), "crc64nvme", (b"1" * 8, b"2" * 8))
@@ -48,6 +51,35 @@ async def test_uploads_are_found_by_their_fingerprint_the_newest_first(database:
     assert [upload.created_at for upload in found] == sorted((upload.created_at for upload in found), reverse=True)
     assert len(await database.find_by_fingerprint(first.scope, wanted, 2)) == 2
     assert await database.find_by_fingerprint(first.scope, Fingerprint("client", "unknown"), 10) == []
+
+
+async def test_finished_files_are_found_by_the_sha256_that_was_computed_of_them(database: Database) -> None:
+    """I13: those of one owner, whatever they were created with."""
+    sha256 = b"s" * 32
+    mine, others = [
+        await database.create(a_new_upload(created_via=CreatedVia.DIRECT, plan=Plan(), length=None, scope=scope))
+        for scope in (ALICE, Scope("acme", "somebody else"))
+    ]
+    for upload in (mine, others):
+        sealed = await database.commit(upload, advance(upload, 10, 10, parts=PARTS))
+        complete = await database.complete(sealed, StoredObject(sealed.object_key, 10, "etag", -1))
+        await database.record_digest(complete, sha256)
+    wanted = Fingerprint("sha256", sha256.hex())
+    assert [upload.id for upload in await database.find_by_fingerprint(ALICE, wanted, 10)] == [mine.id]
+    assert await database.find_by_fingerprint(ALICE, Fingerprint("sha256", (b"t" * 32).hex()), 10) == []
+    await database.terminate(ALICE, mine.id)
+    assert await database.find_by_fingerprint(ALICE, wanted, 10) == []
+
+
+async def test_sqlite_finds_fingerprints_by_their_indexes(sqlite_rig: SqliteRig) -> None:
+    """Each creation with a fingerprint looks: that must not be at all files of its owner."""
+    statement = sqlite._queries.find_by_fingerprint.sql
+    for name in ("tenant", "owner", "fingerprint", "crc64", "sha256"):
+        statement = re.sub(rf":{name}\b", "'x'", statement)
+    plan = str(await sqlite_rig.query(f"EXPLAIN QUERY PLAN {statement.replace(':limit', '100')}"))
+    for index in ("uploads_fingerprint", "uploads_digest", "uploads_twins"):
+        assert index in plan, plan
+    assert "uploads_listing" not in plan
 
 
 async def test_parts_and_the_seal_come_with_one_commit_and_without_checksums(database: Database) -> None:

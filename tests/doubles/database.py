@@ -1107,8 +1107,13 @@ def _place(upload: Upload) -> tuple[datetime, str]:
 def _has_fingerprint(upload: Upload, wanted: Fingerprint) -> bool:
     is_live = upload.state in (State.UPLOADING, State.SEALED, State.COMPLETE)
     is_named = is_live and upload.fingerprint == str(wanted)
-    is_complete = upload.state is State.COMPLETE and wanted.crc64 is not None and upload.crc64 == wanted.crc64
-    return (is_named or is_complete) and upload.role in (None, Role.FINAL) and upload.derived_from is None
+    digests = ((wanted.crc64, upload.crc64), (wanted.sha256, upload.sha256))
+    is_equal = any(one is not None and one == other for one, other in digests)
+    return (
+        (is_named or (is_equal and upload.state is State.COMPLETE))
+        and upload.role in (None, Role.FINAL)
+        and upload.derived_from is None
+    )
 
 
 def _latest(found: list[Access], after: Position | None) -> list[Access]:

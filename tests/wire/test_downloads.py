@@ -203,9 +203,10 @@ async def test_what_metadata_says_about_coding_and_caching_is_not_repeated(clien
     assert answer.headers["Cache-Control"] == "private, no-cache"
 
 
-async def test_a_file_that_was_sent_coded_comes_back_coded(client):
+@pytest.mark.parametrize("coding", ["gzip", "GZip", "x-gzip"])  # RFC 9110, 8.4.1.3: the same
+async def test_a_file_that_was_sent_coded_comes_back_coded(client, coding):
     async with client.connect() as connection:
-        connection.send_head("PUT", "/files/a.txt", {"Content-Encoding": "gzip", "Content-Length": "5"})
+        connection.send_head("PUT", "/files/a.txt", {"Content-Encoding": coding, "Content-Length": "5"})
         connection.up.write(b"\x1f\x8b...")
         sent = await connection.answer()
     answer = await download(client, in_api(sent.upload_path))

@@ -9,8 +9,11 @@ import json
 
 import pytest
 
+from tests.processing import GATED
 from tests.wire.client import CT
 from tests.wire.rig import MIB, PART_SIZE
+from tests.wire.rufh import RufhClient
+from tests.wire.test_files_api import ask
 from tusgate.core.access import USER, Principal
 from tusgate.core.model import Keeping, Scope, State, UploadId
 from tusgate.core.quota import Quota, Usage
@@ -24,6 +27,14 @@ from tusgate.web.config import WebConfig
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(100)
 PROGRAM = b"MZ\x90\0\3\0\0\0\4\0\0\0\xff\xff" + bytes(100)
+
+
+async def put(rig, fields, data=b"\x1f\x8b...", name="a.txt"):
+    said = {"Content-Type": "text/plain", **of("acme"), **fields}
+    async with rig.client.connect() as connection:
+        connection.send_head("PUT", f"/files/{name}", {**said, "Content-Length": str(len(data))})
+        connection.up.write(data)
+        return await connection.answer()
 
 
 class Believing:
@@ -198,6 +209,15 @@ class TestTypes:
         assert (await rig.client.head(path)).status == 410
         assert await rig.database.usage("acme") == Usage()
 
+    @pytest.mark.parametrize("coding", ["gzip", "x-gzip", "br", "anything"])
+    async def test_no_file_comes_compressed_whose_content_is_looked_at(self, gateway, coding):
+        """What a reader's client makes of such bytes nobody has seen."""
+        rig = await gateway(checks_content=True)
+        refused = await put(rig, {"Content-Type": "image/png", "Content-Encoding": coding}, PNG)
+        assert code_of(refused) == (415, "unsupported_media_type")
+        assert await rig.objects() == []
+        assert (await put(rig, {"Content-Type": "image/png", "Content-Encoding": "identity"}, PNG)).status == 201
+
     async def test_content_of_the_declared_type_is_stored(self, gateway):
         rig = await gateway(types=("image/*",), checks_content=True)
         answer = await post_bytes(rig, PNG, **filetype("image/png"))
@@ -371,3 +391,47 @@ async def test_a_file_is_digested_where_its_tenant_has_it(tmp_path, start):
     path = (await post_bytes(rig, b"12345")).upload_path
     assert await Digester(rig.database, Stores[ObjectStore](rig.store, stores)).run() == 1
     assert (await row(rig, path)).sha256 == hashlib.sha256(b"12345").digest()
+
+
+class TestCodings:
+    async def test_only_files_of_the_listed_types_come_compressed(self, gateway):
+        rig = await gateway(coded_types=("text/*", "application/json"))
+        for media_type, status in (
+            ("text/plain", 201),
+            ("text/csv; charset=utf-8", 201),
+            ("application/json", 201),
+            ("image/png", 415),
+            ("", 415),
+        ):
+            fields = {"Content-Type": media_type, "Content-Encoding": "gzip"}
+            assert (await put(rig, fields)).status == status, media_type
+        assert (await put(rig, {"Content-Type": "image/png"}, PNG)).status == 201
+
+    async def test_no_compressed_file_becomes_one_of_another_type(self, gateway):
+        """Neither on its way nor when it is there."""
+        rig = await gateway(coded_types=("text/*",))
+        rufh = RufhClient(rig.client, None)
+        coded = {"Content-Type": "text/plain", "Content-Encoding": "gzip"}
+        begun = await rufh.request(
+            "POST", "/files/", {**rufh.draft.creation(ends=False, length=5), **coded}, b"\x1f\x8b"
+        )
+        path = begun.upload_path
+        file = f"/api/v1/files/{path.rpartition('/')[2]}"
+        for end in (False, True):
+            if end:
+                assert (await rufh.request("PATCH", path, rufh.draft.append(2, ends=True), b"...")).status == 201
+            for media_type, status in (("image/png", 415), (None, 415), ("text/csv", 200)):
+                assert (await ask(rig.client, "PATCH", file, {"content_type": media_type}))[0] == status
+
+    async def test_a_tenant_may_take_none_at_all(self, gateway):
+        rig = await gateway(coded_types=())
+        refused = await put(rig, {"Content-Encoding": "gzip"})
+        assert code_of(refused) == (415, "unsupported_media_type")
+        assert (await put(rig, {"Content-Encoding": "gzip", **of("other")})).status == 201
+
+    async def test_no_file_comes_compressed_that_somebody_has_to_look_at_before_it_is_read(self, start):
+        """A scanner that does not know the coding would find nothing in it; the reader's browser undoes it."""
+        rig = await start(keeping=Keeping(processing=GATED), identity=believing)
+        for coding in ("br", "gzip"):
+            assert code_of(await put(rig, {"Content-Encoding": coding})) == (415, "unsupported_media_type")
+        assert (await put(rig, {})).status == 201

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 HEAD: Final = 40 * 1024
 """First bytes of a file that are looked at: some signatures stand behind 32 KiB."""
-_ANYTHING: Final = "application/octet-stream"
+OCTETS: Final = "application/octet-stream"
+"""The type of a file of which nothing is known."""
+CODINGS: Final = frozenset({"br", "deflate", "gzip", "zstd"})
+"""Content codings that clients can undo; of another one the coded bytes are the file."""
 _SURE: Final = 0.6
 """Confidence from which a signature contradicts a type that has none of its own."""
 _TEXTUAL: Final = ("text/*", "*/json", "*+json", "*/xml", "*+xml", "*/javascript", "*/yaml", "*/x-yaml", "*/toml")
@@ -72,7 +75,7 @@ def check_content(head: bytes, content_type: str | None, allowed: tuple[str, ...
         allowed: patterns of types; one of them has to fit a file of no declared type.
     """
     name = media_type(content_type)
-    if not head or name == _ANYTHING:
+    if not head or name == OCTETS:
         return
     found = _signatures(head)
     if name is None:

@@ -394,6 +394,11 @@ def is_the_file(upload: Upload, stored: StoredObject) -> bool:
     return has_no_digests and upload.length == stored.size
 
 
+def as_one_part(stored: StoredObject) -> Part:
+    """Return the part that an object counts as which is there without our Complete; see `_is_foreign_whole`."""
+    return Part(1, 0, stored.size, stored.etag, stored.crc64)
+
+
 def check_size(parts: Sequence[Part], max_size: int | None) -> int:
     """Return the bytes of `parts` together. Raises TooLarge when that is more than is allowed."""
     size = sum(part.size for part in parts)

@@ -46,6 +46,11 @@ class Fingerprint:
         """The CRC64NVME of the file; None when it is told by something else."""
         return int(self.value, 16) if self.algorithm == "crc64nvme" else None
 
+    @property
+    def sha256(self) -> bytes | None:
+        """The SHA-256 of the file; None when it is told by something else."""
+        return bytes.fromhex(self.value) if self.algorithm == "sha256" else None
+
 
 def fingerprint(algorithm: str, value: str) -> Fingerprint:
     """Return the fingerprint. Raises InvalidRequest when there is no such one."""
@@ -84,7 +89,12 @@ def unfinished(found: Sequence[Upload], wanted: Fingerprint) -> Upload | None:
 
 
 def to_go_on_with(
-    found: Sequence[Upload], wanted: Fingerprint, via: CreatedVia, length: int | None, plan: Plan | None
+    found: Sequence[Upload],
+    wanted: Fingerprint,
+    via: CreatedVia,
+    length: int | None,
+    plan: Plan | None,
+    content_coding: str | None,
 ) -> Upload | None:
     """Return the first of `found` that a creation can be answered with: of this protocol, as long and as declared."""
     return next(
@@ -94,7 +104,7 @@ def to_go_on_with(
             if upload.state is State.UPLOADING
             and upload.fingerprint == str(wanted)
             and upload.created_via is via
-            and (upload.length, upload.plan) == (length, plan)
+            and (upload.length, upload.plan, upload.content_coding) == (length, plan, content_coding)
             and upload.role is None
         ),
         None,
@@ -105,6 +115,8 @@ def _is_proved(upload: Upload, wanted: Fingerprint) -> bool:
     if upload.state is not State.COMPLETE:
         return False
     if wanted.crc64 is not None and upload.crc64 == wanted.crc64:
+        return True
+    if wanted.sha256 is not None and upload.sha256 == wanted.sha256:
         return True
     whole = None if upload.plan is None else upload.plan.whole
     return whole is not None and fingerprint_of(whole) == wanted

@@ -328,6 +328,10 @@ class Keeping:
         """Return whether the SHA-256 of a file is to be computed: equal files are found by it."""
         return self.digests or self.dedup.is_on(scope.tenant)
 
+    def has_gates(self, scope: Scope) -> bool:
+        """Return whether files of `scope` have to be looked at before they are read, those of some types at least."""
+        return self.processing is not None and self.processing.has_gates(scope.tenant)
+
 
 FOREVER: Final = Keeping()
 

@@ -116,6 +116,10 @@ class Processing:
     usual: Chosen = Chosen()
     tenants: Mapping[str, Chosen] = field(default_factory=dict)
 
+    def has_gates(self, tenant: str) -> bool:
+        """Return whether somebody has to look at files of `tenant` before they are read, of some types at least."""
+        return bool(self.tenants.get(tenant, self.usual).gates)
+
     def jobs_of(self, upload: Upload) -> tuple[NewJob, ...]:
         """Return the jobs of `upload`, which becomes complete now. What files are made of gets none."""
         if upload.role in {Role.PARTIAL, Role.GROUP}:

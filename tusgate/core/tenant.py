@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tusgate.core.content import check_type, media_type
-from tusgate.core.errors import TooLarge
+from tusgate.core.content import OCTETS, check_type, is_listed, media_type
+from tusgate.core.errors import TooLarge, UnsupportedMediaType
 from tusgate.core.model import Role
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Tenant:
         max_size: bytes of the largest upload.
         types: media types of files, or patterns such as `image/*`; empty: all.
         checks_content: the first bytes of each file must be of its type.
+        coded_types: media types of files, or patterns, that clients may have compressed; None: all.
         quota: what the tenant may have in all.
         request_rate: requests per second.
         bandwidth: bytes of uploads per second.
@@ -39,6 +40,7 @@ class Tenant:
     max_size: int | None = None
     types: tuple[str, ...] = ()
     checks_content: bool = False
+    coded_types: tuple[str, ...] | None = None
     quota: Quota | None = None
     request_rate: float | None = None
     bandwidth: int | None = None
@@ -57,6 +59,23 @@ class Tenant:
         content_will_tell = self.checks_content and media_type(content_type) is None
         if is_file and not content_will_tell:
             check_type(content_type, self.types)
+
+    def check_coding(self, content_coding: str | None, content_type: str | None, *, has_gates: bool) -> None:
+        """Raise UnsupportedMediaType unless the tenant takes such files as coded as they are.
+
+        Nobody undoes a coding here: whoever looks at a file before it is read would see the coded bytes, and readers
+        what they stand for.
+
+        Args:
+            content_coding, content_type: of a file.
+            has_gates: processors have to be done with files of the tenant before they are read.
+        """
+        if content_coding is None:
+            return
+        if self.checks_content or has_gates:
+            raise UnsupportedMediaType("Content-Encoding: expected none, as files are looked at")
+        if self.coded_types is not None and not is_listed(media_type(content_type) or OCTETS, self.coded_types):
+            raise UnsupportedMediaType("Content-Encoding: expected none for files of this type")
 
     def check_size(self, length: int | None) -> None:
         """Raise TooLarge when an upload of `length` bytes is larger than the tenant's largest."""

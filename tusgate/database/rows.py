@@ -516,6 +516,7 @@ def fingerprint_columns(scope: Scope, wanted: Fingerprint) -> dict[str, object]:
         "owner": scope.owner,
         "fingerprint": str(wanted),
         "crc64": None if crc64 is None else crc_to(crc64),
+        "sha256": wanted.sha256,
     }
 
 

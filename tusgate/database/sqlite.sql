@@ -50,14 +50,22 @@ ORDER BY created_at DESC, id DESC
 LIMIT :limit;
 
 -- name: find_by_fingerprint
-SELECT * FROM uploads
-WHERE tenant = :tenant AND owner = :owner
-    AND (
-        (fingerprint = :fingerprint AND state IN ('uploading', 'sealed', 'complete'))
-        OR (crc64 = :crc64 AND state = 'complete')
-    )
-    AND (role IS NULL OR role = 'final') AND derived_from IS NULL
-ORDER BY created_at DESC, id DESC
+-- Each of the three by its own index, and then their rows: of an OR SQLite makes a look at all rows of the owner.
+WITH found AS (
+    SELECT id FROM uploads
+    WHERE tenant = :tenant AND owner = :owner AND fingerprint = :fingerprint
+        AND state IN ('uploading', 'sealed', 'complete')
+    UNION
+    SELECT id FROM uploads
+    WHERE tenant = :tenant AND owner = :owner AND crc64 = :crc64 AND state = 'complete'
+    UNION
+    SELECT id FROM uploads
+    WHERE tenant = :tenant AND owner = :owner AND sha256 = :sha256 AND state = 'complete'
+)
+SELECT uploads.* FROM found CROSS JOIN uploads
+WHERE uploads.id = found.id AND uploads.tenant = :tenant AND uploads.owner = :owner
+    AND (uploads.role IS NULL OR uploads.role = 'final') AND uploads.derived_from IS NULL
+ORDER BY uploads.created_at DESC, uploads.id DESC
 LIMIT :limit;
 
 -- name: describe^

@@ -259,6 +259,8 @@ class Completion:
         if tenant is not None and upload.role not in {Role.PARTIAL, Role.GROUP}:
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(upload.length)
+            has_gates = self._keeping.has_gates(upload.scope)
+            tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
 
     def _inspection(self, upload: Upload) -> Inspection | None:
         return Inspection.of(self._tenants.known(upload.scope.tenant), upload)

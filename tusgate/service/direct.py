@@ -18,6 +18,7 @@ import structlog
 from tusgate.core.direct import (
     Plan,
     Slot,
+    as_one_part,
     check_count,
     check_is_direct,
     check_parts,
@@ -47,7 +48,7 @@ from tusgate.core.errors import (
 from tusgate.core.fingerprint import finished, unfinished
 from tusgate.core.grid import grid_for
 from tusgate.core.lifecycle import advance, check_present
-from tusgate.core.model import CreatedVia, Part, State
+from tusgate.core.model import CreatedVia, State
 from tusgate.service.digest import RequestDigest
 from tusgate.service.known_parts import KnownParts
 from tusgate.service.losses import loss_reason
@@ -176,9 +177,9 @@ class DirectUploads:
         wish = min(creation.part_size or self._rules.part_size, store.limits.max_part_size)
         creation = replace(creation, part_size=wish)
         self._check_plan(creation, store)
-        again = await self._uploads.find_again(principal, creation)
-        if again is not None:
-            return await self._with_known_parts(principal, again, is_new=False)
+        while (again := await self._uploads.find_again(principal, creation)) is not None:
+            with suppress(UploadGone):  # the store has thrown it away, and so it has failed: look for another one
+                return await self._gone_on_with(principal, again)
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return Begun(upload, is_new=True)
@@ -238,14 +239,16 @@ class DirectUploads:
             UploadNotFound: there is none.
         """
         self._uploads.admit(scope)
-        found = await self._database.find_by_fingerprint(scope, wanted, MOST_ALIKE)
-        upload = finished(found, wanted) or unfinished(found, wanted)
-        if upload is None:
-            raise UploadNotFound("no file and no upload has this fingerprint")
-        if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
-            return upload, None
-        limits = self._store_of(upload).limits
-        return upload, list(wrong_numbers(upload, await self._listed(upload), limits))
+        while True:
+            found = await self._database.find_by_fingerprint(scope, wanted, MOST_ALIKE)
+            upload = finished(found, wanted) or unfinished(found, wanted)
+            if upload is None:
+                raise UploadNotFound("no file and no upload has this fingerprint")
+            if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
+                return upload, None
+            with suppress(PartsFixed, UploadGone):  # it has ended, one way or the other: look again
+                listed, limits = await self._listed(upload), self._store_of(upload).limits
+                return upload, None if upload.length is None else list(wrong_numbers(upload, listed, limits))
 
     async def parts(self, scope: Scope, upload_id: UploadId) -> tuple[Upload, list[Standing]]:
         """Return the upload and how its parts stand: those in the store, and those that are still to come.
@@ -383,6 +386,12 @@ class DirectUploads:
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
 
+    async def _gone_on_with(self, principal: Principal, upload: Upload) -> Begun:
+        """Return an upload that was found again. Raises UploadGone when the store does not have it any more."""
+        with suppress(PartsFixed):  # another request has completed it
+            await self._listed(upload)
+        return await self._with_known_parts(principal, upload, is_new=False)
+
     async def _with_known_parts(self, principal: Principal, upload: Upload, *, is_new: bool) -> Begun:
         """Return `upload` with its multipart upload, and in that what can be had without sending it."""
         left = 0
@@ -464,8 +473,8 @@ class DirectUploads:
         """Let the upload fail, unless its multipart upload is gone because somebody else has made the object of it."""
         found = await self._store_of(upload).find(upload.object_key, upload.id)
         if found is not None and is_the_file(upload, found):
-            whole = Part(1, 0, found.size, found.etag, found.crc64)
-            await self._database.commit(upload, advance(upload, found.size, found.size, parts=(whole,)))
+            step = advance(upload, found.size, found.size, parts=(as_one_part(found),))
+            await self._database.commit(upload, step)
             raise PartsFixed from error
         await self._store_of(upload).check()  # a bucket that is away as a whole, or renamed, is no loss
         reason = loss_reason(error)

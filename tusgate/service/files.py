@@ -151,11 +151,15 @@ class Files:
         Raises:
             UploadNotFound, UploadGone: there is nothing to describe.
             TypeNotAllowed: the tenant takes no files of that type.
+            UnsupportedMediaType: not if they are coded as this one is.
             NotComplete, InvalidRequest, Retained: see `ports.Database.describe`.
         """
         tenant = self._uploads.admit(principal.scope)
         if "content_type" in changes:
             tenant.check_type(changes["content_type"], None)
+            if tenant.coded_types is not None:
+                coding = (await self._database.get(principal.scope, file_id)).content_coding
+                tenant.check_coding(coding, changes["content_type"], has_gates=False)
         is_admin = Permission.ADMIN in principal.permissions
         return await self._database.describe(principal.scope, file_id, changes, may_shorten=is_admin)
 

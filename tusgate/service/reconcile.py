@@ -21,6 +21,7 @@ from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from tusgate.core.direct import as_one_part
 from tusgate.core.errors import Fenced, StoreRefused, UploadGone
 from tusgate.core.lifecycle import advance
 from tusgate.core.model import FOREVER, State, StoreName, UploadId
@@ -248,9 +249,14 @@ class Reconciler:
         if self._is_young(upload):
             return []  # perhaps it is recorded at this moment
         detail = f"the database has {upload.offset} of its {stored.size} bytes"
+        finding = _finding(Trouble.NOT_RECORDED, upload, stored.key, detail)
         step = advance(upload, stored.size, stored.size, stored=stored, keeping=self.keeping)
-        mend = _later(self.database.commit, upload, step)
-        return [_Suspicion(_finding(Trouble.NOT_RECORDED, upload, stored.key, detail), mend)]
+        if upload.plan is not None and upload.plan.whole is not None:
+            # Gateways finish it, as any sealed upload: the object is not known to be what was declared.
+            if upload.multipart_id is None:
+                return [_Suspicion(finding)]  # it is none that they could finish
+            step = advance(upload, stored.size, stored.size, parts=(as_one_part(stored),))
+        return [_Suspicion(finding, _later(self.database.commit, upload, step))]
 
     async def _about_parts(self, upload: Upload) -> list[_Suspicion]:
         """See whether the parts are there. Of a sealed upload they may just have become the object."""

@@ -205,6 +205,7 @@ class Uploads:
                 or is finished when the hook answers.
             NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload.
             CredentialsExpired: revoked before the last byte had arrived; as `Interrupted`.
+            UnsupportedMediaType: the tenant does not take such files compressed.
             InconsistentLength: the body that ends the upload does not have the declared length.
             TooLarge: the length, or the body, passes what is allowed: no upload is left.
             ChecksumMismatch: no upload is left.
@@ -219,9 +220,11 @@ class Uploads:
             return again
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
+        self._check_coding(tenant, new)
         if self._hooks.want(Moment.CREATE, new.scope.tenant):
             creation = await self._asked(tenant, principal, creation, new, (), exchange)
             new = self._new_upload(tenant, principal, creation, length, epoch=new.epoch)
+            self._check_coding(tenant, new)
         body = source or _Nothing()
         intents = self._foreseen(new, new.epoch, body.size, length) if writes else []
         try:
@@ -301,7 +304,9 @@ class Uploads:
         if wanted is None or creation.role is not None or principal.limits != UNLIMITED:
             return None
         found = await self._database.find_by_fingerprint(principal.scope, wanted, MOST_ALIKE)
-        return to_go_on_with(found, wanted, creation.created_via, creation.length, creation.plan)
+        return to_go_on_with(
+            found, wanted, creation.created_via, creation.length, creation.plan, creation.content_coding
+        )
 
     async def _admit_creation(self, principal: Principal, creation: Creation) -> Tenant:
         """Return the tenant that may make this upload as far as that can be told now; the database counts for itself.
@@ -314,6 +319,11 @@ class Uploads:
         tenant.check_type(creation.content_type, creation.role)
         await self._tenants.prepare(self._database, name)
         return tenant
+
+    def _check_coding(self, tenant: Tenant, upload: Upload | NewUpload) -> None:
+        """Raise UnsupportedMediaType where files are not taken as coded as `upload` is."""
+        has_gates = self._tools.expiry.keeping.has_gates(upload.scope)
+        tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
 
     async def _asked(
         self,
@@ -584,6 +594,7 @@ class Uploads:
             tenant = self._tenants.of(upload.scope.tenant)
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(length)
+            self._check_coding(tenant, upload)
         return length
 
     def store_for(self, scope: Scope) -> ObjectStore:

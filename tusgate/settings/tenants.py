@@ -145,6 +145,7 @@ class TenantTable(_Table):
     max_size: OptionalSize = Field(default=None, gt=0)
     types: tuple[MediaPattern, ...] = ()
     check_content: bool = False
+    coded_types: tuple[MediaPattern, ...] | None = None
     quota_bytes: OptionalSize = Field(default=None, ge=0)
     quota_files: Count | None = Field(default=None, ge=0)
     max_unfinished: Count | None = Field(default=None, ge=0)
@@ -166,6 +167,7 @@ class TenantTable(_Table):
             max_size=self.max_size,
             types=self.types,
             checks_content=self.check_content,
+            coded_types=self.coded_types,
             quota=None if quota == Quota() else quota,
             request_rate=self.requests_per_second,
             bandwidth=self.bandwidth,

@@ -32,6 +32,8 @@ MAX_HEADER_BLOCK: Final = 64 * 1024
 TUS_CONTENT_TYPE: Final = "application/offset+octet-stream"
 
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
+_SAME_CODINGS = {"x-gzip": "gzip", "x-compress": "compress"}
+"""RFC 9110, 8.4.1: other names of a coding."""
 _CODING = re.compile(r"[\w!#$%&'*+.^`|~-]{1,64}", re.ASCII)
 _SINGLETONS: Final = frozenset({"authorization", "x-http-method-override"})
 _SINGLETON_PREFIXES: Final = ("upload-", "tus-")
@@ -122,7 +124,7 @@ def clean_content_coding(text: str | None) -> str | None:
         return None
     if _CODING.fullmatch(text) is None:
         raise UnsupportedMediaType("Content-Encoding: expected the name of one coding")
-    return text.lower()
+    return _SAME_CODINGS.get(text.lower(), text.lower())
 
 
 def parse_checksum(text: str) -> Checksum:

@@ -13,12 +13,12 @@ import unicodedata
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
+from tusgate.core.content import CODINGS, OCTETS
 from tusgate.ports import Presentation
 
 if TYPE_CHECKING:
     from tusgate.core.model import Upload
 
-OCTETS: Final = "application/octet-stream"
 SHOWN_TYPES: Final = frozenset(
     {
         "audio/aac",
@@ -43,8 +43,6 @@ SHOWN_TYPES: Final = frozenset(
 """Types that keep their name. No SVG, HTML or XML in any form, which are programs, and no PDF: browsers show none in a
 sandbox."""
 _TEXT: Final = "text/plain"
-_CODINGS: Final = frozenset({"br", "deflate", "gzip", "zstd"})
-"""Content codings that clients can undo; of another one the coded bytes are the file."""
 SAFETY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": (
@@ -79,7 +77,7 @@ def presentation_of(upload: Upload, *, inline: bool, cache_control: str) -> Pres
 
 def coding_of(upload: Upload) -> str | None:
     """Return the Content-Encoding that the uploading request had, if every client can undo it."""
-    return upload.content_coding if upload.content_coding in _CODINGS else None
+    return upload.content_coding if upload.content_coding in CODINGS else None
 
 
 def filename_parameters(name: str) -> str:

@@ -145,6 +145,7 @@ class Rufh:
             content_coding=content.content_coding,
             checksum=checksum,
             ends=ends,
+            fingerprint=metadata.fingerprint,
         )
         # Found out before anything is created: a malformed Host must not leave an upload that nobody can reach.
         location = self._address.upload_url(request, "")

@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tusgate.core.content import OCTETS
 from tusgate.core.grid import Grid
 from tusgate.core.metadata import clean_content_type, clean_filename
 from tusgate.core.model import CreatedVia, ObjectKey, Scope, State, Upload, UploadId
-from tusgate.web.presentation import OCTETS, SHOWN_TYPES, coding_of, filename_parameters, presentation_of
+from tusgate.web.presentation import SHOWN_TYPES, coding_of, filename_parameters, presentation_of
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 FILE = Upload(

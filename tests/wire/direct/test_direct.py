@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import random
 from contextlib import asynccontextmanager
@@ -535,3 +536,38 @@ async def test_a_tenant_has_its_own_store_and_its_quota_counts(tmp_path, double,
             assert (await client.complete(upload_id, {1: etag}))[0] == expected
         row = await rig.row(f"/{upload_id}")
         assert (row.route, await double.find(row.object_key, row.id) is not None) == ("its own", True)
+
+
+async def test_a_file_that_its_client_has_compressed_comes_back_as_it_was_sent(tmp_path, http):
+    """Never inflated: sizes, digests and ranges are of the bytes that were sent."""
+    packed = gzip.compress(random.Random(4).randbytes(PART_SIZE) + bytes(PART_SIZE))
+    coded = {"content_type": "text/plain", "content_encoding": "gzip", "fingerprint": "client:packed"}
+    whole = {"algorithm": "sha256", "value": sha256(packed)}
+    async with store_on_double() as store, running(tmp_path, store=store) as rig:
+        client = DirectClient(rig.client, http)
+        upload_id, urls = await client.begin(len(packed), checksum=whole, **coded)
+        status, again = await client.ask("POST", "", {"size": len(packed), "checksum": whole, **coded})
+        assert (status, again["upload"]["id"]) == (200, upload_id)
+        plain = {**coded, "content_encoding": None}
+        assert (await client.ask("POST", "", {"size": len(packed), "checksum": whole, **plain}))[0] == 201
+        await client.send(urls, packed)
+        assert (await client.complete(upload_id))[0] == 200
+        head = await store._head(store._full((await rig.row(f"/{upload_id}")).object_key))
+        assert head is not None
+        assert head["ContentEncoding"] == "gzip"
+        _, file = await client.ask("GET", f"/../files/{upload_id}")
+        assert (file["content_encoding"], file["size"]) == ("gzip", len(packed))
+        path = f"/api/v1/files/{upload_id}/content"
+        for method in ("GET", "HEAD"):
+            answer = await rig.client.request(method, path, {"Accept-Encoding": "identity"})
+            assert (answer.status, answer.headers["Content-Encoding"]) == (200, "gzip")
+            assert answer.headers["Content-Length"] == str(len(packed))
+            assert answer.body == (packed if method == "GET" else b"")
+        answer = await rig.client.request("GET", path, {"Range": "bytes=5-99", "Accept-Encoding": "gzip;q=0"})
+        assert (answer.status, answer.headers["Content-Encoding"], answer.body) == (206, "gzip", packed[5:100])
+
+
+@pytest.mark.parametrize("coding", ["", "GZIP", "identity", "gzip, br", "compress", 7])
+async def test_a_coding_that_clients_cannot_undo_is_refused(client, coding):
+    status, refused = await client.ask("POST", "", {"size": 5, "content_encoding": coding})
+    assert (status, refused["field"]) == (400, "content_encoding")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from awscrt.checksums import crc64nvme
 
 from tests.wire.direct import DirectClient
+from tests.wire.direct.test_s3_events import completed_past_the_gateway
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, running
+from tests.wire.rufh import RufhClient
+from tests.wire.test_dedup import ON, all_digested
+from tusgate.core.dedup import NO_DEDUP
+from tusgate.core.model import Keeping, State
+from tusgate.ports import SurveyedStore
+from tusgate.service.reconcile import Mending, Reconciler, Trouble
+from tusgate.service.stores import Stores
 
 DATA = bytes(range(250)) * 4
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -94,6 +103,12 @@ async def test_both_doors_are_found_by_one_fingerprint(rig, client):
     assert (await rig.client.create(2 * PART_SIZE, **metadata(OWN))).rpartition("/")[2] == tus
 
 
+async def test_nobody_says_which_parts_are_missing_of_a_file_that_only_its_client_knows(rig, client):
+    upload_id, _ = await client.begin(None, fingerprint=OWN)
+    answer = await found(client, *OWN.split(":"))
+    assert (answer["file"]["id"], answer["is_finished"], answer["missing_parts"]) == (upload_id, False, None)
+
+
 async def test_a_finished_file_is_found_by_digests_that_somebody_has_verified_only(rig, client):
     lying = await rig.client.create(len(DATA), **metadata(f"sha256:{'1' * 64}"))
     await rig.client.patch(lying, 0, DATA)
@@ -110,6 +125,67 @@ async def test_a_finished_file_is_found_by_digests_that_somebody_has_verified_on
     assert (answer["file"]["id"], answer["is_finished"]) == (direct, True)
     await client.ask("DELETE", f"/{direct}")
     assert await found(client, "sha256", SHA256) is None
+
+
+@pytest.mark.parametrize("keeping", [Keeping(digests=True), Keeping(dedup=ON)], ids=["digests", "dedup"])
+async def test_a_finished_file_is_found_by_the_sha256_that_the_gateway_has_computed(tmp_path, http, keeping):
+    """Whatever its client said of it, or did not say, and whether it shares its object or not."""
+    async with running(tmp_path, keeping=keeping) as rig:
+        client, files = DirectClient(rig.client, http), []
+        for lie in ("sha256:" + "1" * 64, "client:nothing of its bytes"):
+            files.append(await rig.client.create(len(DATA), **metadata(lie)))
+            await rig.client.patch(files[-1], 0, DATA)
+            rig.clock.now += 1
+        assert await found(client, "sha256", SHA256) is None
+        await all_digested(rig, ON if keeping.dedup is ON else NO_DEDUP)
+        for path in reversed(files):
+            answer = await found(client, "sha256", SHA256.upper())
+            assert (answer["file"]["id"], answer["is_finished"]) == (path.rpartition("/")[2], True)
+            assert answer["missing_parts"] is None
+            assert (await rig.client.delete(path)).status == 204
+        assert await found(client, "sha256", SHA256) is None
+
+
+async def test_an_upload_that_the_store_has_thrown_away_is_neither_found_nor_given_again(rig, client):
+    """It can never be completed: who asks for it by its fingerprint gets none, or a new one."""
+    for ask in ("find", "begin"):
+        upload_id, _ = await client.begin(2 * PART_SIZE, fingerprint=OWN)
+        row = await rig.row(f"/{upload_id}")
+        await rig.store.abort_multipart(row.object_key, row.multipart_id)
+        if ask == "find":
+            assert await found(client, *OWN.split(":")) is None
+        else:
+            status, begun = await client.ask("POST", "", {"size": 2 * PART_SIZE, "fingerprint": OWN})
+            assert (status, begun["upload"]["id"] != upload_id, len(begun["parts"]["urls"])) == (201, True, 2)
+        assert (await rig.row(f"/{upload_id}")).state is State.FAILED
+
+
+@pytest.mark.parametrize(("sent", "state"), [(DATA, State.COMPLETE), (bytes(len(DATA)), State.FAILED)])
+async def test_a_declared_digest_is_not_believed_because_an_end_is_recorded_later(rig, client, sent, state):
+    """GC-11, I3: a backup was restored in which the upload is unfinished, while its object is there."""
+    whole = {"algorithm": "sha256", "value": base64.b64encode(bytes.fromhex(SHA256)).decode()}
+    upload_id, urls = await client.begin(len(DATA), checksum=whole)
+    etags = await client.send(urls, sent)
+    await completed_past_the_gateway(rig, upload_id, urls, etags)
+    reconciler = Reconciler(
+        database=rig.database,
+        stores=Stores[SurveyedStore](rig.store),
+        mending=Mending(repair=True),
+        now=datetime.fromtimestamp(rig.clock.now, UTC) + timedelta(days=9),
+    )
+    assert [(finding.trouble, finding.mended) async for finding in reconciler.run()] == [(Trouble.NOT_RECORDED, True)]
+    await client.complete(upload_id)
+    assert (await rig.row(f"/{upload_id}")).state is state
+    assert (await found(client, "sha256", SHA256) is None) is (state is State.FAILED)
+
+
+async def test_an_unfinished_upload_of_rufh_is_found_by_its_fingerprint(rig, client):
+    rufh = RufhClient(rig.client, 6)
+    said = {"Upload-Metadata": metadata(OWN)["Upload_Metadata"]}
+    created = await rufh.request("POST", "/files/", {**rufh.draft.creation(ends=False, length=10), **said}, b"12345")
+    assert created.status == 201
+    answer = await found(client, *OWN.split(":"))
+    assert (answer["file"]["created_via"], answer["file"]["offset"], answer["is_finished"]) == ("rufh", 5, False)
 
 
 async def test_nobody_finds_the_files_of_others(tmp_path, store, http):

@@ -264,6 +264,7 @@ class DirectApi:
             metadata=metadata.raw,
             filename=wanted.filename or metadata.filename,
             content_type=wanted.content_type or metadata.content_type,
+            content_coding=wanted.content_encoding,
             plan=plan,
             part_size=wanted.part_size,
             fingerprint=_fingerprint_of(wanted, plan) or metadata.fingerprint,

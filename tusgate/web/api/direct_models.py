@@ -32,6 +32,7 @@ _LONGEST_ETAG: Final = 128
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 
 Algorithm = Literal["sha256", "crc64nvme"]
+Coding = Literal["br", "deflate", "gzip", "zstd"]
 
 
 def _digest(text: str) -> str:
@@ -109,6 +110,10 @@ class NewDirectUpload(BaseModel):
     )
     filename: Name = Field(default=None, description="One path segment, up to 255 characters.")
     content_type: Type = Field(default=None, description="A media type, with or without parameters.")
+    content_encoding: Coding | None = Field(
+        default=None,
+        description="How you have compressed the file. Sizes and checksums are of what you send.",
+    )
     metadata: dict[Annotated[str, AfterValidator(metadata_key)], str] = Field(
         default={}, description="Shown with the file, as that of tus clients is."
     )
@@ -300,7 +305,10 @@ class FoundFile(BaseModel):
     file: File = Field(description="`links.upload` is where an unfinished one is continued, by `created_via`.")
     is_finished: bool = Field(description="The file is there, and its digest was verified.")
     missing_parts: list[int] | None = Field(
-        description="Of an unfinished direct upload the parts that are to be sent; null for all others, see `offset`."
+        description=(
+            "Of an unfinished direct upload of declared size the parts that are to be sent; null for all others, see"
+            " `offset`."
+        )
     )
 
 

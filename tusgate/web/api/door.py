@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from tusgate.core import errors
 from tusgate.core.access import Principal
+from tusgate.core.content import OCTETS
 from tusgate.core.model import UPLOAD_ID, Scope, UploadId
 from tusgate.web.api.models import WrongPart
 from tusgate.web.body import BodyWatch, leave_expect_to_the_body, small_body
@@ -26,7 +27,6 @@ from tusgate.web.errors import REPLY_HEADERS, problem_of
 from tusgate.web.headers import refuse_oversize
 from tusgate.web.hooks import add_replies
 from tusgate.web.location import OwnNames, PublicAddress
-from tusgate.web.presentation import OCTETS
 from tusgate.web.problem_json import problem_json
 
 if TYPE_CHECKING:

@@ -203,6 +203,9 @@ class File(BaseModel):
     reason: str | None = Field(description="Why it failed.")
     filename: str | None = Field(description="As the client said or somebody has changed it since; cleaned.")
     content_type: str | None = Field(description="As the client said or somebody has changed it since; not verified.")
+    content_encoding: str | None = Field(
+        description="How the client has compressed it, such as `gzip`. Sizes and checksums are of the bytes as stored."
+    )
     size: int | None = Field(description="Bytes of the finished file; null while that is open.")
     offset: int = Field(description="Bytes that are stored. Only ever grows.")
     metadata: dict[str, str] = Field(
@@ -242,6 +245,7 @@ class File(BaseModel):
             reason=upload.reason,
             filename=upload.filename,
             content_type=upload.content_type,
+            content_encoding=upload.content_coding,
             size=upload.final_length,
             offset=upload.offset,
             metadata=decoded_metadata(upload.metadata),

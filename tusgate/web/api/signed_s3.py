@@ -153,9 +153,10 @@ def xml_refusal(error: TusgateError, *, with_body: bool) -> web.Response:
 def _parts_in(received: bytes) -> NamedParts:
     """Return the parts that the body of a Complete names. Raises InvalidRequest."""
     try:
-        if b"<!" in received:
+        text = received.decode("utf-8-sig")  # and no other encoding, in which the next line would find nothing
+        if "<!" in text:
             raise InvalidRequest("body", "XML without declarations")  # so there are no entities to be expanded
-        root = ElementTree.fromstring(received)  # noqa: S314 - see the line above
+        root = ElementTree.fromstring(text)  # noqa: S314 - see the line above; of text the encoding is settled
         parts = [
             {"PartNumber": int(part.findtext("{*}PartNumber", "")), "ETag": part.findtext("{*}ETag", "")}
             for part in root.findall("{*}Part")

@@ -174,9 +174,10 @@ class DirectUploads:
         if not (self._rules.offered and store.signs_parts):
             raise DirectOff
         wish = min(creation.part_size or self._rules.part_size, store.limits.max_part_size)
-        creation = replace(creation, part_size=wish)
+        plan = replace(creation.plan or Plan(), cut_by_client=creation.length is None)
+        creation = replace(creation, part_size=wish, plan=plan)
         self._check_plan(creation, store)
-        again = await self._uploads.find_again(principal, creation)
+        again = await self._found_again(principal, creation)
         if again is not None:
             return await self._with_known_parts(principal, again, is_new=False)
         upload = await self._uploads.create(principal, creation, exchange=exchange)
@@ -243,6 +244,8 @@ class DirectUploads:
         if upload is None:
             raise UploadNotFound("no file and no upload has this fingerprint")
         if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
+            return upload, None
+        if part_count(upload) is None:
             return upload, None
         limits = self._store_of(upload).limits
         return upload, list(wrong_numbers(upload, await self._listed(upload), limits))
@@ -382,6 +385,15 @@ class DirectUploads:
             check_count(plan, creation.length, size)
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
+
+    async def _found_again(self, principal: Principal, creation: Creation) -> Upload | None:
+        """Return the unfinished upload that `creation` would repeat, if the store still has what was sent of it."""
+        while (again := await self._uploads.find_again(principal, creation)) is not None:
+            with suppress(UploadGone):  # and so it is not found again
+                with suppress(PartsFixed):
+                    await self._listed(again)
+                return again
+        return None
 
     async def _with_known_parts(self, principal: Principal, upload: Upload, *, is_new: bool) -> Begun:
         """Return `upload` with its multipart upload, and in that what can be had without sending it."""

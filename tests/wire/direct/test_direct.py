@@ -206,6 +206,8 @@ async def test_a_file_that_the_client_cuts_itself_is_what_it_names(rig, client):
     assert (status, wrong(refused)) == (409, [(3, "foreign")])
     assert (await client.complete(upload_id, etags))[0] == 200
     assert await rig.stored(f"/{upload_id}") == DATA
+    _, shown = await client.ask("GET", f"/{upload_id}")
+    assert (shown["size"], shown["part_size"], shown["part_count"]) == (len(DATA), None, None)
 
 
 async def test_parts_that_are_too_small_are_told_before_the_store_refuses_them(client):
@@ -214,6 +216,14 @@ async def test_parts_that_are_too_small_are_told_before_the_store_refuses_them(c
     etags = {url["number"]: (await client.put(url, b"tiny"))[1] for url in urls}
     status, refused = await client.complete(upload_id, etags)
     assert (status, wrong(refused)) == (409, [(1, "size")])
+
+
+async def test_a_part_that_is_too_small_is_told_by_its_number_whatever_is_missing(here):
+    """DM-02: also the last one that is there, where more of them were named."""
+    upload_id, _ = await here.begin(None)
+    etags = {url["number"]: (await here.put(url, b"tiny"))[1] for url in await here.urls(upload_id, parts=[2, 3])}
+    _, refused = await here.complete(upload_id, {1: etags[2], **etags, 4: etags[2]})
+    assert wrong(refused) == [(1, "missing"), (2, "size"), (3, "size"), (4, "missing")]
 
 
 async def test_a_part_that_was_sent_again_counts_as_it_is_now(rig, client):
@@ -320,6 +330,17 @@ async def test_what_the_store_has_thrown_away_is_told_as_a_loss(rig, client):
     status, refused = await client.complete(upload_id)
     assert (status, refused["code"]) == (410, "gone")
     assert (await rig.row(f"/{upload_id}")).state == "failed"
+
+
+async def test_a_creation_that_finds_an_upload_without_its_parts_makes_a_new_one(rig, client):
+    """The store has thrown away what the fingerprint finds: nobody who creates something is told that it is gone."""
+    wanted = {"size": len(DATA), "fingerprint": "client:mine"}
+    lost, _ = await client.begin(**wanted)
+    row = await rig.row(f"/{lost}")
+    await rig.store.abort_multipart(row.object_key, row.multipart_id)
+    status, begun = await client.ask("POST", "", wanted)
+    assert (status, [url["number"] for url in begun["parts"]["urls"]]) == (201, [1, 2, 3])
+    assert (await rig.row(f"/{lost}")).state == "failed"
 
 
 async def test_urls_can_be_asked_for_again_page_by_page_and_for_no_longer_than_allowed(here):

@@ -35,6 +35,7 @@ from tusgate.core.direct import (
 from tusgate.core.errors import (
     DirectOff,
     Fenced,
+    Finishing,
     InvalidRequest,
     MultipartLost,
     PartsFixed,
@@ -50,6 +51,7 @@ from tusgate.core.lifecycle import advance, check_present
 from tusgate.core.model import CreatedVia, Part, State
 from tusgate.service.completion import loss_reason
 from tusgate.service.digest import RequestDigest
+from tusgate.service.hooks import check_refusal
 from tusgate.service.known_parts import KnownParts
 from tusgate.service.multiparts import begin_multipart
 from tusgate.service.uploads import MOST_ALIKE
@@ -315,15 +317,23 @@ class DirectUploads:
         slots = [slot(upload, number, limits) for number in page]
         return self._tickets(upload, slots, seconds, page[-1] if len(found) > limit else None)
 
-    async def complete(self, principal: Principal, upload_id: UploadId, named: Mapping[int, str] | None) -> Upload:
+    async def complete(
+        self,
+        principal: Principal,
+        upload_id: UploadId,
+        named: Mapping[int, str] | None,
+        exchange: Exchange | None = None,
+    ) -> Upload:
         """Verify what the store has and make the file of it; idempotent. SEALED when that takes long.
 
         Args:
             principal, upload_id: which upload, and how large it may be.
             named: ETag by part number, as the client got them; None: it says nothing.
+            exchange: the request, for hooks.
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to complete.
+            HookRefused: the upload has failed.
             PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again. Or
                 the file is made, or being made, of other parts than `named`.
             InvalidRequest, TooLarge: nothing has changed.
@@ -342,9 +352,15 @@ class DirectUploads:
         check_present(upload)
         check_same_parts(await self._database.parts(upload), named)
         if upload.state is State.SEALED:
-            upload = await self._completion.wait(upload, self._rules.finish_wait)
+            upload = await self._completion.wait(upload, self._rules.finish_wait, exchange)
+        check_refusal(exchange)
         check_present(upload)
         return upload
+
+    def check_promised(self, upload: Upload) -> None:
+        """Raise Finishing unless `upload`, as `complete` has returned it, is a file, or merely takes long to be one."""
+        if upload.state is State.SEALED and self._completion.is_in_doubt(upload):
+            raise Finishing
 
     async def abort(self, principal: Principal, upload_id: UploadId, exchange: Exchange | None = None) -> None:
         """End the upload for good. What the store has of it, and what may still come, is cleaned up in the background.

@@ -39,6 +39,10 @@ def add_replies(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _add(reply: Reply, response: web.Response) -> None:
+    if response.body:  # clients of the API read it, and its status: nothing can take the place of these
+        kept = {name: value for name, value in reply.headers.items() if name.lower() != "content-type"}
+        response.headers.update(kept)
+        return
     if reply.status is not None:
         response.set_status(reply.status)
     if reply.body and response.status != web.HTTPNoContent.status_code:

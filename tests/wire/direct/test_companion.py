@@ -87,6 +87,8 @@ async def test_what_is_refused_says_why_wherever_uppy_looks(client):
     assert (await ask(client, "GET", f"{one}/1"))[0] == 410
     assert (await ask(client, "POST", "/companion/s3/multipart", {"metadata": {"a b": "x"}}))[0] == 400
     assert (await ask(client, "POST", f"{one}/complete", {"parts": "x"}))[0] == 400
+    status, reason, refused = await ask(client, "POST", "/companion/s3/multipart", {"metadata": {"\0é\x1b": "x"}})
+    assert (status, reason.isascii() and reason.isprintable(), "é" in refused["message"]) == (400, True, True)
 
 
 async def wanted_form(

@@ -49,8 +49,8 @@ class Profile:
             of the bytes that were copied. MinIO refuses them there, Versity 1.7 notes the checksum of the whole source.
         shows_unasked_checksums: a multipart upload that was begun with no checksum verifies what parts bring all the
             same and shows it, and Complete takes such parts beside copied ones that have none.
-        takes_unsigned_fields: header fields that nobody has signed pass with a signed URL, so that whoever has one for a
-            part could turn it into UploadPartCopy. A signed field that did not come is looked for in the query, where
+        takes_unsigned_fields: header fields that nobody has signed pass with a signed URL, so that whoever has one for
+            a part could turn it into UploadPartCopy. A signed field that did not come is looked for in the query, where
             one that stands with nothing in it keeps it out (MinIO: `extractSignedHeaders` in signature-v4-utils.go).
             Amazon S3 refuses unsigned `x-amz-*`.
         conditional_put: PutObject honours `If-None-Match: *`.

@@ -333,7 +333,7 @@ class DirectUploads:
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to complete.
-            HookRefused: the upload has failed.
+            HookRefused: all parts are there, and a hook did not want them: the upload has failed.
             PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again. Or
                 the file is made, or being made, of other parts than `named`.
             InvalidRequest, TooLarge: nothing has changed.
@@ -343,6 +343,8 @@ class DirectUploads:
         upload = await self._database.get(principal.scope, upload_id)
         check_is_direct(upload)
         most = self._uploads.size_limit(principal)
+        if upload.state is not State.UPLOADING:
+            exchange = None  # another request has brought it to its end
         for _ in range(SEAL_TRIES):
             if upload.state is not State.UPLOADING:
                 break

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tusgate.core.hooks import RequestSeen
 from tusgate.service.hooks import Exchange
+from tusgate.telemetry import redact_text
 from tusgate.web.body import is_abandoned
 from tusgate.web.errors import REPLY_HEADERS
 
@@ -65,7 +66,7 @@ def _seen(request: web.Request) -> RequestSeen:
     name = None if request.transport is None else request.transport.get_extra_info("peername")
     peer = ":".join(map(str, name[:2])) if isinstance(name, tuple) else ""
     headers = tuple((name, _as_text(value)) for name, value in request.headers.items())
-    return RequestSeen(request.method, request.raw_path, peer, headers)
+    return RequestSeen(request.method, redact_text(request.raw_path), peer, headers)
 
 
 def _as_text(value: str) -> str:

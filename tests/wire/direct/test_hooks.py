@@ -111,3 +111,11 @@ async def test_uppy_shows_what_a_hook_refuses(scene, moment: str) -> None:
         scene.server.answers[moment] = REFUSAL
         status, _, told = await ask(scene.client, "POST", f"{one}/complete", parts)
     assert (status, told["code"]) == (403, "refused_by_hook"), json.dumps(told)
+
+
+async def test_no_hook_is_told_the_token_in_the_path(scene) -> None:
+    """I19: as it is with those in header fields."""
+    path = "/companion/u/eyJh.eyJz.c2ln/s3/multipart"
+    assert (await ask(scene.client, "POST", path, {"filename": "a"}))[0] == 200
+    uri = scene.server.event("pre-create")["HTTPRequest"]["URI"]
+    assert ("eyJ" in uri, uri.startswith("/api/v1/companion/u/"), uri.endswith("/s3/multipart")) == (False, True, True)

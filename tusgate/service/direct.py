@@ -40,6 +40,7 @@ from tusgate.core.errors import (
     MultipartLost,
     PartsFixed,
     PartsRefused,
+    TokenSpent,
     TusgateError,
     Unavailable,
     UploadGone,
@@ -169,7 +170,8 @@ class DirectUploads:
             DirectOff: there are no direct uploads here.
             HookRefused, HookUnavailable: nothing was made.
             InvalidRequest: what is declared cannot be verified, or does not fit together.
-            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left.
+            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left. A spent one
+                gives the upload that it has made to who tells the file, or has not sent anything of it.
             Draining, Unavailable: no upload is left.
         """
         store = self._uploads.store_for(principal.scope)
@@ -185,6 +187,10 @@ class DirectUploads:
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return Begun(upload, is_new=True)
+        if upload.multipart_id is not None:  # that of a token that was spent
+            if upload.fingerprint is None and await self._listed(upload):
+                raise TokenSpent
+            return await self._with_known_parts(principal, upload, is_new=False)
         try:
             return await self._with_known_parts(principal, upload, is_new=True)
         except Unavailable:

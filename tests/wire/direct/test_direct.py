@@ -470,6 +470,31 @@ async def test_an_upload_token_binds_direct_uploads_too(tmp_path, double, http):
         assert (status, refused["code"]) == (403, "token_spent")
 
 
+async def test_a_spent_token_gives_its_upload_again_to_the_same_file_only(tmp_path, double, http):
+    """A client that has missed the answer begins again; two files of one size must not become one."""
+    async with guarded(tmp_path, store=double) as here:
+        client = DirectClient(here.client, http, upload_token(jti="direct"))
+        upload_id, urls = await client.begin(len(DATA))
+        status, again = await client.ask("POST", "", {"size": len(DATA)})
+        assert (status, again["upload"]["id"]) == (200, upload_id)
+        digests = {"algorithm": "sha256", "values": [sha256(part) for part in PARTS]}
+        for other in ({"part_checksums": digests}, {"fingerprint": "client:other"}):
+            assert (await client.ask("POST", "", {"size": len(DATA), **other}))[0] == 403
+        await client.put(urls[0], PARTS[0])
+        status, refused = await client.ask("POST", "", {"size": len(DATA)})
+        assert (status, refused["code"]) == (403, "token_spent"), "its bytes would meet those of another file"
+
+
+async def test_a_spent_token_gives_its_upload_again_to_who_tells_the_file(tmp_path, double, http):
+    async with guarded(tmp_path, store=double) as here:
+        client = DirectClient(here.client, http, upload_token(jti="direct"))
+        upload_id, urls = await client.begin(len(DATA), fingerprint="client:mine")
+        await client.put(urls[0], PARTS[0])
+        status, again = await client.ask("POST", "", {"size": len(DATA), "fingerprint": "client:mine"})
+        assert (status, again["upload"]["id"]) == (200, upload_id)
+        assert [url["number"] for url in again["parts"]["urls"]] == [2, 3]
+
+
 OPERATIONS = {
     (Route.DIRECT_UPLOADS, "POST"): ("", {"size": 5}),
     (Route.FINGERPRINT, "GET"): ("/../fingerprints/client/mine", None),

@@ -170,8 +170,8 @@ class DirectUploads:
             DirectOff: there are no direct uploads here.
             HookRefused, HookUnavailable: nothing was made.
             InvalidRequest: what is declared cannot be verified, or does not fit together.
-            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left. A spent one
-                gives the upload that it has made to who tells the file, or has not sent anything of it.
+            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left. A spent
+                one gives the upload that it has made to who tells the file, or has not sent anything of it.
             Draining, Unavailable: no upload is left.
         """
         store = self._uploads.store_for(principal.scope)

@@ -181,9 +181,9 @@ class DirectUploads:
         plan = replace(creation.plan or Plan(), cut_by_client=creation.length is None)
         creation = replace(creation, part_size=wish, plan=plan)
         self._check_plan(creation, store)
-        again = await self._found_again(principal, creation)
-        if again is not None:
-            return await self._with_known_parts(principal, again, is_new=False)
+        while (again := await self._uploads.find_again(principal, creation)) is not None:
+            with suppress(UploadGone):  # the store has thrown it away, and so it has failed: look for another one
+                return await self._gone_on_with(principal, again)
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return Begun(upload, is_new=True)
@@ -247,16 +247,16 @@ class DirectUploads:
             UploadNotFound: there is none.
         """
         self._uploads.admit(scope)
-        found = await self._database.find_by_fingerprint(scope, wanted, MOST_ALIKE)
-        upload = finished(found, wanted) or unfinished(found, wanted)
-        if upload is None:
-            raise UploadNotFound("no file and no upload has this fingerprint")
-        if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
-            return upload, None
-        if part_count(upload) is None:
-            return upload, None
-        limits = self._store_of(upload).limits
-        return upload, list(wrong_numbers(upload, await self._listed(upload), limits))
+        while True:
+            found = await self._database.find_by_fingerprint(scope, wanted, MOST_ALIKE)
+            upload = finished(found, wanted) or unfinished(found, wanted)
+            if upload is None:
+                raise UploadNotFound("no file and no upload has this fingerprint")
+            if upload.created_via is not CreatedVia.DIRECT or upload.state is not State.UPLOADING:
+                return upload, None
+            with suppress(PartsFixed, UploadGone):  # it has ended, one way or the other: look again
+                listed, limits = await self._listed(upload), self._store_of(upload).limits
+                return upload, None if upload.length is None else list(wrong_numbers(upload, listed, limits))
 
     async def parts(self, scope: Scope, upload_id: UploadId) -> tuple[Upload, list[Standing]]:
         """Return the upload and how its parts stand: those in the store, and those that are still to come.
@@ -410,14 +410,11 @@ class DirectUploads:
         if plan.whole is not None and creation.length == 0 and not RequestDigest(plan.whole).matches():
             raise InvalidRequest("checksum", "that of no bytes, as the size is 0")
 
-    async def _found_again(self, principal: Principal, creation: Creation) -> Upload | None:
-        """Return the unfinished upload that `creation` would repeat, if the store still has what was sent of it."""
-        while (again := await self._uploads.find_again(principal, creation)) is not None:
-            with suppress(UploadGone):  # and so it is not found again
-                with suppress(PartsFixed):
-                    await self._listed(again)
-                return again
-        return None
+    async def _gone_on_with(self, principal: Principal, upload: Upload) -> Begun:
+        """Return an upload that was found again. Raises UploadGone when the store does not have it any more."""
+        with suppress(PartsFixed):  # another request has completed it
+            await self._listed(upload)
+        return await self._with_known_parts(principal, upload, is_new=False)
 
     async def _with_known_parts(self, principal: Principal, upload: Upload, *, is_new: bool) -> Begun:
         """Return `upload` with its multipart upload, and in that what can be had without sending it."""

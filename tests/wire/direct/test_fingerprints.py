@@ -52,12 +52,6 @@ async def test_the_same_creation_is_the_same_direct_upload_until_it_is_complete(
     assert (await client.complete(upload_id))[0] == 200
 
 
-async def test_nobody_knows_what_is_missing_of_a_file_that_the_client_cuts_itself(client):
-    await client.begin(None, fingerprint=OWN)
-    shown = await found(client, *OWN.split(":"))
-    assert (shown["is_finished"], shown["missing_parts"]) == (False, None)
-
-
 async def test_the_same_creation_of_tus_is_the_same_upload_where_that_is_wanted(rig):
     path = await rig.client.create(len(DATA), **metadata(f"sha256:{SHA256}"))
     assert (await rig.client.patch(path, 0, DATA[:100])).status == 204

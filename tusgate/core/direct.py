@@ -348,7 +348,7 @@ def check_same_parts(parts: Sequence[Part], named: Mapping[int, str] | None) -> 
     faults += [
         Fault(number, Wrong.ETAG, bare_etag(named[number]), etag)
         for number, etag in etags.items()
-        if number in named and not same_etag(named[number], etag)
+        if named.get(number) and not same_etag(named[number], etag)
     ]
     if faults:
         raise PartsRefused(sorted(faults, key=lambda fault: fault.number))

@@ -264,7 +264,8 @@ async def test_a_client_that_has_missed_the_end_finds_all_parts_there_and_comple
     ]
     assert [same_etag(part["etag"], etags[part["number"]]) for part in standing] == [True] * len(PARTS)
     assert await client.urls(upload_id) == []
-    for named in (etags, {number: etag.strip('"').upper() for number, etag in etags.items()}):
+    unread = dict.fromkeys(etags, "")  # by a page from which CORS hides them
+    for named in (etags, {number: etag.strip('"').upper() for number, etag in etags.items()}, unread):
         assert await client.complete(upload_id, named) == (200, first)
 
 

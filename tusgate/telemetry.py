@@ -35,6 +35,7 @@ _SIGNING_HEADER: Final = re.compile(r"x-amz-(?!request-id|id-2|bucket-region|che
 _URL_PASSWORD: Final = re.compile(r"(://[^/@:\s]*):[^\s\"']*@")
 _SIGNED_QUERY: Final = re.compile(r"((?:[?&]|\b)(?:X-Amz-[A-Za-z-]+|password|token)=)[^&\s\"']+", re.IGNORECASE)
 _SHARE_LINK: Final = re.compile(r"(/s/)[A-Za-z0-9_%-]{40,}")
+_PATH_TOKEN: Final = re.compile(r"(/companion/u/)[^/\s\"'?]+")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{8,64}", re.ASCII)
 
 
@@ -202,9 +203,9 @@ def _without_secrets(key: object, value: object) -> object:
 
 
 def redact_text(text: str) -> str:
-    """Return `text` without passwords in URLs, without the signatures of presigned ones, and without share links."""
+    """Return `text` without passwords and tokens in URLs, signatures of presigned ones, and share links."""
     text = _SIGNED_QUERY.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
-    return _SHARE_LINK.sub(rf"\1{MASK}", text)
+    return _PATH_TOKEN.sub(rf"\1{MASK}", _SHARE_LINK.sub(rf"\1{MASK}", text))
 
 
 def request_id_from(header: str | None) -> str:

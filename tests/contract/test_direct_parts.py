@@ -232,6 +232,22 @@ async def test_a_url_cannot_be_bent_to_another_part_key_or_method(bench: Bench) 
     assert await store.list_parts(KEY, multipart_id) == []
 
 
+async def test_a_url_makes_no_part_of_what_the_store_has(bench: Bench) -> None:
+    """I13: its key may read all files, and who has a URL may not. Nobody has signed what turns the PUT into a copy."""
+    store, plan = bench.store, Plan()
+    other = ObjectKey("of/somebody/else")
+    await store.put_object(other, body_of(b"secret"), OURS)
+    multipart_id = await begun(store, plan)
+    for slot in (Slot(1, 0, 6), Slot(2)):
+        url = store.presign_part(KEY, multipart_id, slot, plan, 60).url
+        path = URL(url).path.replace(KEY, other)
+        for source in (path, path[1:].replace("/", "%2F")):
+            status, _ = await bench.send("PUT", url, b"sixsix", {"x-amz-copy-source": source})
+            assert status in (400, 403)
+    assert await store.list_parts(KEY, multipart_id) == []
+    assert (await bench.send("PUT", store.presign_part(KEY, multipart_id, Slot(2), plan, 60).url, b"six", {}))[0] == 200
+
+
 @pytest.mark.slow
 async def test_a_url_ends_with_its_time(bench: Bench) -> None:
     """DM-04. The shortest time there is, signed a while ago."""

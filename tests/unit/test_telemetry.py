@@ -97,6 +97,14 @@ def test_passwords_in_urls_are_hidden_inside_any_text(password: str) -> None:
     )
 
 
+@pytest.mark.parametrize("end", ["/s3/params?filename=a", "/s3/sign", ""])
+def test_tokens_in_paths_are_hidden(end: str) -> None:
+    """I19: clients that send no fields of their own bring them there."""
+    assert redact_text(f"GET https://h/api/v1/companion/u/eyJ.eyJ.c2ln{end}") == (
+        f"GET https://h/api/v1/companion/u/***{end}"
+    )
+
+
 def test_the_request_id_stands_in_every_event_of_the_request(
     logged: Callable[..., list[dict[str, object]]],
 ) -> None:

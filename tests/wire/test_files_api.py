@@ -439,6 +439,8 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         operation = document["paths"][path][method]
         assert operation["summary"]
         assert {"500", "503"} <= {*operation["responses"]}
+        successes = {status: told for status, told in operation["responses"].items() if status[0] == "2"}
+        assert all("content" in told for status, told in successes.items() if status != "204"), (path, method)
         assert ("{" in path) == any(each["in"] == "path" for each in operation.get("parameters", ()))
         some_id = UNKNOWN.rsplit("/", 1)[1]
         answer = await client.request("OPTIONS", path.replace("{id}", some_id).replace("{share}", some_id))

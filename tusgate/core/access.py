@@ -319,11 +319,13 @@ def asks_for_the_same(upload: Upload, new: NewUpload) -> bool:
     """Return whether a creation with a spent token only repeats the one that has made `upload`.
 
     A client whose answer was lost creates again, with the same token: it is given the upload that it has made. Only
-    while nobody has ever written to that: two files of one length must not become one.
+    while nobody has ever written to that: two files of one length must not become one. Of direct uploads only the store
+    knows that.
     """
     return (
         upload.state is State.UPLOADING
         and upload.epoch == 0
         and upload.created_via is new.created_via
         and (upload.length, upload.metadata, upload.content_type) == (new.length, new.metadata, new.content_type)
+        and (upload.plan, upload.fingerprint) == (new.plan, new.fingerprint)
     )

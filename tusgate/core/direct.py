@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,8 @@ PART_ALGORITHMS: Final = ("sha256", "crc64nvme")
 """Checksums of parts that a store can be made to verify: they stand in the signed URL."""
 MOST_PART_DIGESTS: Final = 1000
 """Parts whose checksums can be declared; they are kept in the row of the upload."""
+_OF_PARTS: Final = re.compile(r".+-[0-9]+")
+"""ETag of an object that was made of parts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class Plan:
         digests: one for each part, in order.
         left_over: parts up to this number may lie in the store from an earlier plan, and do not count. Not declared,
             so not compared.
+        cut_by_client: the client cuts the file as it likes, also once the length is known. Follows from the creation.
     """
 
     whole: Checksum | None = None
     algorithm: str | None = None
     digests: tuple[bytes, ...] = ()
     left_over: int = field(default=0, compare=False)
+    cut_by_client: bool = field(default=False, compare=False)
 
     def digest(self, number: int) -> bytes | None:
         """Return the declared digest of part `number`, None when none was declared."""
@@ -60,6 +65,8 @@ class Plan:
             stored["parts"] = [self.algorithm, _text(b"".join(self.digests))]
         if self.left_over:
             stored["left_over"] = self.left_over
+        if self.cut_by_client:
+            stored["cut_by_client"] = True
         return json.dumps(stored)
 
     @classmethod
@@ -75,6 +82,7 @@ class Plan:
             algorithm,
             tuple(digests[at : at + size] for at in range(0, len(digests), size)),
             stored.get("left_over", 0),
+            stored.get("cut_by_client", False),
         )
 
 
@@ -199,7 +207,9 @@ def check_is_direct(upload: Upload) -> None:
 
 def part_count(upload: Upload) -> int | None:
     """Return how many parts `upload` has; None when only the client knows."""
-    return None if upload.length is None else -(-upload.length // part_size(upload))
+    if upload.length is None or (upload.plan is not None and upload.plan.cut_by_client):
+        return None
+    return -(-upload.length // part_size(upload))
 
 
 def part_size(upload: Upload) -> int:
@@ -338,7 +348,7 @@ def check_same_parts(parts: Sequence[Part], named: Mapping[int, str] | None) -> 
     faults += [
         Fault(number, Wrong.ETAG, bare_etag(named[number]), etag)
         for number, etag in etags.items()
-        if number in named and not same_etag(named[number], etag)
+        if named.get(number) and not same_etag(named[number], etag)
     ]
     if faults:
         raise PartsRefused(sorted(faults, key=lambda fault: fault.number))
@@ -346,7 +356,7 @@ def check_same_parts(parts: Sequence[Part], named: Mapping[int, str] | None) -> 
 
 def _is_foreign_whole(parts: Sequence[Part]) -> bool:
     """Return whether the one part is an object that somebody else has completed: only such ETags count parts."""
-    return len(parts) == 1 and "-" in parts[0].etag
+    return len(parts) == 1 and _OF_PARTS.fullmatch(parts[0].etag) is not None
 
 
 def check_parts(
@@ -379,7 +389,7 @@ def check_parts(
     counted = {n for n in found if not _is_left_over(upload, n)}
     faults += [Fault(n, Wrong.FOREIGN) for n in sorted({*counted, *named_or_all} - {*wanted})]
     if count is None:
-        faults += _faults_of_sizes([found[n].size for n in wanted if n in found], limits)
+        faults += _faults_of_sizes({n: found[n].size for n in wanted if n in found}, wanted[-1], limits)
     if faults:
         raise PartsRefused(sorted(faults, key=lambda fault: fault.number))
     return tuple(_placed([found[number] for number in wanted], upload.plan or Plan()))
@@ -429,15 +439,22 @@ def _faults_of(wanted: Slot, found: ListedPart | None, named: str | None, plan: 
             )
 
 
-def _faults_of_sizes(sizes: Sequence[int], limits: PartLimits) -> Iterator[Fault]:
-    """Yield what the store would refuse at the end, of parts that the client has cut as it liked."""
-    for number, size in enumerate(sizes[:-1], 1):
-        if size < limits.min_part_size:
+def _faults_of_sizes(sizes: Mapping[int, int], last: int, limits: PartLimits) -> Iterator[Fault]:
+    """Yield what the store would refuse at the end, of parts that the client has cut as it liked.
+
+    Args:
+        sizes: by number, of those that are there.
+        last: number of the last part, which may be smaller.
+        limits: of the store.
+    """
+    usual = next(iter(sizes.values()), 0)
+    for number, size in sizes.items():
+        if number < last and size < limits.min_part_size:
             yield Fault(number, Wrong.SIZE, f"at least {limits.min_part_size}", str(size))
-        elif limits.equal_parts and size != sizes[0]:
-            yield Fault(number, Wrong.SIZE, str(sizes[0]), str(size))
-    if limits.equal_parts and sizes and sizes[-1] > sizes[0]:
-        yield Fault(len(sizes), Wrong.SIZE, f"at most {sizes[0]}", str(sizes[-1]))
+        elif number < last and limits.equal_parts and size != usual:
+            yield Fault(number, Wrong.SIZE, str(usual), str(size))
+        elif number == last and limits.equal_parts and size > usual:
+            yield Fault(number, Wrong.SIZE, f"at most {usual}", str(size))
 
 
 def _placed(found: Sequence[ListedPart], plan: Plan) -> Iterator[Part]:

@@ -49,6 +49,10 @@ class Profile:
             of the bytes that were copied. MinIO refuses them there, Versity 1.7 notes the checksum of the whole source.
         shows_unasked_checksums: a multipart upload that was begun with no checksum verifies what parts bring all the
             same and shows it, and Complete takes such parts beside copied ones that have none.
+        takes_unsigned_fields: header fields that nobody has signed pass with a signed URL, so that whoever has one for
+            a part could turn it into UploadPartCopy. A signed field that did not come is looked for in the query, where
+            one that stands with nothing in it keeps it out (MinIO: `extractSignedHeaders` in signature-v4-utils.go).
+            Amazon S3 refuses unsigned `x-amz-*`.
         conditional_put: PutObject honours `If-None-Match: *`.
         repeat_complete: a second Complete of a finished upload answers 200 again.
         bulk_delete: DeleteObjects works with the checksum that botocore sends.
@@ -68,6 +72,7 @@ class Profile:
     copy_part: bool = False
     copied_part_checksums: bool = False
     shows_unasked_checksums: bool = False
+    takes_unsigned_fields: bool = False
     conditional_put: bool = False
     repeat_complete: bool = False
     bulk_delete: bool = False
@@ -93,6 +98,7 @@ _SHIPPED = (
         checksum=ChecksumMode.CRC64NVME,
         copy_part=True,
         shows_unasked_checksums=True,
+        takes_unsigned_fields=True,
         conditional_put=True,
         bulk_delete=True,
         stale_upload_expiry=24 * _HOUR,

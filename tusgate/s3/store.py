@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MARKER: Final = "tusgate-upload"
 """Metadata name (`x-amz-meta-…`) that holds the upload id: proof whose object it is."""
 CHECK_KEY: Final = ".tusgate-check"
+COPY_SOURCE: Final = "x-amz-copy-source"
+"""Turns UploadPart into UploadPartCopy, of whatever the key that has signed may read."""
 ABORTS: Final = 5
 """How often an abort is repeated while the store shows the upload: parts on their way may outlive one."""
 
@@ -55,6 +57,7 @@ class S3Store:
         # Looked at once: URLs are signed by the thousand.
         self._public_host, self._public_origin, self._public_root = public.host, public.origin, public.root
         self._handing_out = Signer(config.handed_out, config.region)
+        self._kept_out = {COPY_SOURCE: ""} if config.profile.takes_unsigned_fields else {}
         self.limits = config.profile.limits
         self.completes_all_parts = config.profile.completes_all_parts
         self.copies_parts = config.profile.copy_part
@@ -206,7 +209,13 @@ class S3Store:
             headers[f"x-amz-checksum-{plan.algorithm}"] = encode_digest(slot.digest)
         length = {} if slot.size is None else {"content-length": str(slot.size)}
         signed = self._handing_out.presign(
-            "PUT", path, query, self._public_host, datetime.now(UTC), seconds, {**headers, **length}
+            "PUT",
+            path,
+            {**query, **self._kept_out},
+            self._public_host,
+            datetime.now(UTC),
+            seconds,
+            {**headers, **length, **self._kept_out},
         )
         return SignedPart(f"{self._public_origin}{path}?{signed}", headers)
 

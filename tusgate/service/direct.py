@@ -36,10 +36,12 @@ from tusgate.core.direct import (
 from tusgate.core.errors import (
     DirectOff,
     Fenced,
+    Finishing,
     InvalidRequest,
     MultipartLost,
     PartsFixed,
     PartsRefused,
+    TokenSpent,
     TusgateError,
     Unavailable,
     UploadGone,
@@ -50,6 +52,7 @@ from tusgate.core.grid import grid_for
 from tusgate.core.lifecycle import advance, check_present
 from tusgate.core.model import CreatedVia, State
 from tusgate.service.digest import RequestDigest
+from tusgate.service.hooks import check_refusal
 from tusgate.service.known_parts import KnownParts
 from tusgate.service.losses import loss_reason
 from tusgate.service.multiparts import begin_multipart
@@ -168,14 +171,16 @@ class DirectUploads:
             DirectOff: there are no direct uploads here.
             HookRefused, HookUnavailable: nothing was made.
             InvalidRequest: what is declared cannot be verified, or does not fit together.
-            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left.
+            NotCovered, TokenSpent, TooLarge: the principal's token does not allow this upload; none is left. A spent
+                one gives the upload that it has made to who tells the file, or has not sent anything of it.
             Draining, Unavailable: no upload is left.
         """
         store = self._uploads.store_for(principal.scope)
         if not (self._rules.offered and store.signs_parts):
             raise DirectOff
         wish = min(creation.part_size or self._rules.part_size, store.limits.max_part_size)
-        creation = replace(creation, part_size=wish)
+        plan = replace(creation.plan or Plan(), cut_by_client=creation.length is None)
+        creation = replace(creation, part_size=wish, plan=plan)
         self._check_plan(creation, store)
         while (again := await self._uploads.find_again(principal, creation)) is not None:
             with suppress(UploadGone):  # the store has thrown it away, and so it has failed: look for another one
@@ -183,6 +188,10 @@ class DirectUploads:
         upload = await self._uploads.create(principal, creation, exchange=exchange)
         if upload.state is not State.UPLOADING:
             return Begun(upload, is_new=True)
+        if upload.multipart_id is not None:  # that of a token that was spent
+            if upload.fingerprint is None and await self._listed(upload):
+                raise TokenSpent
+            return await self._with_known_parts(principal, upload, is_new=False)
         try:
             return await self._with_known_parts(principal, upload, is_new=True)
         except Unavailable:
@@ -315,15 +324,23 @@ class DirectUploads:
         slots = [slot(upload, number, limits) for number in page]
         return self._tickets(upload, slots, seconds, page[-1] if len(found) > limit else None)
 
-    async def complete(self, principal: Principal, upload_id: UploadId, named: Mapping[int, str] | None) -> Upload:
+    async def complete(
+        self,
+        principal: Principal,
+        upload_id: UploadId,
+        named: Mapping[int, str] | None,
+        exchange: Exchange | None = None,
+    ) -> Upload:
         """Verify what the store has and make the file of it; idempotent. SEALED when that takes long.
 
         Args:
             principal, upload_id: which upload, and how large it may be.
             named: ETag by part number, as the client got them; None: it says nothing.
+            exchange: the request, for hooks.
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to complete.
+            HookRefused: all parts are there, and a hook did not want them: the upload has failed.
             PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again. Or
                 the file is made, or being made, of other parts than `named`.
             InvalidRequest, TooLarge: nothing has changed.
@@ -333,6 +350,8 @@ class DirectUploads:
         upload = await self._database.get(principal.scope, upload_id)
         check_is_direct(upload)
         most = self._uploads.size_limit(principal)
+        if upload.state is not State.UPLOADING:
+            exchange = None  # another request has brought it to its end
         for _ in range(SEAL_TRIES):
             if upload.state is not State.UPLOADING:
                 break
@@ -342,9 +361,15 @@ class DirectUploads:
         check_present(upload)
         check_same_parts(await self._database.parts(upload), named)
         if upload.state is State.SEALED:
-            upload = await self._completion.wait(upload, self._rules.finish_wait)
+            upload = await self._completion.wait(upload, self._rules.finish_wait, exchange)
+        check_refusal(exchange)
         check_present(upload)
         return upload
+
+    def check_promised(self, upload: Upload) -> None:
+        """Raise Finishing unless `upload`, as `complete` has returned it, is a file, or merely takes long to be one."""
+        if upload.state is State.SEALED and self._completion.is_in_doubt(upload):
+            raise Finishing
 
     async def abort(self, principal: Principal, upload_id: UploadId, exchange: Exchange | None = None) -> None:
         """End the upload for good. What the store has of it, and what may still come, is cleaned up in the background.

@@ -562,6 +562,19 @@ class Uploads:
         upload = await self._database.terminate(scope, upload_id, by)
         self._writers.taken_over(upload_id, upload.epoch + 1)
 
+    async def end_unfinished(self, upload: Upload, reason: str) -> None:
+        """Terminate what a writer has left, unless a later request has taken it over; what is complete stays.
+
+        Args:
+            upload: as its writer has seen it last.
+            reason: that it has failed, if the process dies in the middle.
+
+        Raises Fenced for what is not ended, DatabaseUnavailable.
+        """
+        upload, _ = await self._database.claim(upload, self._rules.holder, [])
+        await self._database.fail(upload, reason)
+        await self.end(upload.scope, upload.id)
+
     async def check_ready(self) -> None:
         """Raise Draining or Unavailable, with the reason, when this process should get no requests.
 

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from tusgate.core.hooks import RequestSeen
 from tusgate.service.hooks import Exchange
+from tusgate.telemetry import redact_text
 from tusgate.web.body import is_abandoned
 from tusgate.web.errors import REPLY_HEADERS
 
@@ -39,11 +40,19 @@ def add_replies(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _add(reply: Reply, response: web.Response) -> None:
+    """Let a hook speak; what an answer says already, such as where a new upload is, the client needs to go on."""
+    if response.body:
+        response.headers.update({name: value for name, value in reply.headers.items() if not _is_of_content(name)})
+        return
     if reply.status is not None:
         response.set_status(reply.status)
     if reply.body and response.status != web.HTTPNoContent.status_code:
         response.text = reply.body
     response.headers.update(reply.headers)
+
+
+def _is_of_content(name: str) -> bool:
+    return name.lower().startswith("content-")
 
 
 def _expose(request: web.Request, names: list[str]) -> None:
@@ -56,4 +65,13 @@ def _expose(request: web.Request, names: list[str]) -> None:
 def _seen(request: web.Request) -> RequestSeen:
     name = None if request.transport is None else request.transport.get_extra_info("peername")
     peer = ":".join(map(str, name[:2])) if isinstance(name, tuple) else ""
-    return RequestSeen(request.method, request.raw_path, peer, tuple(request.headers.items()))
+    headers = tuple((name, _as_text(value)) for name, value in request.headers.items())
+    return RequestSeen(request.method, redact_text(request.raw_path), peer, headers)
+
+
+def _as_text(value: str) -> str:
+    """Return a field of a request without the bytes of it that are no text.
+
+    Hook servers would take such a question for nonsense, and a client could so pass by those that are open.
+    """
+    return value.encode("utf-8", "replace").decode()

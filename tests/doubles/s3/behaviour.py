@@ -36,6 +36,8 @@ class Behaviour:
         checks_copies: computes the checksum of a copied part; False: a multipart upload with checksums takes none.
         ignores_unasked_checksums: Complete does not compare the checksums of listed parts where the multipart upload
             was begun with none (MinIO).
+        takes_unsigned_fields: fields that nobody has signed pass, but `x-amz-meta-*`; a signed one that did not come is
+            looked for in the query (MinIO).
         smallest_ranged: bytes that an object must have more than before a range of it is copied.
     """
 
@@ -55,6 +57,7 @@ class Behaviour:
     copies: bool = True
     checks_copies: bool = True
     ignores_unasked_checksums: bool = False
+    takes_unsigned_fields: bool = False
     smallest_ranged: int = 0
 
 
@@ -67,6 +70,7 @@ MINIO = Behaviour(
     checks_object_size=False,
     checks_copies=False,
     ignores_unasked_checksums=True,
+    takes_unsigned_fields=True,
 )
 R2 = Behaviour(
     profile="r2",

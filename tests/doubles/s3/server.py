@@ -115,7 +115,7 @@ class S3Double:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.access_key, self.secret_key = f"double{secrets.token_hex(6)}", secrets.token_hex(20)
-        self.gate = signature.Gate(region, time.time)
+        self.gate = signature.Gate(region, time.time, takes_unsigned_fields=behaviour.takes_unsigned_fields)
         self.gate.keys[self.access_key] = signature.Key(self.secret_key)
         self.history: list[Served] = []
         self._advanced = 0.0

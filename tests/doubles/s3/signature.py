@@ -14,12 +14,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from multidict import CIMultiDict, CIMultiDictProxy
+
 from tests.doubles.s3.errors import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-
-    from multidict import CIMultiDictProxy
 
 ALGORITHM = "AWS4-HMAC-SHA256"
 UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -70,17 +70,19 @@ class Gate:
     Args:
         region: that scopes must name.
         now: seconds since 1970.
+        takes_unsigned_fields: see `Behaviour`.
 
     Attributes:
         keys: by access key id; tests add, change and remove them.
         skew: seconds by which our clock is ahead.
     """
 
-    def __init__(self, region: str, now: Callable[[], float]) -> None:
+    def __init__(self, region: str, now: Callable[[], float], *, takes_unsigned_fields: bool = False) -> None:
         self.keys: dict[str, Key] = {}
         self.skew = 0.0
         self._region = region
         self._now = now
+        self._takes_unsigned_fields = takes_unsigned_fields
 
     def admit(self, method: str, raw_path: str, headers: CIMultiDictProxy[str]) -> str:
         """Return the SHA-256 that the body must have, or UNSIGNED. Raises Refused."""
@@ -90,7 +92,9 @@ class Gate:
         access_key, day = self._check_scope(claim)
         key = self._key(access_key, claim)
         self._check_time(claim)
-        _check_names(claim, headers)
+        if self._takes_unsigned_fields:
+            headers = _with_fields_of_query(claim, headers, dict(query))
+        _check_names(claim, headers, "x-amz-meta-" if self._takes_unsigned_fields else "x-amz-")
         canonical = "\n".join(
             (
                 method,
@@ -185,10 +189,19 @@ def _claim_of_link(query: Mapping[str, str]) -> _Claim:
     )
 
 
-def _check_names(claim: _Claim, headers: CIMultiDictProxy[str]) -> None:
+def _with_fields_of_query(
+    claim: _Claim, headers: CIMultiDictProxy[str], query: Mapping[str, str]
+) -> CIMultiDictProxy[str]:
+    """Return `headers`, with what the query says of signed ones that did not come (extractSignedHeaders of MinIO)."""
+    found = CIMultiDict(headers)
+    found.update({name: query[name] for name in claim.names if name in query and name not in headers})
+    return CIMultiDictProxy(found)
+
+
+def _check_names(claim: _Claim, headers: CIMultiDictProxy[str], guarded: str) -> None:
     """Refuse a request that could have been changed on its way without the signature showing it."""
     present = {name.lower() for name in headers}
-    due = {"host"} | {name for name in present if name.startswith("x-amz-") or name in SIGNED_IF_PRESENT}
+    due = {"host"} | {name for name in present if name.startswith(guarded) or name in SIGNED_IF_PRESENT}
     unsigned = due - {*claim.names}
     if unsigned:
         raise Refused("AccessDenied", f"headers that are not signed: {', '.join(sorted(unsigned))}")

@@ -10,10 +10,13 @@ import aiohttp
 import pytest
 from yarl import URL
 
+from tests.contract.test_object_store import body_of
 from tests.wire.direct import DirectClient
 from tests.wire.identity import ALICE, BOB, guarded, upload_token
-from tests.wire.rig import PART_SIZE
+from tests.wire.rig import PART_SIZE, until
 from tusgate.core.access import REQUIRED, Permission
+from tusgate.core.lifecycle import advance
+from tusgate.ports import Attributes
 from tusgate.web.api.companion import Companion
 from tusgate.web.config import WebConfig
 
@@ -87,6 +90,8 @@ async def test_what_is_refused_says_why_wherever_uppy_looks(client):
     assert (await ask(client, "GET", f"{one}/1"))[0] == 410
     assert (await ask(client, "POST", "/companion/s3/multipart", {"metadata": {"a b": "x"}}))[0] == 400
     assert (await ask(client, "POST", f"{one}/complete", {"parts": "x"}))[0] == 400
+    status, reason, refused = await ask(client, "POST", "/companion/s3/multipart", {"metadata": {"\0é\x1b": "x"}})
+    assert (status, reason.isascii() and reason.isprintable(), "é" in refused["message"]) == (400, True, True)
 
 
 async def wanted_form(
@@ -154,6 +159,50 @@ async def test_of_a_form_that_breaks_off_nothing_is_left(rig, client):
     async with asyncio.timeout(20):
         while (await rig.row(url.path)).state != "terminated":  # noqa: ASYNC110 # the client has gone
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("content", [DATA[:200_000], DATA], ids=["small", "large"])
+async def test_a_form_that_is_sent_again_is_not_ended_with_the_one_that_broke_off(rig, client, content):
+    """I9: Uppy tries again when its connection breaks, which we may notice later than that."""
+    url, _ = await wanted_form(client)
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    body = head + content + b"\r\n--b--\r\n"
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
+    fields = f"Host: gateway.test\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: {len(body)}"
+    writer.write(f"POST {url.raw_path} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + body[:100_000])
+    await writer.drain()
+    await rig.until_taken_in(100_000 - len(head))
+    headers = {"Content-Type": "multipart/form-data; boundary=b", "Connection": "close"}
+    async with client.http.post(url, data=BytesIO(body), headers=headers) as answer:
+        status, place = answer.status, answer.headers.get("Location", "")
+    writer.close()
+    await writer.wait_closed()
+    assert status == 201
+    await rig.until_nobody_is_connected()
+    assert (await rig.row(place)).state == "complete"
+    assert await rig.stored(place) == content
+
+
+async def test_a_form_that_breaks_off_ends_nothing_that_another_replica_has_finished(rig, client):
+    """I9: as above, where the second form went to another process, and nothing of the first file has come."""
+    url, _ = await wanted_form(client)
+    _, writer = await asyncio.open_connection("127.0.0.1", rig.client.port)
+    fields = "Host: gateway.test\r\nContent-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000000"
+    head = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    writer.write(f"POST {url.raw_path} HTTP/1.1\r\n{fields}\r\n\r\n".encode() + head)
+    await writer.drain()
+
+    async def is_claimed():
+        return (await rig.row(url.path)).epoch > 0
+
+    await until(is_claimed)
+    row, _ = await rig.database.claim(await rig.row(url.path), "another replica", [])
+    stored = await rig.store.put_object(row.object_key, body_of(b"whole"), Attributes(row.id))
+    await rig.database.commit(row, advance(row, 5, 5, stored=stored, ends=True))
+    writer.close()
+    await writer.wait_closed()
+    await rig.until_nobody_is_connected()
+    assert (await rig.row(url.path)).state == "complete"
 
 
 async def test_a_form_without_an_end_makes_no_file(rig, client):

@@ -207,6 +207,8 @@ async def test_a_file_that_the_client_cuts_itself_is_what_it_names(rig, client):
     assert (status, wrong(refused)) == (409, [(3, "foreign")])
     assert (await client.complete(upload_id, etags))[0] == 200
     assert await rig.stored(f"/{upload_id}") == DATA
+    _, shown = await client.ask("GET", f"/{upload_id}")
+    assert (shown["size"], shown["part_size"], shown["part_count"]) == (len(DATA), None, None)
 
 
 async def test_parts_that_are_too_small_are_told_before_the_store_refuses_them(client):
@@ -215,6 +217,14 @@ async def test_parts_that_are_too_small_are_told_before_the_store_refuses_them(c
     etags = {url["number"]: (await client.put(url, b"tiny"))[1] for url in urls}
     status, refused = await client.complete(upload_id, etags)
     assert (status, wrong(refused)) == (409, [(1, "size")])
+
+
+async def test_a_part_that_is_too_small_is_told_by_its_number_whatever_is_missing(here):
+    """DM-02: also the last one that is there, where more of them were named."""
+    upload_id, _ = await here.begin(None)
+    etags = {url["number"]: (await here.put(url, b"tiny"))[1] for url in await here.urls(upload_id, parts=[2, 3])}
+    _, refused = await here.complete(upload_id, {1: etags[2], **etags, 4: etags[2]})
+    assert wrong(refused) == [(1, "missing"), (2, "size"), (3, "size"), (4, "missing")]
 
 
 async def test_a_part_that_was_sent_again_counts_as_it_is_now(rig, client):
@@ -255,7 +265,8 @@ async def test_a_client_that_has_missed_the_end_finds_all_parts_there_and_comple
     ]
     assert [same_etag(part["etag"], etags[part["number"]]) for part in standing] == [True] * len(PARTS)
     assert await client.urls(upload_id) == []
-    for named in (etags, {number: etag.strip('"').upper() for number, etag in etags.items()}):
+    unread = dict.fromkeys(etags, "")  # by a page from which CORS hides them
+    for named in (etags, {number: etag.strip('"').upper() for number, etag in etags.items()}, unread):
         assert await client.complete(upload_id, named) == (200, first)
 
 
@@ -321,6 +332,17 @@ async def test_what_the_store_has_thrown_away_is_told_as_a_loss(rig, client):
     status, refused = await client.complete(upload_id)
     assert (status, refused["code"]) == (410, "gone")
     assert (await rig.row(f"/{upload_id}")).state == "failed"
+
+
+async def test_a_creation_that_finds_an_upload_without_its_parts_makes_a_new_one(rig, client):
+    """The store has thrown away what the fingerprint finds: nobody who creates something is told that it is gone."""
+    wanted = {"size": len(DATA), "fingerprint": "client:mine"}
+    lost, _ = await client.begin(**wanted)
+    row = await rig.row(f"/{lost}")
+    await rig.store.abort_multipart(row.object_key, row.multipart_id)
+    status, begun = await client.ask("POST", "", wanted)
+    assert (status, [url["number"] for url in begun["parts"]["urls"]]) == (201, [1, 2, 3])
+    assert (await rig.row(f"/{lost}")).state == "failed"
 
 
 async def test_urls_can_be_asked_for_again_page_by_page_and_for_no_longer_than_allowed(here):
@@ -448,6 +470,31 @@ async def test_an_upload_token_binds_direct_uploads_too(tmp_path, double, http):
         assert (status, refused["code"]) == (413, "too_large")
         status, refused = await client.ask("POST", "", {"size": 5, "content_type": "image/png"})
         assert (status, refused["code"]) == (403, "token_spent")
+
+
+async def test_a_spent_token_gives_its_upload_again_to_the_same_file_only(tmp_path, double, http):
+    """A client that has missed the answer begins again; two files of one size must not become one."""
+    async with guarded(tmp_path, store=double) as here:
+        client = DirectClient(here.client, http, upload_token(jti="direct"))
+        upload_id, urls = await client.begin(len(DATA))
+        status, again = await client.ask("POST", "", {"size": len(DATA)})
+        assert (status, again["upload"]["id"]) == (200, upload_id)
+        digests = {"algorithm": "sha256", "values": [sha256(part) for part in PARTS]}
+        for other in ({"part_checksums": digests}, {"fingerprint": "client:other"}):
+            assert (await client.ask("POST", "", {"size": len(DATA), **other}))[0] == 403
+        await client.put(urls[0], PARTS[0])
+        status, refused = await client.ask("POST", "", {"size": len(DATA)})
+        assert (status, refused["code"]) == (403, "token_spent"), "its bytes would meet those of another file"
+
+
+async def test_a_spent_token_gives_its_upload_again_to_who_tells_the_file(tmp_path, double, http):
+    async with guarded(tmp_path, store=double) as here:
+        client = DirectClient(here.client, http, upload_token(jti="direct"))
+        upload_id, urls = await client.begin(len(DATA), fingerprint="client:mine")
+        await client.put(urls[0], PARTS[0])
+        status, again = await client.ask("POST", "", {"size": len(DATA), "fingerprint": "client:mine"})
+        assert (status, again["upload"]["id"]) == (200, upload_id)
+        assert [url["number"] for url in again["parts"]["urls"]] == [2, 3]
 
 
 OPERATIONS = {

@@ -134,9 +134,10 @@ class Companion(UppyDoor):
             exchange = exchange_of(call.request)
             try:
                 upload = await self._uploads.append(call.principal, call.file_id, append, form, exchange=exchange)
-            except (Interrupted, InvalidRequest):  # while it was read: so it is not finished
-                with suppress(TusgateError):
-                    await self._uploads.end(call.scope, call.file_id)
+            except (Interrupted, InvalidRequest) as error:
+                if error.upload is not None:
+                    with suppress(TusgateError):  # the client may have sent it again, to another process
+                        await self._uploads.end_unfinished(error.upload, "its form broke off")
                 raise
         url = self._address.upload_url(call.request, upload.id)
         return web.Response(status=201, headers={"Location": url, "ETag": f'"{upload.etag}"'})

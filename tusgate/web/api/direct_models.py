@@ -238,7 +238,7 @@ class DirectUpload(BaseModel):
     @classmethod
     def of(cls, upload: Upload, links: DirectLinks) -> DirectUpload:
         """Return what the API shows of `upload`."""
-        is_planned = upload.length is not None and upload.plan is not None
+        count = None if upload.plan is None else part_count(upload)
         return cls(
             id=upload.id,
             state=upload.state,
@@ -246,8 +246,8 @@ class DirectUpload(BaseModel):
             filename=upload.filename,
             content_type=upload.content_type,
             size=upload.length,
-            part_size=part_size(upload) if is_planned else None,
-            part_count=part_count(upload) if is_planned else None,
+            part_size=None if count is None else part_size(upload),
+            part_count=count,
             expires_at=upload.expires_at,
             links=links,
         )

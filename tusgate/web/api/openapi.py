@@ -78,8 +78,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
         described["parameters"] = parameters
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json_of(operation.body)}
-    described["responses"] = {str(operation.status): _success(operation)} | {
-        str(status): _other(status) for status in sorted((*operation.problems, *_ALWAYS))
+    described["responses"] = {
+        str(status): _success(operation, status) if status < HTTPStatus.MULTIPLE_CHOICES else _other(status)
+        for status in (operation.status, *sorted((*operation.problems, *_ALWAYS)))
     }
     return described
 
@@ -103,11 +104,13 @@ def _json_of(model: type[BaseModel]) -> dict[str, Any]:
     return {"application/json": {"schema": {"$ref": _SCHEMAS + model.__name__}}}
 
 
-def _success(operation: Operation) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": HTTPStatus(operation.status).phrase}
+def _success(operation: Operation, status: int) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": HTTPStatus(status).phrase}
+    if status == _NO_CONTENT:
+        return answer
     if operation.result is not None:
         answer["content"] = _json_of(operation.result)
-    elif operation.status != _NO_CONTENT:
+    else:
         answer["content"] = {operation.produces: {}}
     return answer
 

@@ -21,7 +21,17 @@ from tusgate.core.metadata import clean_content_type, clean_filename
 from tusgate.core.model import UPLOAD_ID, UploadId
 from tusgate.web.api.direct_models import MOST_PARTS
 from tusgate.web.api.door import ROOT, Operation
-from tusgate.web.api.uppy import BASES, BUCKET, LARGEST_COMPLETION, LENIENT, NamedParts, UppyDoor, as_json, refusal
+from tusgate.web.api.uppy import (
+    BASES,
+    BUCKET,
+    LARGEST_COMPLETION,
+    LENIENT,
+    UPPY_STATUSES,
+    NamedParts,
+    UppyDoor,
+    as_json,
+    refusal,
+)
 from tusgate.web.errors import problem_of
 
 if TYPE_CHECKING:
@@ -141,10 +151,10 @@ class SignedS3(UppyDoor):
 
 def xml_refusal(error: TusgateError, *, with_body: bool) -> web.Response:
     """Return what S3 would answer: code and message are ours."""
-    problem = problem_of(error)
+    problem = problem_of(error, UPPY_STATUSES)
     told = {"Code": problem.code, "Message": " ".join(problem.message.split())}
     response = _xml("Error", _elements(told) if with_body else "", problem.status)
-    response.headers.update(problem.headers)
+    response.headers.update({**problem.headers, "Content-Type": "application/xml"})
     if problem.close:
         response.force_close()
     return response
@@ -153,9 +163,10 @@ def xml_refusal(error: TusgateError, *, with_body: bool) -> web.Response:
 def _parts_in(received: bytes) -> NamedParts:
     """Return the parts that the body of a Complete names. Raises InvalidRequest."""
     try:
-        if b"<!" in received:
+        text = received.decode("utf-8-sig")  # and no other encoding, in which the next line would find nothing
+        if "<!" in text:
             raise InvalidRequest("body", "XML without declarations")  # so there are no entities to be expanded
-        root = ElementTree.fromstring(received)  # noqa: S314 - see the line above
+        root = ElementTree.fromstring(text)  # noqa: S314 - see the line above; of text the encoding is settled
         parts = [
             {"PartNumber": int(part.findtext("{*}PartNumber", "")), "ETag": part.findtext("{*}ETag", "")}
             for part in root.findall("{*}Part")

@@ -14,11 +14,12 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from tusgate.core.direct import Plan
+from tusgate.core.errors import Finishing, TusgateError
 from tusgate.core.model import CreatedVia
 from tusgate.service.uploads import Creation
 from tusgate.web.api.direct_models import MOST_PARTS
 from tusgate.web.api.door import ROOT, dump
-from tusgate.web.errors import problem_of
+from tusgate.web.errors import STATUSES, problem_of
 from tusgate.web.headers import parse_metadata
 from tusgate.web.hooks import exchange_of
 from tusgate.web.location import PublicAddress
@@ -26,7 +27,6 @@ from tusgate.web.location import PublicAddress
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tusgate.core.errors import TusgateError
     from tusgate.core.model import Upload
     from tusgate.service.direct import DirectUploads
     from tusgate.web.api.door import ApiCall, Operation
@@ -40,6 +40,10 @@ LARGEST_COMPLETION: Final = 2 * 1024 * 1024
 """Bytes of a body that names 10,000 parts, and some more."""
 LENIENT: Final = ConfigDict(extra="ignore")
 """Of models of what Uppy sends: a later version may say more."""
+UPPY_STATUSES: Final[dict[type[TusgateError], int]] = STATUSES | {
+    Finishing: 503,  # its clients stop at a 4xx and try a 5xx again
+}
+"""Exception to status."""
 _LONGEST_REASON: Final = 120
 
 
@@ -106,9 +110,15 @@ class UppyDoor(ABC):
         return [{"PartNumber": part.number, "Size": part.size, "ETag": f'"{part.etag}"'} for part in found]
 
     async def _complete(self, call: ApiCall) -> tuple[Upload, str]:
-        """Make the file of the parts that the client names. Returns it, and its address."""
+        """Make the file of the parts that the client names. Returns it, and its address.
+
+        Raises:
+            TusgateError: see `DirectUploads.complete`; Finishing too, as no answer of Uppy's means "perhaps".
+        """
         assert isinstance(call.body, NamedParts)
-        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
+        exchange = exchange_of(call.request)
+        upload = await self._direct.complete(call.principal, call.file_id, call.body.named(), exchange)
+        self._direct.check_promised(upload)
         return upload, self._address.url(call.request, f"{ROOT}/files/{upload.id}/content")
 
     async def _abandon(self, call: ApiCall) -> None:
@@ -118,15 +128,14 @@ class UppyDoor(ABC):
 
 def refusal(error: TusgateError, *, with_body: bool) -> web.Response:
     """Return what Uppy makes a message of."""
-    problem = problem_of(error)
+    problem = problem_of(error, UPPY_STATUSES)
     told = " ".join(problem.message.split())
     response = web.Response(
         status=problem.status,
-        reason=told.encode("ascii", "replace").decode()[:_LONGEST_REASON],
+        reason="".join(letter if " " <= letter <= "~" else "?" for letter in told[:_LONGEST_REASON]),
         body=dump({"message": told, "error": told, "code": problem.code}) if with_body else None,
-        content_type="application/json",
-        headers={**problem.headers, "Cache-Control": "no-store"},
     )
+    response.headers.update({**problem.headers, "Content-Type": "application/json", "Cache-Control": "no-store"})
     if problem.close:
         response.force_close()
     return response

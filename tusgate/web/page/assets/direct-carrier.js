@@ -51,6 +51,7 @@ export class DirectCarrier {
   async start() {
     const run = new AbortController();
     this.#run = run;
+    this.#failures = 0; // somebody has said that it is worth another series
     while (!run.signal.aborted) {
       try {
         await this.#bring(run.signal);
@@ -139,9 +140,8 @@ export class DirectCarrier {
     try {
       this.#upload = await this.#ask(this.#upload.links.complete, {}, signal);
     } catch (error) {
-      if (error.status !== 409) throw error; // else the store lacks a part, which is sent again
-      if (this.#failures >= RETRY_DELAYS.length) throw error;
-      this.#failures++;
+      if (error.status !== 409) throw error;
+      throw new Error("the store lacks a part, which is sent again");
     }
   }
 
@@ -231,10 +231,12 @@ function put({ url, headers }, bytes, signal, progressed) {
 
 function pause(milliseconds, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, milliseconds);
-    signal.addEventListener("abort", () => {
+    const stop = () => {
       clearTimeout(timer);
+      signal.removeEventListener("abort", stop);
       resolve();
-    });
+    };
+    const timer = setTimeout(stop, milliseconds);
+    signal.addEventListener("abort", stop);
   });
 }

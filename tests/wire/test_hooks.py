@@ -150,6 +150,21 @@ class TestCreation:
         assert (seen["Cookie"], seen["X-User"]) == (["session=1"], ["eve"])
         assert "Authorization" not in seen
 
+    async def test_a_client_cannot_make_a_hook_silent_by_what_it_sends(self, scene) -> None:
+        """Else it would pass by a hook that is open when it does not answer."""
+        made = await scene(http_forwarded=("X-User",), is_open=True)
+        made.server.answers["pre-create"] = REFUSAL
+        fields = {**TUS, "Upload-Length": "5", "X-User": "\udcff", "X-Other": "\udcff", "Content-Length": "0"}
+        async with made.rig.client.connect() as connection:
+            connection.send_head("POST", "/files", fields)
+            assert (await connection.answer()).status == 403
+        json.dumps(made.server.event("pre-create"), ensure_ascii=False).encode()  # text, and no half characters
+
+    async def test_an_answer_that_is_no_text_breaks_nothing(self, scene) -> None:
+        made = await scene(moments=frozenset({Moment.CREATE}))
+        made.server.answers["pre-create"] = {"HTTPResponse": {"Body": "half \ud800"}}
+        await made.create()
+
     async def test_a_refusal_leaves_nothing_and_the_client_sees_it_in_the_words_of_the_hook(self, scene) -> None:
         made = await scene()
         made.server.answers["pre-create"] = REFUSAL

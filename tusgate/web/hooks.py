@@ -56,4 +56,13 @@ def _expose(request: web.Request, names: list[str]) -> None:
 def _seen(request: web.Request) -> RequestSeen:
     name = None if request.transport is None else request.transport.get_extra_info("peername")
     peer = ":".join(map(str, name[:2])) if isinstance(name, tuple) else ""
-    return RequestSeen(request.method, request.raw_path, peer, tuple(request.headers.items()))
+    headers = tuple((name, _as_text(value)) for name, value in request.headers.items())
+    return RequestSeen(request.method, request.raw_path, peer, headers)
+
+
+def _as_text(value: str) -> str:
+    """Return a field of a request without the bytes of it that are no text.
+
+    Hook servers would take such a question for nonsense, and a client could so pass by those that are open.
+    """
+    return value.encode("utf-8", "replace").decode()

@@ -378,6 +378,16 @@ class TestTermination:
         made.server.answers.clear()
         assert (await made.send("DELETE", f"{api}/{ids[0]}", fields))[0] == 204
 
+    async def test_what_became_of_many_files_is_told_whatever_a_hook_has_to_say(self, scene) -> None:
+        made = await scene()
+        made.server.answers["pre-terminate"] = COMMENT
+        ids = [(await made.create()).rsplit("/", 1)[1]]
+        api = made.url.replace("/files", "/api/v1/files")
+        fields = {"Origin": f"http://127.0.0.1:{made.rig.client.port}", "Content-Type": "application/json"}
+        _, headers, text = await made.send("POST", f"{api}/delete", fields, json.dumps({"ids": ids}).encode())
+        assert headers["X-From-Hook"] == "hello"
+        assert [each["outcome"] for each in json.loads(text)["results"]] == ["deleted"]
+
     async def test_what_is_gone_is_not_asked_about(self, scene) -> None:
         made = await scene()
         url = await made.create()

@@ -50,6 +50,7 @@ from tusgate.core.lifecycle import advance, check_present
 from tusgate.core.model import CreatedVia, Part, State
 from tusgate.service.completion import loss_reason
 from tusgate.service.digest import RequestDigest
+from tusgate.service.hooks import check_refusal
 from tusgate.service.known_parts import KnownParts
 from tusgate.service.multiparts import begin_multipart
 from tusgate.service.uploads import MOST_ALIKE
@@ -312,15 +313,23 @@ class DirectUploads:
         slots = [slot(upload, number, limits) for number in page]
         return self._tickets(upload, slots, seconds, page[-1] if len(found) > limit else None)
 
-    async def complete(self, principal: Principal, upload_id: UploadId, named: Mapping[int, str] | None) -> Upload:
+    async def complete(
+        self,
+        principal: Principal,
+        upload_id: UploadId,
+        named: Mapping[int, str] | None,
+        exchange: Exchange | None = None,
+    ) -> Upload:
         """Verify what the store has and make the file of it; idempotent. SEALED when that takes long.
 
         Args:
             principal, upload_id: which upload, and how large it may be.
             named: ETag by part number, as the client got them; None: it says nothing.
+            exchange: the request, for hooks.
 
         Raises:
             UploadNotFound, NotDirect, UploadGone: there is nothing to complete.
+            HookRefused: all parts are there, and a hook did not want them: the upload has failed.
             PartsRefused: the store has other parts than planned; nothing has changed, and they can be sent again. Or
                 the file is made, or being made, of other parts than `named`.
             InvalidRequest, TooLarge: nothing has changed.
@@ -330,6 +339,8 @@ class DirectUploads:
         upload = await self._database.get(principal.scope, upload_id)
         check_is_direct(upload)
         most = self._uploads.size_limit(principal)
+        if upload.state is not State.UPLOADING:
+            exchange = None  # another request has brought it to its end
         for _ in range(SEAL_TRIES):
             if upload.state is not State.UPLOADING:
                 break
@@ -339,7 +350,8 @@ class DirectUploads:
         check_present(upload)
         check_same_parts(await self._database.parts(upload), named)
         if upload.state is State.SEALED:
-            upload = await self._completion.wait(upload, self._rules.finish_wait)
+            upload = await self._completion.wait(upload, self._rules.finish_wait, exchange)
+        check_refusal(exchange)
         check_present(upload)
         return upload
 

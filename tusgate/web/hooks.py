@@ -39,11 +39,19 @@ def add_replies(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _add(reply: Reply, response: web.Response) -> None:
+    """Let a hook speak; what an answer says already, such as where a new upload is, the client needs to go on."""
+    if response.body:
+        response.headers.update({name: value for name, value in reply.headers.items() if not _is_of_content(name)})
+        return
     if reply.status is not None:
         response.set_status(reply.status)
     if reply.body and response.status != web.HTTPNoContent.status_code:
         response.text = reply.body
     response.headers.update(reply.headers)
+
+
+def _is_of_content(name: str) -> bool:
+    return name.lower().startswith("content-")
 
 
 def _expose(request: web.Request, names: list[str]) -> None:

@@ -243,7 +243,8 @@ class DirectApi:
     async def complete(self, call: ApiCall) -> web.Response:
         """Make the file of the parts."""
         assert isinstance(call.body, DirectCompletion)
-        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
+        exchange = exchange_of(call.request)
+        upload = await self._direct.complete(call.principal, call.file_id, call.body.named(), exchange)
         answer = self._shown(call, upload)
         if upload.state is State.SEALED:
             answer.set_status(_ACCEPTED)

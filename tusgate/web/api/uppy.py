@@ -108,7 +108,8 @@ class UppyDoor(ABC):
     async def _complete(self, call: ApiCall) -> tuple[Upload, str]:
         """Make the file of the parts that the client names. Returns it, and its address."""
         assert isinstance(call.body, NamedParts)
-        upload = await self._direct.complete(call.principal, call.file_id, call.body.named())
+        exchange = exchange_of(call.request)
+        upload = await self._direct.complete(call.principal, call.file_id, call.body.named(), exchange)
         return upload, self._address.url(call.request, f"{ROOT}/files/{upload.id}/content")
 
     async def _abandon(self, call: ApiCall) -> None:

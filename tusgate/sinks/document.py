@@ -82,6 +82,7 @@ def _described(upload: Upload, status: State) -> dict[str, object]:
         "object_key": upload.object_key,
         "etag": upload.etag,
         "crc64nvme": None if upload.crc64 is None else base64.b64encode(upload.crc64.to_bytes(8, "big")).decode(),
+        "sha256": None if upload.sha256 is None else upload.sha256.hex(),
         "created_at": _text(upload.created_at),
         "completed_at": _text(upload.completed_at),
         "expires_at": _text(upload.expires_at),

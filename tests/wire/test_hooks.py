@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 from contextlib import AsyncExitStack
@@ -175,6 +176,19 @@ class TestCreation:
         assert headers["Cache-Control"] == "no-store"
         assert sum((await made.rig.database.count_by_state()).values()) == 0
         assert await made.rig.objects() == []
+
+    async def test_a_server_that_packs_its_answers_for_who_can_unpack_them_is_understood(self, scene) -> None:
+        made = await scene()
+
+        async def packed(request: Received, writer: asyncio.StreamWriter) -> None:
+            accepts = "gzip" in request.headers.get("accept-encoding", "")
+            body = json.dumps(REFUSAL).encode()
+            coding, body = ("gzip", gzip.compress(body)) if accepts else ("identity", body)
+            head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+
+        made.server.answers["pre-create"] = packed
+        assert (await made.send("POST", made.url, {**TUS, "Upload-Length": "5"}))[0] == 403
 
     async def test_a_refusal_that_says_no_more_is_a_400(self, scene) -> None:
         made = await scene()

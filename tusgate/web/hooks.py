@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _EXCHANGE: Final = web.RequestKey("exchange", Exchange)
 _FIRST_ERROR: Final = web.HTTPBadRequest.status_code
 _EXPOSED: Final = "Access-Control-Expose-Headers"
+_TOKEN_IN_PATH: Final = re.compile(r"(/companion/u/)[^/?]+")
+"""Where clients show a credential that cannot send fields; see `web/api/uppy.py`."""
 
 
 def exchange_of(request: web.Request) -> Exchange:
@@ -65,7 +68,7 @@ def _seen(request: web.Request) -> RequestSeen:
     name = None if request.transport is None else request.transport.get_extra_info("peername")
     peer = _joined(*name[:2]) if isinstance(name, tuple) else ""
     headers = tuple((name, _as_text(value)) for name, value in request.headers.items())
-    return RequestSeen(request.method, request.raw_path, peer, headers)
+    return RequestSeen(request.method, _TOKEN_IN_PATH.sub(r"\1***", request.raw_path), peer, headers)
 
 
 def _joined(host: str, port: int) -> str:

@@ -48,7 +48,7 @@ from tusgate.settings.model import profile_at
 from tusgate.settings.processing import known_processors, processing_of
 from tusgate.settings.sinks import TusdDeclared
 from tusgate.sinks.choosing import sink_of
-from tusgate.sinks.document import document_of
+from tusgate.sinks.document import document_for_clients
 from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
 from tusgate.sinks.plugin_hook import load_plugin
 from tusgate.sinks.posting import Receiver
@@ -368,7 +368,7 @@ def api_services(
     files = Files(database, stores, uploads, settings.max_downloads)
     secret = settings.s3_events_secret
     external = [name for name, _ in settings.external_processors]
-    events = EventsApi(feed, partial(document_of, source=settings.event_source))
+    events = EventsApi(feed, partial(document_for_clients, source=settings.event_source))
     return ApiServices(
         files=files,
         uploads=uploads,

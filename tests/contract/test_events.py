@@ -249,6 +249,13 @@ class TestProgress:
         assert [each.event.upload.offset for each in await told(database, upload)] == [CELL, 20 * MIB]
         assert await types_of(database, upload) == [PROGRESS, PROGRESS]
 
+    async def test_a_step_that_brings_no_bytes_is_no_progress(self, rig: Rig) -> None:
+        """A URL that is signed lets an upload live on, and a length may be told after the creation."""
+        database = rig.telling(self.WANTED)
+        upload = await a_writer(database)
+        await database.commit(upload, a_step(0))
+        assert await types_of(database, upload) == []
+
     async def test_nobody_gets_it_without_asking(self, telling: SurveyedDatabase) -> None:
         upload = await a_writer(telling)
         await telling.commit(upload, a_step(CELL, parts=(a_part(1),)))
@@ -624,16 +631,32 @@ class TestClaiming:
             await deliveries.settle(HOOK, "relay-1", delivered(claimed))
         assert seen == [CREATED, COMPLETED]
 
-    async def test_when_one_that_waits_is_dropped_the_next_is_due_within_a_minute(
-        self, rig: Rig, telling: SurveyedDatabase, deliveries: Deliveries
+    @pytest.mark.parametrize("act", ["drop", "replay"])
+    async def test_what_an_operator_does_about_one_that_waits_holds_the_next_back_no_longer(
+        self, telling: SurveyedDatabase, deliveries: Deliveries, act: str
     ) -> None:
         await a_complete_upload(telling)
         first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
         await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
         assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
-        assert await deliveries.drop(first) == 1
-        await rig.pass_time(61.0)
-        assert [each.event.type for each in await deliveries.claim(HOOK, "relay-1", 60.0, 100)] == [COMPLETED]
+        assert await getattr(deliveries, act)(first) == 1
+        seen = []
+        for _ in range(1 if act == "drop" else 2):
+            claimed = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+            seen += [each.event.type for each in claimed]
+            await deliveries.settle(HOOK, "relay-1", delivered(claimed))
+        assert seen == ([COMPLETED] if act == "drop" else [CREATED, COMPLETED])
+
+    @pytest.mark.parametrize("act", ["drop", "replay"])
+    async def test_an_operator_may_name_all_events_of_an_upload_at_once(
+        self, telling: SurveyedDatabase, deliveries: Deliveries, act: str
+    ) -> None:
+        await a_complete_upload(telling)
+        first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+        await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
+        assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+        assert await getattr(deliveries, act)(await told(telling)) == 2
+        assert len(await told(telling)) == (0 if act == "drop" else 2)
 
     async def test_one_that_is_given_up_no_longer_holds_the_next_back(
         self, telling: SurveyedDatabase, deliveries: Deliveries

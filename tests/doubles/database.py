@@ -453,6 +453,7 @@ class MemoryDatabase:
             raise _fenced_by(row.upload)
         self._check_room(row, replace(row.upload, offset=step.end, length=step.length, state=step.state))
         self._drop_pieces(row, low, high)
+        is_due = step.end > upload.offset and row.progress_told_at <= self._clock() - self._outbox.progress_every
         row.pieces.update((piece.start, piece) for piece in step.pieces)
         row.parts.update((part.number, part) for part in step.parts)
         recorded = {piece.key for piece in step.pieces}
@@ -464,7 +465,7 @@ class MemoryDatabase:
         self._change(
             row, offset=step.end, length=step.length, state=step.state, expires_at=self._next_expiry(row, step)
         )
-        if row.progress_told_at <= self._clock() - self._outbox.progress_every and self._tell(EventType.PROGRESS, row):
+        if is_due and self._tell(EventType.PROGRESS, row):
             row.progress_told_at = self._clock()
         return row.upload
 

@@ -33,7 +33,7 @@ from tusgate.service.stores import Stores
 from tusgate.service.uploads import UploadRules, Uploads
 from tusgate.service.warm import WarmCells
 from tusgate.service.writers import Writers
-from tusgate.sinks.document import document_of
+from tusgate.sinks.document import document_for_clients
 from tusgate.web.api import ApiServices, add_api
 from tusgate.web.api.events import EventsApi
 from tusgate.web.config import WebConfig
@@ -243,7 +243,7 @@ async def running(
         instant=InstantUploads(database, stores, uploads, instant or InstantRules(), clock),
         sharing=Sharing(database, files, Passwords()) if config.share_keys else None,
         evidence=(Evidence(database, direct), EVENTS_SECRET),
-        events=EventsApi(feed, partial(document_of, source="/files")) if listening else None,
+        events=EventsApi(feed, partial(document_for_clients, source="/files")) if listening else None,
         jobs=ExternalJobs(database.jobs, stores, external, lambda: writers.draining) if external else None,
     )
     add_api(app, config, services, authority)

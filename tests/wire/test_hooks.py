@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import io
 import json
 from contextlib import AsyncExitStack
@@ -150,6 +151,21 @@ class TestCreation:
         assert (seen["Cookie"], seen["X-User"]) == (["session=1"], ["eve"])
         assert "Authorization" not in seen
 
+    async def test_a_client_cannot_make_a_hook_silent_by_what_it_sends(self, scene) -> None:
+        """Else it would pass by a hook that is open when it does not answer."""
+        made = await scene(http_forwarded=("X-User",), is_open=True)
+        made.server.answers["pre-create"] = REFUSAL
+        fields = {**TUS, "Upload-Length": "5", "X-User": "\udcff", "X-Other": "\udcff", "Content-Length": "0"}
+        async with made.rig.client.connect() as connection:
+            connection.send_head("POST", "/files", fields)
+            assert (await connection.answer()).status == 403
+        json.dumps(made.server.event("pre-create"), ensure_ascii=False).encode()  # text, and no half characters
+
+    async def test_an_answer_that_is_no_text_breaks_nothing(self, scene) -> None:
+        made = await scene(moments=frozenset({Moment.CREATE}))
+        made.server.answers["pre-create"] = {"HTTPResponse": {"Body": "half \ud800"}}
+        await made.create()
+
     async def test_a_refusal_leaves_nothing_and_the_client_sees_it_in_the_words_of_the_hook(self, scene) -> None:
         made = await scene()
         made.server.answers["pre-create"] = REFUSAL
@@ -160,6 +176,19 @@ class TestCreation:
         assert headers["Cache-Control"] == "no-store"
         assert sum((await made.rig.database.count_by_state()).values()) == 0
         assert await made.rig.objects() == []
+
+    async def test_a_server_that_packs_its_answers_for_who_can_unpack_them_is_understood(self, scene) -> None:
+        made = await scene()
+
+        async def packed(request: Received, writer: asyncio.StreamWriter) -> None:
+            accepts = "gzip" in request.headers.get("accept-encoding", "")
+            body = json.dumps(REFUSAL).encode()
+            coding, body = ("gzip", gzip.compress(body)) if accepts else ("identity", body)
+            head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+
+        made.server.answers["pre-create"] = packed
+        assert (await made.send("POST", made.url, {**TUS, "Upload-Length": "5"}))[0] == 403
 
     async def test_a_refusal_that_says_no_more_is_a_400(self, scene) -> None:
         made = await scene()
@@ -365,6 +394,16 @@ class TestTermination:
         assert [each["outcome"] for each in json.loads(text)["results"]] == ["refused", "refused"]
         made.server.answers.clear()
         assert (await made.send("DELETE", f"{api}/{ids[0]}", fields))[0] == 204
+
+    async def test_what_became_of_many_files_is_told_whatever_a_hook_has_to_say(self, scene) -> None:
+        made = await scene()
+        made.server.answers["pre-terminate"] = COMMENT
+        ids = [(await made.create()).rsplit("/", 1)[1]]
+        api = made.url.replace("/files", "/api/v1/files")
+        fields = {"Origin": f"http://127.0.0.1:{made.rig.client.port}", "Content-Type": "application/json"}
+        _, headers, text = await made.send("POST", f"{api}/delete", fields, json.dumps({"ids": ids}).encode())
+        assert headers["X-From-Hook"] == "hello"
+        assert [each["outcome"] for each in json.loads(text)["results"]] == ["deleted"]
 
     async def test_what_is_gone_is_not_asked_about(self, scene) -> None:
         made = await scene()

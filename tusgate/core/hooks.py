@@ -9,7 +9,7 @@ Rule 3: whatever a hook says about the answer to the client, that stays a legal 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
@@ -94,13 +94,13 @@ class Reply:
     def of_refusal(self) -> Reply:
         """Return what of it may be told with a refusal: a status of 4xx or 5xx, and allowed headers."""
         status = self.status if self.status in REFUSALS else DEFAULT_REFUSAL
-        return replace(self, status=status, headers=_allowed(self.headers))
+        return Reply(status, _encodable(self.body), _allowed(self.headers))
 
     def of_consent(self) -> Reply:
         """Return what of it may be told with a success: a status of 2xx, and allowed headers."""
         status = self.status if self.status in ACCEPTANCES else None
         body = None if status in _BODILESS else self.body
-        return Reply(status, body, _allowed(self.headers))
+        return Reply(status, _encodable(body), _allowed(self.headers))
 
     def followed_by(self, later: Reply | None) -> Reply:
         """Return both; `later` has the last word."""
@@ -108,6 +108,11 @@ class Reply:
             return self
         body = self.body if later.body is None else later.body
         return Reply(later.status or self.status, body, {**self.headers, **later.headers})
+
+
+def _encodable(body: str | None) -> str | None:
+    """Return a text without halves of characters, which JSON can say and no encoding."""
+    return None if body is None else body.encode("utf-8", "replace").decode()
 
 
 def _allowed(headers: Mapping[str, str]) -> dict[str, str]:

@@ -184,7 +184,7 @@ WITH moved AS (
         (event_number, progress_told_at) = (
             SELECT CASE WHEN is_due THEN event_number + 1 ELSE event_number END,
                 CASE WHEN is_due THEN now() ELSE progress_told_at END
-            FROM (SELECT :sinks::text[] IS NOT NULL AND (
+            FROM (SELECT :sinks::text[] IS NOT NULL AND upload_offset < :end AND (
                 progress_told_at IS NULL OR progress_told_at <= now() - make_interval(secs => :progress_every)
             )) AS progress (is_due)
         )

@@ -126,15 +126,38 @@ ORDER BY events.occurred_at, events.upload_id, events.number, deliveries.sink
 LIMIT :limit;
 
 -- name: replay
-UPDATE deliveries SET state = 'waiting', tries = 0, holder = NULL, due_at = now(), settled_at = NULL, error = NULL
-FROM unnest(:upload_ids::text[], :numbers::integer[], :sinks::text[]) AS chosen (upload_id, number, sink)
-WHERE deliveries.upload_id = chosen.upload_id AND deliveries.number = chosen.number AND deliveries.sink = chosen.sink
-    AND NOT (deliveries.state = 'waiting' AND deliveries.holder IS NOT NULL AND deliveries.due_at > now())
-RETURNING deliveries.number;
+-- What is behind these was put off because of them, and is not any more. The same in `drop`.
+WITH replayed AS (
+    UPDATE deliveries SET state = 'waiting', tries = 0, holder = NULL, due_at = now(), settled_at = NULL, error = NULL
+    FROM unnest(:upload_ids::text[], :numbers::integer[], :sinks::text[]) AS chosen (upload_id, number, sink)
+    WHERE deliveries.upload_id = chosen.upload_id AND deliveries.number = chosen.number
+        AND deliveries.sink = chosen.sink
+        AND NOT (deliveries.state = 'waiting' AND deliveries.holder IS NOT NULL AND deliveries.due_at > now())
+    RETURNING deliveries.upload_id, deliveries.number, deliveries.sink
+), behind AS (
+    UPDATE deliveries SET due_at = now()
+    FROM replayed
+    WHERE deliveries.upload_id = replayed.upload_id AND deliveries.sink = replayed.sink
+        AND deliveries.number > replayed.number AND deliveries.settled_at IS NULL AND deliveries.holder IS NULL
+        AND deliveries.tries = 0 AND deliveries.due_at > now()
+        AND (deliveries.upload_id, deliveries.number, deliveries.sink) NOT IN (SELECT * FROM replayed)
+)
+SELECT number FROM replayed;
 
 -- name: drop
-DELETE FROM deliveries
-USING unnest(:upload_ids::text[], :numbers::integer[], :sinks::text[]) AS chosen (upload_id, number, sink)
-WHERE deliveries.upload_id = chosen.upload_id AND deliveries.number = chosen.number AND deliveries.sink = chosen.sink
-    AND NOT (deliveries.state = 'waiting' AND deliveries.holder IS NOT NULL AND deliveries.due_at > now())
-RETURNING deliveries.number;
+WITH dropped AS (
+    DELETE FROM deliveries
+    USING unnest(:upload_ids::text[], :numbers::integer[], :sinks::text[]) AS chosen (upload_id, number, sink)
+    WHERE deliveries.upload_id = chosen.upload_id AND deliveries.number = chosen.number
+        AND deliveries.sink = chosen.sink
+        AND NOT (deliveries.state = 'waiting' AND deliveries.holder IS NOT NULL AND deliveries.due_at > now())
+    RETURNING deliveries.upload_id, deliveries.number, deliveries.sink
+), behind AS (
+    UPDATE deliveries SET due_at = now()
+    FROM dropped
+    WHERE deliveries.upload_id = dropped.upload_id AND deliveries.sink = dropped.sink
+        AND deliveries.number > dropped.number AND deliveries.settled_at IS NULL AND deliveries.holder IS NULL
+        AND deliveries.tries = 0 AND deliveries.due_at > now()
+        AND (deliveries.upload_id, deliveries.number, deliveries.sink) NOT IN (SELECT * FROM dropped)
+)
+SELECT number FROM dropped;

@@ -226,7 +226,7 @@ def delivery_from(row: Row) -> Delivery:
 
 PUTTING_OFF: Final = {"looked_at": 256, "put_off": 60.0}
 """Of how many due deliveries a claim looks whether they have to wait for one that is due later. For how many seconds
-they are put off at most: as long as an operator waits who has dropped that one."""
+they are put off at most."""
 
 
 def sink_backlog_from(row: Row) -> SinkBacklog:

@@ -844,8 +844,9 @@ def _commit(connection: sqlite3.Connection, upload: Upload, step: Step, progress
     recorded = [expectation_of(moved) | {"object_key": piece.key} for piece in step.pieces if piece.key is not None]
     if recorded:
         _queries.settle_pieces(connection, recorded)
-    told = _queries.tell_progress(connection, **identity_of(upload), progress_every=progress_every)
-    _insert_event(connection, EventType.PROGRESS, told)
+    if step.end > upload.offset:
+        told = _queries.tell_progress(connection, **identity_of(upload), progress_every=progress_every)
+        _insert_event(connection, EventType.PROGRESS, told)
     return moved
 
 

@@ -124,7 +124,9 @@ def _find(connection: sqlite3.Connection, search: Search, limit: int, after: Del
 
 
 def _change(connection: sqlite3.Connection, query: Any, deliveries: Sequence[Delivery]) -> int:
-    return sum(query(connection, **keys) is not None for keys in key_rows(deliveries))
+    changed = [keys for keys in key_rows(deliveries) if query(connection, **keys) is not None]
+    _queries.let_go(connection, changed)
+    return len(changed)
 
 
 if TYPE_CHECKING:

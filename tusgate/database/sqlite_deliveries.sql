@@ -137,3 +137,9 @@ DELETE FROM deliveries
 WHERE upload_id = :upload_id AND number = :number AND sink = :sink
     AND NOT (state = 'waiting' AND holder IS NOT NULL AND due_at > now_ms())
 RETURNING number;
+
+-- name: let_go*!
+-- What is behind these was put off because of them, and is not any more.
+UPDATE deliveries SET due_at = now_ms()
+WHERE upload_id = :upload_id AND sink = :sink AND number > :number AND settled_at IS NULL AND holder IS NULL
+    AND tries = 0 AND due_at > now_ms();

@@ -33,6 +33,8 @@ log = structlog.get_logger(__name__)
 LATENESS: Final = 15.0
 """Seconds by which an event may become visible later than others that occurred after it: longer than any step takes."""
 PAGE: Final = 200
+REST: Final = 9.0
+"""Times as long as a look took nobody looks again: looks take a tenth of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class FeedRules:
         most: listeners at once in this process.
         backlog: events that may wait for one listener.
         look_every: seconds between looks for what other processes have written.
-        pause: least seconds between two looks.
+        pause: least seconds between two looks; see `REST`.
         quiet: seconds after which a listener is shown that nothing has happened.
     """
 
@@ -214,6 +216,7 @@ class Feed:
                 async with asyncio.timeout(self._rules.look_every):
                     await self._woken.wait()
             self._woken.clear()
+            began = self._clock()
             try:
                 async with self._looking:
                     await self._look()
@@ -223,7 +226,11 @@ class Feed:
             except Exception:  # the guard of a loop: the next round may succeed
                 log.exception("job.failed", job="feed")
                 await asyncio.sleep(self._rules.look_every)
-            await asyncio.sleep(self._rules.pause)
+            await asyncio.sleep(self._rest_after(self._clock() - began))
+
+    def _rest_after(self, took: float) -> float:
+        """Return the seconds until the next look: where much happens each one goes through thousands of events."""
+        return max(self._rules.pause, min(REST * took, self._rules.look_every))
 
     async def _look(self, newcomer: str | None = None) -> None:
         """Tell the listeners what has come to light since the last look. What was before is not for a `newcomer`."""

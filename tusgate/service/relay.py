@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 PATIENCE: Final = 3600.0
 """Seconds for which a delivery may be due to a sink that this process does not know: another release may."""
 PURGE_BATCH: Final = 1000
+MOST_SAID: Final = 500
+"""Characters that are kept of why a try has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class _Lane:
 
     def _after(self, delivery: Delivery, reason: str, asked: float | None) -> Outcome:
         """Return what becomes of a delivery whose try has failed."""
-        event = delivery.event
+        event, reason = delivery.event, _printable(reason)
         told = {"sink": self.name, "event_id": str(event.id), "type": event.type, "tries": delivery.tries}
         delay = self._plan.after(delivery.tries, asked, random.random())  # noqa: S311 - spreads tries, guards nothing
         if delay is None:
@@ -238,3 +240,8 @@ class _Lane:
             return Outcome(event.id, DeliveryState.DEAD, 0.0, reason)
         log.warning("delivery.failed", **told, error=reason, retry_in=round(delay, 1))
         return Outcome(event.id, DeliveryState.WAITING, delay, reason)
+
+
+def _printable(reason: str) -> str:
+    """Return what a receiver says, which may be anything, as databases can keep it and terminals show it."""
+    return "".join(each if each.isprintable() else "\ufffd" for each in reason[:MOST_SAID])

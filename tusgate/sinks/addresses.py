@@ -6,16 +6,61 @@ made: it resolves, looks at every address, and the connection goes to one of tho
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from typing import TYPE_CHECKING
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 from aiohttp.abc import AbstractResolver
-from aiohttp.resolver import ThreadedResolver
 
 from tusgate.core.addresses import USUAL_PORTS, is_address, is_public
 
 if TYPE_CHECKING:
     from aiohttp.abc import ResolveResult
+
+LOOKUPS: Final = 4
+"""Names that are resolved for one receiver at once."""
+
+
+class OwnThreads(AbstractResolver):
+    """Asks the system in threads of its own: a name server that says nothing keeps one for a minute.
+
+    In those that asyncio has for everybody no other name would be found meanwhile, that of the object store included.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(LOOKUPS, "names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of `host`. Raises OSError."""
+        ask = partial(
+            socket.getaddrinfo, host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+        )
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return [
+            {
+                "hostname": host,
+                "host": _with_zone(address),
+                "port": port,
+                "family": kind,
+                "proto": protocol,
+                "flags": socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            }
+            for kind, _, protocol, _, address in found
+        ]
+
+    async def close(self) -> None:
+        """Let the threads end, as soon as they can. Idempotent."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_zone(address: tuple[object, ...]) -> str:
+    """Return an address of a socket without its port; one of IPv6 may be good in one network only."""
+    zone = address[3] if len(address) > 3 else 0
+    return f"{address[0]}%{zone}" if zone else str(address[0])
 
 
 class AddressGuard(AbstractResolver):
@@ -28,7 +73,7 @@ class AddressGuard(AbstractResolver):
 
     def __init__(self, allowed: frozenset[tuple[str, int]], resolver: AbstractResolver | None = None) -> None:
         self._allowed = allowed
-        self._resolver = resolver or ThreadedResolver()
+        self._resolver = resolver or OwnThreads()
 
     def check_literal(self, host: str, port: int) -> None:
         """Raise OSError for a host that is an address and not public: HTTP clients resolve names only."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
 from tusgate.core.events import EventType
-from tusgate.core.model import State
+from tusgate.core.model import ObjectKey, State
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -48,6 +49,15 @@ def document_of(event: Event, source: str) -> bytes:
     return written
 
 
+def document_for_clients(event: Event, source: str) -> bytes:
+    """Return the event as clients see it: where the object lies is not for them, as nowhere else in the API.
+
+    Equal files share one, whose key is as a rule the id of the upload that made it, which may be somebody else's.
+    """
+    upload = replace(event.upload, object_key=ObjectKey(""))
+    return document_of(replace(event, upload=upload), source)
+
+
 def attributes_of(event: Event, source: str) -> dict[str, object]:
     """Return what stands beside the data; see `document_of`."""
     upload = event.upload
@@ -79,9 +89,10 @@ def _described(upload: Upload, status: State) -> dict[str, object]:
         "content_coding": upload.content_coding,
         "metadata": _decoded(upload.metadata),
         "route": upload.route,
-        "object_key": upload.object_key,
+        "object_key": upload.object_key or None,
         "etag": upload.etag,
         "crc64nvme": None if upload.crc64 is None else base64.b64encode(upload.crc64.to_bytes(8, "big")).decode(),
+        "sha256": None if upload.sha256 is None else upload.sha256.hex(),
         "created_at": _text(upload.created_at),
         "completed_at": _text(upload.completed_at),
         "expires_at": _text(upload.expires_at),

@@ -87,6 +87,7 @@ class Posting:
     def _headers(self, message_id: str, content_type: str, body: bytes) -> dict[str, str]:
         headers = {
             "Content-Type": content_type,
+            "Accept-Encoding": "identity",  # nothing is unpacked here
             "User-Agent": f"tusgate/{tusgate.__version__}",
             "webhook-id": message_id,
         }

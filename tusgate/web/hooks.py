@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _EXCHANGE: Final = web.RequestKey("exchange", Exchange)
 _FIRST_ERROR: Final = web.HTTPBadRequest.status_code
 _EXPOSED: Final = "Access-Control-Expose-Headers"
+"""Where clients show a credential that cannot send fields; see `web/api/uppy.py`."""
 
 
 def exchange_of(request: web.Request) -> Exchange:
@@ -64,9 +65,13 @@ def _expose(request: web.Request, names: list[str]) -> None:
 
 def _seen(request: web.Request) -> RequestSeen:
     name = None if request.transport is None else request.transport.get_extra_info("peername")
-    peer = ":".join(map(str, name[:2])) if isinstance(name, tuple) else ""
+    peer = _joined(*name[:2]) if isinstance(name, tuple) else ""
     headers = tuple((name, _as_text(value)) for name, value in request.headers.items())
     return RequestSeen(request.method, redact_text(request.raw_path), peer, headers)
+
+
+def _joined(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _as_text(value: str) -> str:

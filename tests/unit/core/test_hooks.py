@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from tusgate.core.hooks import Reply
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @pytest.mark.parametrize(("said", "told"), [(400, 400), (599, 599), (399, 400), (200, 400), (600, 400), (None, 400)])
@@ -19,6 +24,14 @@ def test_a_consent_is_a_success(said: int, told: int | None) -> None:
 
 def test_a_success_without_content_has_no_body() -> None:
     assert Reply(204, "text").of_consent().body is None
+
+
+@pytest.mark.parametrize("way", [Reply.of_refusal, Reply.of_consent])
+def test_a_body_that_is_no_text_can_be_told_all_the_same(way: Callable[[Reply], Reply]) -> None:
+    """JSON can say half of a character, which has no bytes."""
+    body = way(Reply(200, "half \ud800")).body
+    assert body is not None
+    assert body.encode().startswith(b"half ")
 
 
 @pytest.mark.parametrize(

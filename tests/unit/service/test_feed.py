@@ -36,6 +36,7 @@ class Stage:
         self.elsewhere = self.database.another(Outbox(streamed=frozenset(USUAL_TYPES)))
         self.looks = 0
         self.is_down = False
+        self.delay = 0.0
         self.hidden: set[EventId] = set()
         self._tail = self.database.events.tail
         self.database.events.tail = self.look  # type: ignore[method-assign]  # counts, and hides what is not committed
@@ -48,6 +49,7 @@ class Stage:
 
     async def look(self, tenants: Collection[str], seconds: float) -> list[EventId]:
         self.looks += 1
+        await asyncio.sleep(self.delay)
         if self.is_down:
             raise DatabaseUnavailable
         return [each for each in await self._tail(tenants, seconds) if each not in self.hidden]
@@ -137,6 +139,25 @@ def test_many_listeners_cost_one_look_and_none_cost_nothing() -> None:
         await asyncio.sleep(600)
         assert stage.looks == idle
         assert stage.feed.listeners == 0
+
+    run(work())
+
+
+def test_looks_that_take_long_leave_most_of_the_time_to_others() -> None:
+    """I15: where thousands of events occur in a few seconds each look has to go through all of them."""
+
+    async def work() -> None:
+        stage = Stage(look_every=1.0, pause=0.05)
+        stage.delay = 0.04
+        async with stage.listen() as ear:
+            looks = stage.looks
+            for _ in range(1000):  # 10 s in which this process writes all the time
+                await asyncio.sleep(0.01)
+                stage.wake()
+            assert stage.looks - looks <= 10 / (10 * 0.04) + 1
+            await stage.database.create(a_new_upload())
+            await asyncio.sleep(1.0)
+            assert ear.types == [CREATED]
 
     run(work())
 

@@ -293,6 +293,22 @@ async def test_a_bug_of_a_sink_ends_neither_the_relay_nor_the_event() -> None:
         assert [entry["event"] for entry in logs if entry["log_level"] == "error"] == ["delivery.crashed"]
 
 
+async def test_whatever_a_broker_says_of_a_failure_can_be_stored_and_shown() -> None:
+    """A NUL or half a character is no text for PostgreSQL: the lane could settle nothing ever again."""
+
+    async def say_much(_event: Event) -> None:
+        raise DeliveryFailed("no\x00\ud800\x1b[31m " + "x" * 100_000)
+
+    async with staged() as stage:
+        stage.relay(Line(Recorder(behave=say_much), replace(AT_ONCE, retries=0)))
+        await stage.database.create(a_new_upload())
+        await stage.until_settled()
+        (dead,) = await stage.found()
+        assert dead.error is not None
+        assert dead.error.startswith("no\ufffd\ufffd\ufffd[31m xxx")
+        assert len(dead.error) <= 1000
+
+
 class Flaky:
     """Deliveries whose database is away now and then, before or after a step was committed."""
 

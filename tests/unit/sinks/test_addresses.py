@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import socket
+import threading
+from contextlib import suppress
 
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -88,3 +92,20 @@ async def test_a_literal_address_is_looked_at_too(host: str) -> None:
 async def test_other_spellings_of_an_address_are_resolved_and_looked_at(spelling: str) -> None:
     with pytest.raises(OSError, match="not in the public"):
         await AddressGuard(frozenset()).resolve(spelling, 443)
+
+
+async def test_name_servers_that_say_nothing_keep_no_thread_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """EV-03: the names of object stores are resolved in the threads that all share."""
+    answered = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_args, **_more: answered.wait() and [])
+    guard = AddressGuard(frozenset())
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    try:
+        for _ in range(2 * threads):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(guard.resolve("dead.example", 443), 0.01)
+        async with asyncio.timeout(5.0):
+            await asyncio.gather(*[asyncio.to_thread(int) for _ in range(threads)])
+    finally:
+        answered.set()
+        await guard.close()

@@ -46,6 +46,7 @@ async def test_it_is_a_cloud_event_with_all_that_is_known_of_the_upload() -> Non
         "object_key": "acme/0123",
         "etag": "e",
         "crc64nvme": base64.b64encode(b"\x80" + bytes(7)).decode(),
+        "sha256": None,
         "created_at": "2027-01-15T12:00:00Z",
         "completed_at": "2027-01-15T12:00:00Z",
         "expires_at": None,
@@ -53,6 +54,11 @@ async def test_it_is_a_cloud_event_with_all_that_is_known_of_the_upload() -> Non
         "derived_from": None,
         "derivation": None,
     }
+
+
+async def test_a_digest_that_was_computed_is_told() -> None:
+    document = json.loads(document_of(await a_fact(EventType.READY, sha256=bytes(32)), "/files"))
+    assert document["data"]["upload"]["sha256"] == 64 * "0"
 
 
 async def test_the_library_of_the_specification_reads_it() -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +18,10 @@ from tusgate.sinks.lines import LinesSink
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+DEADLINE = 5.0
+THREADS_OF_ALL = min(32, (os.cpu_count() or 1) + 4)
+"""Of asyncio's own executor."""
 
 
 async def test_each_event_is_a_line_at_the_end_of_the_file(tmp_path: Path) -> None:
@@ -59,6 +66,23 @@ async def test_half_a_line_of_a_power_cut_spoils_no_other(tmp_path: Path) -> Non
 async def test_what_cannot_be_written_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(DeliveryFailed, match="No such file"):
         await LinesSink("log", tmp_path / "missing" / "events.jsonl").deliver(await a_fact())
+
+
+async def test_a_disk_that_hangs_keeps_no_thread_from_others(tmp_path: Path) -> None:
+    """EV-03: names of webhooks are resolved in the threads that all share."""
+    path = tmp_path / "events.jsonl"
+    sink, event = LinesSink("log", path), await a_fact()
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # a writer in another process, which hangs
+        for _ in range(2 * THREADS_OF_ALL):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(sink.deliver(event), 0.01)
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(*[asyncio.to_thread(int) for _ in range(THREADS_OF_ALL)])
+    async with asyncio.timeout(DEADLINE):
+        await sink.deliver(event)
+    assert len(path.read_text().splitlines()) == 2  # the one that was under way, and the last
+    await sink.close()
 
 
 async def test_stdout_gets_lines_too(capfdbinary: pytest.CaptureFixture[bytes]) -> None:

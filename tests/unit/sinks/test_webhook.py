@@ -139,6 +139,7 @@ class TestAnswers:
             ("-1", None),
             ("soon", None),
             ("9" * 400, None),
+            ("Fri, 15 Jan 2027 12:01:00 +" + "9" * 30, None),
             ("1.5", None),
             ("", None),
         ],

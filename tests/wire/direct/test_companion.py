@@ -11,12 +11,17 @@ import pytest
 from yarl import URL
 
 from tests.contract.test_object_store import body_of
+from tests.hook_server import hook_server
 from tests.wire.direct import DirectClient
 from tests.wire.identity import ALICE, BOB, guarded, upload_token
 from tests.wire.rig import PART_SIZE, until
 from tusgate.core.access import REQUIRED, Permission
+from tusgate.core.hooks import Moment
 from tusgate.core.lifecycle import advance
 from tusgate.ports import Attributes
+from tusgate.service.hooks import Asked, Hooks
+from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
+from tusgate.sinks.posting import Receiver
 from tusgate.web.api.companion import Companion
 from tusgate.web.config import WebConfig
 
@@ -262,6 +267,20 @@ async def test_a_token_in_the_path_counts_like_one_in_a_field(tmp_path, store, h
         assert (await ask(client, "GET", f"/companion/u/{token}/s3{one}"))[0] == 200
         client.who = await here.who(BOB)
         assert (await ask(client, "GET", f"/companion/s3{one}"))[0] == 404
+
+
+async def test_a_token_in_the_path_is_not_told_to_hooks(tmp_path, store, http):
+    """I19: they see no credentials, wherever those stand."""
+    async with hook_server() as server:
+        receiver = Receiver(url=server.receiver.url, secrets=(), allowed=server.receiver.allowed)
+        hook = HttpHook(HttpHookConfig(name="app", receiver=receiver))
+        hooks = Hooks([Asked(hook=hook, moments=frozenset({Moment.CREATE}))])
+        async with guarded(tmp_path, store=store, hooks=hooks) as here:
+            token = upload_token(jti="uppy")["Authorization"].removeprefix("Bearer ")
+            path = f"/companion/u/{token}/s3/multipart"
+            assert (await ask(DirectClient(here.client, http), "POST", path, {"filename": "a"}))[0] == 200
+        await hooks.close()
+        assert server.event("pre-create")["HTTPRequest"]["URI"] == "/api/v1/companion/u/***/s3/multipart"
 
 
 @pytest.mark.parametrize("permission", [*Permission, None])

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import gzip
 import hashlib
+import json
 import random
 from contextlib import asynccontextmanager
 
@@ -13,16 +14,21 @@ import pytest
 from awscrt.checksums import crc64nvme
 
 from tests.contract.test_object_store import s3_store
+from tests.hook_server import hook_server
 from tests.wire.direct import UPLOADS, DirectClient, store_on_double, wrong
 from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import PART_SIZE, URL_TTL, running
 from tests.wire.rufh import RufhClient
 from tusgate.core.access import REQUIRED, Permission, Route
 from tusgate.core.direct import Plan, Slot, same_etag
+from tusgate.core.hooks import Moment
 from tusgate.core.model import Part
 from tusgate.core.quota import Quota
 from tusgate.core.tenant import Tenant
+from tusgate.service.hooks import Asked, Hooks
 from tusgate.service.tenants import Tenants
+from tusgate.sinks.http_hook import HttpHook, HttpHookConfig
+from tusgate.sinks.posting import Receiver as HookReceiver
 from tusgate.web.api.direct import DirectApi
 from tusgate.web.api.direct_models import MOST_URLS
 from tusgate.web.config import WebConfig
@@ -567,6 +573,33 @@ async def test_a_file_that_is_not_of_its_type_fails_where_the_tenant_looks(tmp_p
         assert (await rig.row(f"/{upload_id}")).state == "failed"
         rig.clock.now += 3600
         assert upload_id in [each.key for each in await rig.database.due_garbage(100, 60.0)]
+
+
+async def test_hooks_see_the_requests_and_answer_them_without_taking_the_place_of_what_clients_need(
+    tmp_path, double, http
+):
+    async with hook_server() as server:
+        receiver = HookReceiver(url=server.receiver.url, secrets=(), allowed=server.receiver.allowed)
+        hook = HttpHook(HttpHookConfig(name="app", receiver=receiver, retries=0))
+        hooks = Hooks([Asked(hook=hook, moments=frozenset({Moment.CREATE, Moment.FINISH}))])
+        words = {"StatusCode": 204, "Body": "fine", "Header": {"X-Note": "fine", "Content-Type": "text/plain"}}
+        server.answers = {"pre-create": {"HTTPResponse": words}, "pre-finish": {"HTTPResponse": words}}
+        async with running(tmp_path, store=double, hooks=hooks) as rig:
+            client = DirectClient(rig.client, http)
+            body = json.dumps({"size": len(DATA)}).encode()
+            begun = await rig.client.request("POST", UPLOADS, {"Content-Type": "application/json"}, body)
+            assert (begun.status, begun.headers["X-Note"]) == (201, "fine")
+            assert begun.headers["Content-Type"].startswith("application/json")
+            upload_id = json.loads(begun.body)["upload"]["id"]
+            await client.send(await client.urls(upload_id), DATA)
+            assert (await client.complete(upload_id))[0] == 200
+            assert server.event("pre-finish")["HTTPRequest"]["Method"] == "POST"
+            server.answers["pre-finish"] = {"RejectUpload": True, "HTTPResponse": {"StatusCode": 451}}
+            refused, urls = await client.begin(len(DATA))
+            await client.send(urls, DATA)
+            assert (await client.complete(refused))[0] == 451
+            assert (await rig.row(f"/{refused}")).state == "failed"
+        await hooks.close()
 
 
 async def test_a_tenant_has_its_own_store_and_its_quota_counts(tmp_path, double, http):

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import itertools
+import json
 import random
 
 import pytest
@@ -17,6 +18,7 @@ from tests.wire.identity import ALICE, BOB, EVE, guarded, upload_token
 from tests.wire.rig import MIB, running
 from tests.wire.test_dedup import all_digested, objects
 from tests.wire.test_downloads import replace_object, row_of
+from tests.wire.test_events import following
 from tests.wire.test_files_api import FILES, ask, uploaded
 from tests.wire.test_tenants import PNG, PROGRAM, believing, of
 from tusgate.core.access import Permission
@@ -413,6 +415,21 @@ async def test_hooks_are_asked_what_they_are_asked_of_a_sent_file(tmp_path):
         hook.questions.clear()
         assert (await instantly(rig.client, b"HELLO"))[0] == 403
         assert hook.questions == []
+
+
+async def test_who_listens_does_not_learn_whose_object_the_file_shares(tmp_path):
+    """I13: its key is the id of somebody else's upload, as a rule, and may have their name in it."""
+    async with guarded(tmp_path, keeping=SHARING, instant=RULES, listening=FeedRules()) as here:
+        alice, bob = [list((await here.who(scope)).items()) for scope in (ALICE, BOB)]
+        path = await here.create(dict(alice), len(SMALL))
+        assert (await here.client.patch(path, 0, SMALL, more=dict(alice))).status == 204
+        await all_digested(here.rig)
+        status, shown = await instantly(here.client, SMALL, bob)
+        assert status == 201
+        async with following(here.rig, f"/api/v1/uploads/{shown['id']}/events", dict(bob)) as stream:
+            heard = await stream.some(2)
+        assert [each.type for each in heard] == ["upload.created", "upload.completed"]
+        assert path.rsplit("/", 1)[1] not in json.dumps([each.data for each in heard])
 
 
 @pytest.mark.parametrize("harm", ["gone", "replaced"])

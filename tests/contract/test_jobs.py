@@ -24,6 +24,7 @@ from tests.contract.database_rig import (
     garbage_of,
 )
 from tests.contract.test_database_concatenation import a_member, adopted, filled
+from tests.contract.test_forgetting import all_removed
 from tusgate.core.errors import JobLost, QuotaExceeded
 from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Search, Subscription
 from tusgate.core.fingerprint import Fingerprint
@@ -107,6 +108,14 @@ async def stage(database: SurveyedDatabase, job: Job, staged: Staged) -> Staged:
     await database.jobs.intend(job, staged.key)
     await database.jobs.stage(job, staged)
     return staged
+
+
+async def a_pair(database: SurveyedDatabase) -> tuple[Upload, Staged]:
+    """Return a file whose only job is done, and what was made of it."""
+    await completed(database)
+    job = await a_job(database)
+    made = await stage(database, job, a_made_file())
+    return await database.jobs.finish(job, {}), made
 
 
 async def states_of(database: SurveyedDatabase, file: Upload) -> dict[str, JobState]:
@@ -444,6 +453,49 @@ class TestEnds:
         await database.terminate(ALICE, made.id)
         assert await derived_of(database, file) == []
         assert (await database.get(ALICE, file.id)).processing is Processed.READY
+
+    @pytest.mark.parametrize("first", ["the source", "the derived file"])
+    async def test_a_derived_file_that_expires_when_its_source_does_is_told_once(self, rig: Rig, first: str) -> None:
+        """I12."""
+        database = rig.telling(Outbox((Subscription("all"),)))
+        file, made = await a_pair(database)
+        await rig.pass_time(1.0)
+        later = file.updated_at + timedelta(days=1)
+        for name, upload_id in (("the source", file.id), ("the derived file", made.id)):
+            await database.describe(ALICE, upload_id, {"expires_at": later + timedelta(hours=name != first)})
+        await rig.pass_time(2 * 86_400)
+        await database.expire(10)
+        await database.expire(10)
+        for upload_id in (file.id, made.id):
+            assert (await told(database, upload_id)).count(EventType.EXPIRED) == 1
+        assert sorted(each.upload_id for each in await database.due_garbage(100, 0.0)) == sorted([file.id, made.id])
+
+    async def test_a_derived_file_that_must_be_kept_outlives_its_source_until_it_need_not(self, rig: Rig) -> None:
+        """The row of the source stays as long: it says whether what was made of it may be read."""
+        file, made = await a_pair(rig.database)
+        await rig.database.describe(ALICE, made.id, {"retain_until": file.updated_at + timedelta(days=30)})
+        await rig.database.terminate(ALICE, file.id)
+        await rig.pass_time(3 * 86_400)
+        await all_removed(rig)
+        assert await rig.database.forget_ended(86_400, 100) == 0
+        assert await rig.database.expire(100) == []
+        assert (await rig.database.get(ALICE, made.id)).state is State.COMPLETE
+        await rig.pass_time(30 * 86_400)
+        assert [each.id for each in await rig.database.expire(100)] == [made.id]
+        await rig.pass_time(3 * 86_400)
+        await all_removed(rig)
+        assert await rig.database.forget_ended(86_400, 100) == 2
+
+    async def test_a_final_that_was_deleted_while_it_was_finished_gets_no_jobs(self, rig: Rig) -> None:
+        """Partials lie in its object, so its row goes on as their group, behind the back of whoever finishes it."""
+        database = rig.telling(Outbox((Subscription("all"),)))
+        members = [await filled(database, await a_member(database)) for _ in range(2)]
+        final = await adopted(database, *members, content_type="text/plain")
+        await database.terminate(ALICE, final.id)
+        hidden = await database.complete(final, an_object(final), Keeping(processing=GATED))
+        assert (hidden.role, hidden.processing, hidden.withheld) == (Role.GROUP, None, False)
+        assert await taken(database) is None
+        assert (await told(database, final.id))[-1] is EventType.TERMINATED
 
     async def test_a_finish_and_a_deletion_at_once_leave_nothing_behind(self, rig: Rig) -> None:
         for _ in range(10):

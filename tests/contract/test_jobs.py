@@ -25,7 +25,7 @@ from tests.contract.database_rig import (
 )
 from tests.contract.test_database_concatenation import a_member, adopted, filled
 from tests.contract.test_forgetting import all_removed
-from tusgate.core.errors import JobLost, QuotaExceeded
+from tusgate.core.errors import InvalidRequest, JobLost, QuotaExceeded
 from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Search, Subscription
 from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.grid import MIB, Grid
@@ -34,6 +34,7 @@ from tusgate.core.model import Keeping, ObjectKey, Role, State, StoredObject, Up
 from tusgate.core.processing import (
     INTENT_LIFE,
     LEASE,
+    MOST_DERIVED,
     MOST_TRIES,
     Chosen,
     ClaimId,
@@ -348,6 +349,17 @@ class TestDerivedFiles:
         latest = await stage(database, job, a_made_file())
         await database.jobs.finish(job, {})
         assert [each.id for each in await derived_of(database, file)] == [latest.id]
+
+    async def test_a_job_makes_so_many_and_no_more(self, database: SurveyedDatabase) -> None:
+        file = await completed(database)
+        job = await a_job(database)
+        for number in range(MOST_DERIVED):
+            await stage(database, job, a_made_file(f"page-{number}"))
+        with pytest.raises(InvalidRequest):
+            await stage(database, job, a_made_file("one-more"))
+        await stage(database, job, a_made_file("page-3", 4711))
+        await database.jobs.finish(job, {})
+        assert sorted(each.length or 0 for each in await derived_of(database, file)) == [*[100] * 15, 4711]
 
     async def test_what_a_dead_worker_had_put_into_the_store_is_garbage(self, rig: Rig) -> None:
         database = rig.database

@@ -90,7 +90,7 @@ class ExternalJobs:
 
         Raises:
             JobLost: also while it is taken.
-            InvalidRequest: its length is not announced.
+            InvalidRequest: its length is not announced, or there are too many.
             Interrupted, TooLarge, StoreRefused, StoreUnavailable: nothing is staged.
         """
         if body.size is None:

@@ -172,6 +172,17 @@ class TestClaims:
         assert sorted(job.source.id for job in jobs) == sorted(file.id for file in files)
         assert {(job.state, job.tries, job.processor) for job in jobs} == {(JobState.RUNNING, 1, "thumbnail")}
 
+    @pytest.mark.servers
+    async def test_one_claim_is_of_one_job_whatever_was_known_of_the_table(self, postgres_rig: PostgresRig) -> None:
+        """The planner may take the jobs for one row, as they were when it looked last."""
+        database = postgres_rig.database
+        await completed(database)
+        await postgres_rig.query("ANALYZE jobs")
+        files = [await completed(database) for _ in range(5)]
+        claims = [(await a_job(database)).claim for _ in range(6)]
+        assert len({*claims}) == 6
+        assert {state for file in files for state in (await states_of(database, file)).values()} == {JobState.RUNNING}
+
     async def test_a_worker_gets_jobs_that_it_can_do(self, database: SurveyedDatabase) -> None:
         await completed(database)
         assert await taken(database, "scan", "video") is None

@@ -529,7 +529,10 @@ class JobQueue(Protocol):
         """
 
     async def stage(self, job: Job, staged: Staged) -> None:
-        """Note a derived file that is in the store, at a key that was announced; it replaces one of that name."""
+        """Note a derived file that is in the store, at a key that was announced; it replaces one of that name.
+
+        Raises InvalidRequest when the job has `MOST_DERIVED` others.
+        """
 
     async def finish(self, job: Job, facts: Mapping[str, Json]) -> Upload:
         """Settle `job` as done: all that is staged becomes complete files of the source's owner, in the same commit.

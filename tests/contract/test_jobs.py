@@ -24,7 +24,8 @@ from tests.contract.database_rig import (
     garbage_of,
 )
 from tests.contract.test_database_concatenation import a_member, adopted, filled
-from tusgate.core.errors import JobLost, QuotaExceeded
+from tests.contract.test_forgetting import all_removed
+from tusgate.core.errors import InvalidRequest, JobLost, QuotaExceeded
 from tusgate.core.events import DeliveryState, EventType, Outbox, Outcome, Search, Subscription
 from tusgate.core.fingerprint import Fingerprint
 from tusgate.core.grid import MIB, Grid
@@ -33,6 +34,7 @@ from tusgate.core.model import Keeping, ObjectKey, Role, State, StoredObject, Up
 from tusgate.core.processing import (
     INTENT_LIFE,
     LEASE,
+    MOST_DERIVED,
     MOST_TRIES,
     Chosen,
     ClaimId,
@@ -109,6 +111,14 @@ async def stage(database: SurveyedDatabase, job: Job, staged: Staged) -> Staged:
     return staged
 
 
+async def a_pair(database: SurveyedDatabase) -> tuple[Upload, Staged]:
+    """Return a file whose only job is done, and what was made of it."""
+    await completed(database)
+    job = await a_job(database)
+    made = await stage(database, job, a_made_file())
+    return await database.jobs.finish(job, {}), made
+
+
 async def states_of(database: SurveyedDatabase, file: Upload) -> dict[str, JobState]:
     return {job.processor: job.state for job in (await database.jobs.of([file]))[file.id]}
 
@@ -161,6 +171,17 @@ class TestClaims:
             jobs.append(more)  # one that lost against others with SKIP LOCKED has got none
         assert sorted(job.source.id for job in jobs) == sorted(file.id for file in files)
         assert {(job.state, job.tries, job.processor) for job in jobs} == {(JobState.RUNNING, 1, "thumbnail")}
+
+    @pytest.mark.servers
+    async def test_one_claim_is_of_one_job_whatever_was_known_of_the_table(self, postgres_rig: PostgresRig) -> None:
+        """The planner may take the jobs for one row, as they were when it looked last."""
+        database = postgres_rig.database
+        await completed(database)
+        await postgres_rig.query("ANALYZE jobs")
+        files = [await completed(database) for _ in range(5)]
+        claims = [(await a_job(database)).claim for _ in range(6)]
+        assert len({*claims}) == 6
+        assert {state for file in files for state in (await states_of(database, file)).values()} == {JobState.RUNNING}
 
     async def test_a_worker_gets_jobs_that_it_can_do(self, database: SurveyedDatabase) -> None:
         await completed(database)
@@ -340,6 +361,17 @@ class TestDerivedFiles:
         await database.jobs.finish(job, {})
         assert [each.id for each in await derived_of(database, file)] == [latest.id]
 
+    async def test_a_job_makes_so_many_and_no_more(self, database: SurveyedDatabase) -> None:
+        file = await completed(database)
+        job = await a_job(database)
+        for number in range(MOST_DERIVED):
+            await stage(database, job, a_made_file(f"page-{number}"))
+        with pytest.raises(InvalidRequest):
+            await stage(database, job, a_made_file("one-more"))
+        await stage(database, job, a_made_file("page-3", 4711))
+        await database.jobs.finish(job, {})
+        assert sorted(each.length or 0 for each in await derived_of(database, file)) == [*[100] * 15, 4711]
+
     async def test_what_a_dead_worker_had_put_into_the_store_is_garbage(self, rig: Rig) -> None:
         database = rig.database
         file = await completed(database)
@@ -444,6 +476,49 @@ class TestEnds:
         await database.terminate(ALICE, made.id)
         assert await derived_of(database, file) == []
         assert (await database.get(ALICE, file.id)).processing is Processed.READY
+
+    @pytest.mark.parametrize("first", ["the source", "the derived file"])
+    async def test_a_derived_file_that_expires_when_its_source_does_is_told_once(self, rig: Rig, first: str) -> None:
+        """I12."""
+        database = rig.telling(Outbox((Subscription("all"),)))
+        file, made = await a_pair(database)
+        await rig.pass_time(1.0)
+        later = file.updated_at + timedelta(days=1)
+        for name, upload_id in (("the source", file.id), ("the derived file", made.id)):
+            await database.describe(ALICE, upload_id, {"expires_at": later + timedelta(hours=name != first)})
+        await rig.pass_time(2 * 86_400)
+        await database.expire(10)
+        await database.expire(10)
+        for upload_id in (file.id, made.id):
+            assert (await told(database, upload_id)).count(EventType.EXPIRED) == 1
+        assert sorted(each.upload_id for each in await database.due_garbage(100, 0.0)) == sorted([file.id, made.id])
+
+    async def test_a_derived_file_that_must_be_kept_outlives_its_source_until_it_need_not(self, rig: Rig) -> None:
+        """The row of the source stays as long: it says whether what was made of it may be read."""
+        file, made = await a_pair(rig.database)
+        await rig.database.describe(ALICE, made.id, {"retain_until": file.updated_at + timedelta(days=30)})
+        await rig.database.terminate(ALICE, file.id)
+        await rig.pass_time(3 * 86_400)
+        await all_removed(rig)
+        assert await rig.database.forget_ended(86_400, 100) == 0
+        assert await rig.database.expire(100) == []
+        assert (await rig.database.get(ALICE, made.id)).state is State.COMPLETE
+        await rig.pass_time(30 * 86_400)
+        assert [each.id for each in await rig.database.expire(100)] == [made.id]
+        await rig.pass_time(3 * 86_400)
+        await all_removed(rig)
+        assert await rig.database.forget_ended(86_400, 100) == 2
+
+    async def test_a_final_that_was_deleted_while_it_was_finished_gets_no_jobs(self, rig: Rig) -> None:
+        """Partials lie in its object, so its row goes on as their group, behind the back of whoever finishes it."""
+        database = rig.telling(Outbox((Subscription("all"),)))
+        members = [await filled(database, await a_member(database)) for _ in range(2)]
+        final = await adopted(database, *members, content_type="text/plain")
+        await database.terminate(ALICE, final.id)
+        hidden = await database.complete(final, an_object(final), Keeping(processing=GATED))
+        assert (hidden.role, hidden.processing, hidden.withheld) == (Role.GROUP, None, False)
+        assert await taken(database) is None
+        assert (await told(database, final.id))[-1] is EventType.TERMINATED
 
     async def test_a_finish_and_a_deletion_at_once_leave_nothing_behind(self, rig: Rig) -> None:
         for _ in range(10):

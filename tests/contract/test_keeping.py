@@ -30,7 +30,7 @@ from tusgate.core.listing import LISTED, FileFilter
 from tusgate.core.model import Keeping, Role, State, StoredObject
 
 if TYPE_CHECKING:
-    from tests.contract.database_rig import Rig
+    from tests.contract.database_rig import PostgresRig, Rig
     from tusgate.core.listing import Changes
     from tusgate.core.model import Upload
     from tusgate.ports import SurveyedDatabase
@@ -194,6 +194,16 @@ class TestDigests:
         assert (await database.record_digest(file, DIGEST)).sha256 == DIGEST
         await rig.pass_time(1000)
         assert await database.claim_undigested(60.0, 5) == []
+
+    @pytest.mark.servers
+    async def test_one_file_is_given_out_whatever_was_known_of_the_table(self, postgres_rig: PostgresRig) -> None:
+        """The planner may take the uploads for one row, as they were when it looked last."""
+        database = postgres_rig.database
+        await completed(database, Keeping(digests=True))
+        await postgres_rig.query("ANALYZE uploads")
+        for _ in range(3):
+            await completed(database, Keeping(digests=True))
+        assert [len(await database.claim_undigested(60.0, 1)) for _ in range(5)] == [1, 1, 1, 1, 0]
 
     async def test_whoever_dies_over_a_file_is_followed_by_another(self, rig: Rig) -> None:
         file = await completed(rig.database, Keeping(digests=True))

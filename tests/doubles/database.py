@@ -540,7 +540,9 @@ class MemoryDatabase:
         self.jobs.end(row.upload.id)
         for derived in list(self._rows.values()):
             is_made_of_it = derived.upload.derived_from == row.upload.id and derived.upload.state is State.COMPLETE
-            if is_made_of_it and not self._is_retained(derived):
+            if is_made_of_it and self._is_retained(derived):
+                self._change(derived, expires_at=self._now())
+            elif is_made_of_it:
                 self._end_derived(derived, state, by)
 
     def _end_derived(self, row: _Row, state: State, by: str | None) -> None:
@@ -612,6 +614,8 @@ class MemoryDatabase:
         ]
         expired = [row for _, row in sorted(due, key=lambda entry: entry[0])[:limit]]
         for row in expired:
+            if row.upload.state is State.EXPIRED:  # with the file that it was made of
+                continue
             self._discard_contents(row, with_object=row.upload.state is State.COMPLETE)
             self._change(row, state=State.EXPIRED)
             self._tell(EventType.EXPIRED, row)
@@ -634,6 +638,7 @@ class MemoryDatabase:
             and row.upload.id not in self._tables.spent.values()
             and not row.waste
             and all(other.upload.group != row.upload.id for other in others)
+            and not any(o.upload.derived_from == row.upload.id and o.upload.state is State.COMPLETE for o in others)
             and not any(row.upload.id in other.sources and other.upload.state is State.SEALED for other in others)
         )
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tusgate.core.errors import JobLost
+from tusgate.core.errors import InvalidRequest, JobLost
 from tusgate.core.events import EventType
 from tusgate.core.grid import Grid
 from tusgate.core.model import CreatedVia, Intent, State, Upload
 from tusgate.core.processing import (
     INTENT_LIFE,
+    MOST_DERIVED,
     UNSETTLED,
     Job,
     JobState,
@@ -132,7 +133,10 @@ class MemoryJobs:
 
     async def stage(self, job: Job, staged: Staged) -> None:
         work = self._held(job)
-        work.staged = [*(each for each in work.staged if each.name != staged.name), staged]
+        others = [each for each in work.staged if each.name != staged.name]
+        if len(others) >= MOST_DERIVED:
+            raise InvalidRequest("name", f"at most {MOST_DERIVED} files of one job")
+        work.staged = [*others, staged]
 
     async def finish(self, job: Job, facts: Mapping[str, Json]) -> Upload:
         work = self._held(job)

@@ -31,6 +31,8 @@ def videos(ffmpeg: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         "clip.webm": (*bars, "-c:v", "libvpx", "-deadline", "realtime", "-b:v", "1M"),
         "sound.mp3": (*tone, *title),
         "vast.mp4": ("-f", "lavfi", "-i", "color=size=8400x8400:rate=1:duration=1", "-c:v", "ffv1", "-f", "matroska"),
+        "still.mp4": ("-f", "lavfi", "-i", "color=blue:size=320x180:rate=1/10", "-frames:v", "1", "-c:v", "mpeg4"),
+        "brief.mkv": ("-f", "lavfi", "-i", "color=blue:size=320x180:rate=25:duration=0.2", *tone, "-c:v", "mpeg4"),
         "tall.mp4": ("-f", "lavfi", "-i", "testsrc=size=300x2600:rate=5:duration=1", "-c:v", "mpeg4"),
     }
     for name, recipe in recipes.items():
@@ -101,6 +103,16 @@ async def test_a_poster_is_a_picture_of_the_video(name: str, videos: dict[str, P
     with Image.open(poster.path) as image:
         assert (image.format, image.size) == ("JPEG", (640, 360))
         assert len(image.convert("RGB").getcolors(1 << 20) or ()) > 100, "the bars have many colours"
+
+
+@pytest.mark.parametrize("name", ["still.mp4", "brief.mkv"])
+async def test_a_video_whose_pictures_end_early_has_a_poster(
+    name: str, videos: dict[str, Path], tmp_path: Path
+) -> None:
+    """One picture, or sound that goes on: there is none after a tenth of it."""
+    [poster] = (await run("video-poster", videos[name], tmp_path)).derived
+    with Image.open(poster.path) as image:
+        assert image.size == (320, 180)
 
 
 async def test_a_poster_stands_upright_and_is_not_too_large(videos: dict[str, Path], tmp_path: Path) -> None:

@@ -89,6 +89,23 @@ async def test_where_nobody_listens_it_is_tried_again(tmp_path: Path) -> None:
     assert not permanent
 
 
+async def test_an_answer_about_the_first_part_of_a_file_is_none(tmp_path: Path) -> None:
+    async def hasten(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if await reader.readuntil(b"\0") == b"zVERSION\0":
+            writer.write(b"ClamAV 1.4.3\0")
+        else:
+            await reader.readexactly(1 << 16)
+            writer.write(b"stream: OK\0")
+        writer.close()
+
+    place = tmp_path / "clamd.sock"
+    async with await asyncio.start_unix_server(hasten, place):
+        assert await failure(tmp_path, bytes(16 << 20), str(place)) == (
+            "clamd has answered before it had all of it",
+            False,
+        )
+
+
 async def test_a_clamd_that_breaks_off_is_asked_again(tmp_path: Path) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\0")

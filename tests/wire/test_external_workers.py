@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -197,6 +198,11 @@ async def test_what_cannot_be_meant_is_refused(tmp_path):
         for body in ({"error": ""}, {"error": "\0"}, {}):
             assert (await ask(here, worker, f"{JOBS}/{job['id']}/failed", body=body))[0] == 400
         assert (await ask(here, worker, f"{JOBS}/{job['id']}/heartbeat", body={"progress": 2}))[0] == 400
+        for facts in (math.nan, math.inf):
+            for verb, more in (("done", {}), ("refused", {"reason": "bad words"})):
+                said: dict[str, Any] = {"facts": {"ratio": [facts]}, **more}
+                status, problem = await ask(here, worker, f"{JOBS}/{job['id']}/{verb}", body=said)
+                assert (status, problem["code"]) == (400, "invalid_request")
         assert (await ask(here, worker, f"{JOBS}/%00/done", body={}))[0] in (400, 409)
         assert (await ask(here, worker, f"{JOBS}/{job['id']}/done", body={}))[0] == 204
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.processing import GATED, SHOUTING, Copy, InlineSandbox, Outcome, scan, shout
 from tests.wire.rig import MIB, running, until
+from tests.wire.test_concatenation import a_partial
 from tests.wire.test_files_api import FILES, ask, listed, uploaded
 from tests.wire.test_shares import CONFIG, share
 from tusgate.core.errors import ProcessingFailed, StoreUnavailable
@@ -122,6 +123,14 @@ async def test_nobody_reads_a_file_that_was_refused_or_what_was_made_of_it(tmp_p
             assert (answer.status, b"not_clean" in answer.body) == (403, True)
         assert (await rig.client.request("GET", link)).status == 404
         assert (await ask(rig.client, "DELETE", file))[0] == 204
+
+
+async def test_nobody_reads_parts_of_files_that_nobody_has_looked_at(tmp_path):
+    """No processor gets a partial of tus, so none is let through."""
+    async with processing(tmp_path, GATED) as rig:
+        partial = (await a_partial(rig.client, b"a virus", **{"Upload-Metadata": TEXT})).rpartition("/")[2]
+        for method in ("GET", "HEAD"):
+            assert (await rig.client.request(method, f"{FILES}/{partial}/content")).status == 409
 
 
 async def test_a_failure_is_tried_again_and_then_given_up_with_the_file_kept(tmp_path):

@@ -35,6 +35,8 @@ INTENT_LIFE: Final = 1500.0
 """Seconds for which what a job has put into the store is its own without a heartbeat; less than the grace of the
 collector, so that nothing is recorded that the collector is about to remove."""
 LONGEST_ERROR: Final = 1000
+MOST_DERIVED: Final = 16
+"""Files that one job may make of a file."""
 
 
 class JobState(StrEnum):

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
-from tusgate.core.errors import JobLost
+from tusgate.core.errors import InvalidRequest, JobLost
 from tusgate.core.events import EventType
 from tusgate.core.model import CreatedVia
 from tusgate.core.processing import (
     LONGEST_ERROR,
+    MOST_DERIVED,
     Job,
     JobState,
     Overdue,
@@ -121,6 +122,14 @@ def holding_of(job: Job) -> dict[str, object]:
 def staged_to(staged: Sequence[Staged]) -> str:
     """Return the column of files that wait for the end of their job."""
     return json.dumps([asdict(each) for each in staged])
+
+
+def staged_with(staged: Sequence[Staged], new: Staged) -> str:
+    """Return the column once `new` has taken the place of what had its name. Raises InvalidRequest: too many."""
+    others = [each for each in staged if each.name != new.name]
+    if len(others) >= MOST_DERIVED:
+        raise InvalidRequest("name", f"at most {MOST_DERIVED} files of one job")
+    return staged_to([*others, new])
 
 
 def staged_from(text: str) -> list[Staged]:

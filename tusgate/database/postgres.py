@@ -896,6 +896,7 @@ class PostgresDatabase:
         told = EventType.EXPIRED if state is State.EXPIRED else EventType.DELETED
         await self._tell(connection, told, file.scope, ids)
         await _queries.end_derived(connection, **identity_of(file), ids=ids, state=state, by=by)
+        await _queries.keep_derived(connection, **identity_of(file))
 
     async def _insert(self, connection: Connection, new: NewUpload, intents: Sequence[Intent] = ()) -> Upload:
         """Insert an upload. Raises TokenSpent when its token has made another one."""

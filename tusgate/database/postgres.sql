@@ -231,14 +231,16 @@ SELECT * FROM moved;
 
 -- name: finish^
 -- Entered from uploading (the whole upload was one PutObject; a multipart upload begun earlier is abandoned)
--- and from sealed (the multipart upload has become the object).
+-- and from sealed (the multipart upload has become the object). A final that was deleted meanwhile is a group by now, of
+-- which its caller knows nothing yet: it is no file any more, and gets no jobs.
 WITH finished AS (
     UPDATE uploads
     SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
         crc64 = :crc64, completed_at = now(), updated_at = now(), finisher = NULL, finisher_until = NULL,
         multipart_id = CASE WHEN :abandon_multipart THEN NULL ELSE uploads.multipart_id END,
         event_number = uploads.event_number + CASE WHEN :processing::text IS NULL THEN 1 ELSE 2 END,
-        processing = :processing, withheld = :withheld,
+        processing = CASE WHEN uploads.role IS DISTINCT FROM 'group' THEN :processing END,
+        withheld = :withheld AND uploads.role IS DISTINCT FROM 'group',
         expires_at = CASE WHEN uploads.role IN ('partial', 'group') THEN coalesce(
             least(
                 now() + make_interval(secs => :lifetime), uploads.created_at + make_interval(secs => :max_age)
@@ -268,6 +270,7 @@ WITH finished AS (
     INSERT INTO jobs (upload_id, tenant, owner, processor, version, is_gate)
     SELECT finished.id, finished.tenant, finished.owner, job.*
     FROM finished, unnest(:job_processors::text[], :job_versions::integer[], :job_gates::boolean[]) AS job
+    WHERE finished.processing IS NOT NULL
 ), told AS (
     INSERT INTO events (upload_id, number, tenant, owner, type, upload, occurred_at)
     SELECT id, event_number - CASE WHEN processing IS NULL THEN 0 ELSE 1 END, tenant, owner, 'upload.completed',
@@ -407,6 +410,11 @@ WITH ended AS (
 INSERT INTO garbage (upload_id, tenant, owner, object_key, multipart)
 SELECT id, tenant, owner, object_key, false FROM ended;
 
+-- name: keep_derived!
+-- Runs after end_derived, in its transaction: what is held ends when the hold does.
+UPDATE uploads SET expires_at = now()
+WHERE derived_from = :id AND tenant = :tenant AND owner = :owner AND state = 'complete';
+
 -- name: close_group!
 -- A group that is too old for more partials gives its name away.
 UPDATE uploads SET group_name = NULL
@@ -509,12 +517,14 @@ UPDATE uploads SET digest_due_at = now() + make_interval(secs => :seconds)
 WHERE id = :id AND tenant = :tenant AND owner = :owner AND digest_due_at IS NOT NULL;
 
 -- name: system_claim_undigested
-UPDATE uploads SET digest_due_at = now() + make_interval(secs => :lease)
-WHERE id IN (
+-- WITH, which is done once: in a WHERE it is done again for each row where the planner takes the table for very small.
+WITH due AS MATERIALIZED (
     SELECT id FROM uploads WHERE digest_due_at <= now() AND state = 'complete' ORDER BY digest_due_at LIMIT :limit
     FOR UPDATE SKIP LOCKED
 )
-RETURNING *;
+UPDATE uploads SET digest_due_at = now() + make_interval(secs => :lease)
+FROM due WHERE uploads.id = due.id
+RETURNING uploads.*;
 
 -- name: is_needed^
 SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
@@ -656,6 +666,7 @@ WHERE state IN ('terminated', 'expired', 'failed') AND token_id IS NULL
     AND updated_at <= now() - make_interval(secs => :seconds)
     AND NOT EXISTS (SELECT FROM garbage WHERE garbage.upload_id = uploads.id)
     AND NOT EXISTS (SELECT FROM uploads AS member WHERE member.group_id = uploads.id)
+    AND NOT EXISTS (SELECT FROM uploads AS made WHERE made.derived_from = uploads.id AND made.state = 'complete')
     AND NOT EXISTS (
         SELECT FROM sources JOIN uploads AS final ON final.id = sources.upload_id
         WHERE sources.source_id = uploads.id AND final.state = 'sealed'

@@ -27,7 +27,7 @@ from tusgate.database.jobs import (
     processor_backlog_from,
     settlement_of,
     staged_from,
-    staged_to,
+    staged_with,
     uploads_by_source,
 )
 from tusgate.database.rows import identity_of, upload_from
@@ -124,8 +124,8 @@ class PostgresJobs(JobEndings):
             row = await _queries.get_staged(connection, **holding_of(job))
             if row is None:
                 raise JobLost
-            others = [each for each in staged_from(row["staged"]) if each.name != staged.name]
-            await _queries.stage(connection, **holding_of(job), staged=staged_to([*others, staged]))
+            column = staged_with(staged_from(row["staged"]), staged)
+            await _queries.stage(connection, **holding_of(job), staged=column)
 
     async def finish(self, job: Job, facts: Mapping[str, Json]) -> Upload:
         """See `ports.JobQueue.finish`."""

@@ -1,17 +1,20 @@
 -- The statements of PostgresJobs. Whoever settles a job locks the row of its file first, as those do who end the file.
 
 -- name: system_claim^
-UPDATE jobs
-SET state = 'running', claim = :claim, holder = :holder, tries = jobs.tries + 1, progress = 0, staged = '[]',
-    due_at = now() + make_interval(secs => :lease)
-FROM (
+-- WITH, which is done once: a subquery in FROM is done again for each job where the planner takes the table for very small,
+-- and finds another one each time.
+WITH due AS MATERIALIZED (
     SELECT upload_id, processor FROM jobs
     WHERE processor = ANY(:processors::text[]) AND state IN ('waiting', 'running') AND due_at <= now()
         AND tries < :tries AND (:of_tenant::text IS NULL OR tenant = :of_tenant)
     ORDER BY due_at
     LIMIT 1
     FOR UPDATE SKIP LOCKED
-) AS due
+)
+UPDATE jobs
+SET state = 'running', claim = :claim, holder = :holder, tries = jobs.tries + 1, progress = 0, staged = '[]',
+    due_at = now() + make_interval(secs => :lease)
+FROM due
 WHERE jobs.upload_id = due.upload_id AND jobs.processor = due.processor
 RETURNING jobs.*;
 

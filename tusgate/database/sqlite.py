@@ -930,7 +930,7 @@ def _settle_object(connection: sqlite3.Connection, finished: Upload, jobs: Seque
     _queries.settle_object(connection, **identity_of(finished), object_key=finished.object_key)
     _drop_pieces(connection, finished, _EVERYTHING)
     _tell(connection, EventType.COMPLETED, finished)
-    if jobs:
+    if finished.processing is not None:
         _queries.insert_jobs(connection, [identity_of(finished) | asdict(job) for job in jobs])
         _tell(connection, EventType.PROCESSING, finished)
 
@@ -980,6 +980,7 @@ def _end_work(connection: sqlite3.Connection, file: Upload, state: State, by: st
         derived = upload_from(row)
         _tell(connection, EventType.EXPIRED if state is State.EXPIRED else EventType.DELETED, derived)
         _end(connection, derived, state, None, by)
+    _queries.keep_derived(connection, **identity_of(file))
 
 
 def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Upload]:
@@ -993,7 +994,10 @@ def _expire(connection: sqlite3.Connection, limit: int, judge: Judge) -> list[Up
     expired = []
     for row in list(_queries.system_due_to_expire(connection, limit=limit, now=clock["now"])):
         due = upload_from(row)
-        expired.append(upload_from(_queries.system_expire(connection, id=due.id)))
+        ended = _queries.system_expire(connection, id=due.id)
+        if ended is None:
+            continue
+        expired.append(upload_from(ended))
         finished = due.state is State.COMPLETE
         _discard_contents(connection, due, has_object=finished, has_multipart=not finished)
         _tell(connection, EventType.EXPIRED, due)

@@ -159,6 +159,8 @@ WHERE id = :id AND tenant = :tenant AND owner = :owner
 RETURNING *;
 
 -- name: finish^
+-- A final that was deleted meanwhile is a group by now, of which its caller knows nothing yet: it is no file any more, and
+-- gets no jobs.
 UPDATE uploads
 SET state = 'complete', upload_offset = :end, upload_length = :length, object_key = :object_key, etag = :etag,
     crc64 = :crc64, completed_at = now_ms(), updated_at = now_ms(), finisher = NULL, finisher_until = NULL,
@@ -167,7 +169,7 @@ SET state = 'complete', upload_offset = :end, upload_length = :length, object_ke
         earliest(now_ms() + ms(:lifetime), created_at + ms(:max_age)), expires_at
     ) ELSE now_ms() + ms(:kept_for) END,
     digest_due_at = CASE WHEN :digests AND (role IS NULL OR role = 'final') THEN now_ms() END,
-    processing = :processing, withheld = :withheld
+    processing = CASE WHEN role IS NOT 'group' THEN :processing END, withheld = :withheld AND role IS NOT 'group'
 WHERE id = :id AND tenant = :tenant AND owner = :owner
     AND epoch = :epoch AND upload_offset = :offset AND state = :from_state
 RETURNING *;
@@ -185,6 +187,11 @@ SELECT * FROM uploads
 WHERE derived_from = :id AND tenant = :tenant AND owner = :owner AND state = 'complete'
     AND (retain_until IS NULL OR retain_until <= now_ms())
 ORDER BY id;
+
+-- name: keep_derived!
+-- Runs when those are ended that nothing holds: what is held ends when the hold does.
+UPDATE uploads SET expires_at = now_ms()
+WHERE derived_from = :id AND tenant = :tenant AND owner = :owner AND state = 'complete';
 
 -- name: tell^
 -- Raises the number of the upload's events, if anybody wants to hear of this one.
@@ -458,7 +465,10 @@ ORDER BY expires_at
 LIMIT :limit;
 
 -- name: system_expire^
-UPDATE uploads SET state = 'expired', updated_at = now_ms(), digest_due_at = NULL WHERE id = :id RETURNING *;
+-- No row of one that has just ended with the file that it was made of.
+UPDATE uploads SET state = 'expired', updated_at = now_ms(), digest_due_at = NULL
+WHERE id = :id AND state IN ('uploading', 'complete')
+RETURNING *;
 
 -- name: system_ended
 -- Those that nothing in the store and no other upload still depends on.
@@ -467,6 +477,7 @@ WHERE state IN ('terminated', 'expired', 'failed') AND token_id IS NULL
     AND updated_at <= now_ms() - ms(:seconds)
     AND NOT EXISTS (SELECT 1 FROM garbage WHERE garbage.upload_id = uploads.id)
     AND NOT EXISTS (SELECT 1 FROM uploads AS member WHERE member.group_id = uploads.id)
+    AND NOT EXISTS (SELECT 1 FROM uploads AS made WHERE made.derived_from = uploads.id AND made.state = 'complete')
     AND NOT EXISTS (
         SELECT 1 FROM sources JOIN uploads AS final ON final.id = sources.upload_id
         WHERE sources.source_id = uploads.id AND final.state = 'sealed'

@@ -28,7 +28,7 @@ from tusgate.database.jobs import (
     processor_backlog_from,
     settlement_of,
     staged_from,
-    staged_to,
+    staged_with,
     uploads_by_source,
 )
 from tusgate.database.rows import identity_of, milliseconds_of, upload_from
@@ -125,8 +125,8 @@ class SqliteJobs(JobEndings):
         """See `ports.JobQueue.stage`."""
 
         def step(connection: sqlite3.Connection) -> None:
-            others = [each for each in _staged(connection, job) if each.name != staged.name]
-            _queries.stage(connection, **holding_of(job), staged=staged_to([*others, staged]))
+            column = staged_with(_staged(connection, job), staged)
+            _queries.stage(connection, **holding_of(job), staged=column)
 
         await self._writer.run(step)
 

@@ -47,9 +47,14 @@ class Clamd:
         """
         with self._connected() as connection:
             # What breaks while we send is looked at in the answer: clamd may have given it before we were at the end.
+            is_sent = False
             with suppress(ConnectionError):
                 self._send(connection, content, size, progress)
-            return _verdict(self._reply(connection))
+                is_sent = True
+            found = _verdict(self._reply(connection))
+        if found is None and not is_sent:
+            raise ProcessorError("clamd has answered before it had all of it", permanent=False)
+        return found
 
     def _send(self, connection: socket.socket, content: BinaryIO, size: int, progress: Callable[[float], None]) -> None:
         connection.sendall(b"zINSTREAM\0")

@@ -51,7 +51,7 @@ class Result:
     """What came of a job that ran to its end.
 
     Attributes:
-        derived: at most `messages.MOST_DERIVED`, with names that differ.
+        derived: at most `core.processing.MOST_DERIVED`, with names that differ.
         facts: what is known of the source now, shown to its owner; small, and JSON without NaN.
         refused: why the source must not be published, such as the name of a virus; None when nothing speaks against it.
     """

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints, TypeAdapter, ValidationError
 
+from tusgate.core.processing import MOST_DERIVED
 from tusgate.processors.contract import Derived, ProcessorFailed, Result
 from tusgate.processors.registry import NAME
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 MOST_SAID: Final = 1 << 18
 """Bytes that a job may say altogether: facts are for people, and go into a row of the database."""
-MOST_DERIVED: Final = 16
-"""Files that may be made of one."""
 
 _Name = Annotated[str, StringConstraints(pattern=f"^{NAME.pattern}$")]
 _ContentType = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+-]{1,100}/[A-Za-z0-9_.+-]{1,100}$")]

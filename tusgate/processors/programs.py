@@ -35,6 +35,13 @@ _SPEAKER: Final = re.compile(r"\[[^\]\[]* @ 0x[0-9a-f]+\] ")
 """Which part of ffmpeg speaks, and where it lies in memory."""
 
 
+class NoPictureError(ProcessorError):
+    """Nothing has come out of a file, and nothing was wrong with it."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no picture in the file", permanent=True)
+
+
 def probe(source: Source) -> dict[str, Any]:
     """Return what ffprobe knows of a file: `format` and `streams`. Raises ProcessorError."""
     command = ["ffprobe", *_guarded(source), "-show_format", "-show_streams", "-of", "json"]
@@ -62,7 +69,8 @@ def convert(
         duration: seconds that come out, for the progress; 0 where nobody knows.
 
     Raises:
-        ProcessorError: it could not, or nothing came out.
+        NoPictureError: nothing came out.
+        ProcessorError: it could not.
     """
     command = [
         *("ffmpeg", "-nostdin", "-y", "-progress", "pipe:1"),
@@ -77,7 +85,7 @@ def convert(
             if duration and line.startswith(b"out_time_us="):
                 progress(_part(line, duration))
     if not target.exists() or not target.stat().st_size:
-        raise ProcessorError("there is no picture in the file", permanent=True)
+        raise NoPictureError
 
 
 def _part(line: bytes, duration: float) -> float:

@@ -45,6 +45,7 @@ _SHIPPED: Final = {
     "media-info": _Shipped("tusgate.processors.media_info:MediaInfo", programs=("ffprobe",)),
     "video-poster": _Shipped("tusgate.processors.video_poster:VideoPoster", programs=("ffmpeg", "ffprobe")),
     "transcode": _Shipped("tusgate.processors.transcode:Transcode", programs=("ffmpeg", "ffprobe")),
+    "sha256": _Shipped("tusgate.processors.sha256:Sha256"),
 }
 SHIPPED: Final = tuple(_SHIPPED)
 """The names of the processors that come with tusgate."""

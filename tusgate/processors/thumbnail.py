@@ -7,7 +7,7 @@ import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
-from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from tusgate.processors.contract import Derived, ProcessorError, Result
 from tusgate.processors.naming import named_after
@@ -22,6 +22,16 @@ _EDGE: Final = 512
 _MEGA: Final = 1_000_000
 _ON_ITS_SIDE: Final = range(5, 9)
 """Values of EXIF's orientation that exchange width and height."""
+_TURNS: Final = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What makes upright what EXIF says lies so. Pillow's own `exif_transpose` reads and writes all of EXIF."""
 _FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF")
 """No others are tried, whatever the file is: Pillow reads dozens, some by starting programs."""
 _MOST_PIXELS: Final = 100_000_000
@@ -78,9 +88,17 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _size_as_shown(image: Image.Image) -> dict[str, Json]:
-    turned = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-    width, height = (image.height, image.width) if turned else image.size
+    width, height = (image.height, image.width) if _orientation_of(image) in _ON_ITS_SIDE else image.size
     return {"width": width, "height": height}
+
+
+def _orientation_of(image: Image.Image) -> int | None:
+    """Return how `image` has to be turned; None where EXIF does not say, or is damaged: browsers show those, too."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation)
+    except _DAMAGED:
+        return None
+    return value if isinstance(value, int) else None
 
 
 def _reduced(image: Image.Image) -> Image.Image:
@@ -89,7 +107,9 @@ def _reduced(image: Image.Image) -> Image.Image:
     image.draft(None, (2 * _EDGE, 2 * _EDGE))
     picture = _of_eight_bits(image)
     picture.thumbnail((_EDGE, _EDGE))
-    return ImageOps.exif_transpose(_in_srgb(picture, profile))
+    shown = _in_srgb(picture, profile)
+    turn = _TURNS.get(_orientation_of(shown) or 1)
+    return shown if turn is None else shown.transpose(turn)
 
 
 def _of_eight_bits(image: Image.Image) -> Image.Image:

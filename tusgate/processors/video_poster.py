@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tusgate.processors.contract import Derived, Result
 from tusgate.processors.media_info import duration_of
 from tusgate.processors.naming import named_after
-from tusgate.processors.programs import convert, probe
+from tusgate.processors.programs import NoPictureError, convert, probe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,13 @@ class VideoPoster:
         path = workspace / "poster.jpg"
         start = min((duration_of(probe(source)) or 0.0) / 10, _LATEST)
         options = ["-map", "0:V:0", "-frames:v", "1", "-update", "1", "-vf", within(_EDGE), "-pix_fmt", "yuvj420p"]
-        convert(source, path, [*options, "-q:v", "3", "-f", "image2"], start=start)
+        options += ["-q:v", "3", "-f", "image2"]
+        try:
+            convert(source, path, options, start=start)
+        except NoPictureError:  # the sound goes on after the last picture, or there is one picture only
+            if not start:
+                raise
+            convert(source, path, options)
         return Result(derived=(Derived(path, "poster", "image/jpeg", named_after(source, "jpg")),))
 
 

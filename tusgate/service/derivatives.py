@@ -44,7 +44,9 @@ async def receive_in_parts(body: ByteSource, part_size: int) -> Chunks:
     while chunk := await body.read():
         gathered += chunk
         while len(gathered) >= part_size:
-            yield bytes(gathered[:part_size])
+            with memoryview(gathered) as view:
+                part = bytes(view[:part_size])
+            yield part
             del gathered[:part_size]
     if gathered:
         yield bytes(gathered)

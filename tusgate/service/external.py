@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _CLAIM: Final = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks for a job while a worker waits."""
+TAKEN_AT_ONCE: Final = 4
+"""Files that are taken from workers by one process; of each up to two parts are in memory, beside the budget."""
 
 
 class ExternalJobs:
@@ -51,6 +53,7 @@ class ExternalJobs:
         self._stores = stores
         self._processors = frozenset(processors)
         self._is_draining = is_draining
+        self._slots = asyncio.Semaphore(TAKEN_AT_ONCE)
 
     async def claim(
         self, principal: Principal, processors: Sequence[str], wait: float, is_abandoned: Callable[[], bool]
@@ -86,26 +89,27 @@ class ExternalJobs:
     async def derive(
         self, principal: Principal, claim: str, body: ByteSource, *, name: str, content_type: str, filename: str
     ) -> Staged:
-        """Take a file that was made; it becomes one when the job is done.
+        """Take a file that was made; it becomes one when the job is done. Waits while `TAKEN_AT_ONCE` others are taken.
 
         Raises:
             JobLost: also while it is taken.
-            InvalidRequest: its length is not announced.
+            InvalidRequest: its length is not announced, or there are too many.
             Interrupted, TooLarge, StoreRefused, StoreUnavailable: nothing is staged.
         """
         if body.size is None:
             raise InvalidRequest("Content-Length", "the size of the file")
-        job = await self.held(principal, claim)
-        return await stage(
-            self._jobs,
-            self._stores.of(job.source.route),
-            job,
-            partial(receive_in_parts, body),
-            size=body.size,
-            name=name,
-            content_type=content_type,
-            filename=filename,
-        )
+        async with self._slots:
+            job = await self.held(principal, claim)
+            return await stage(
+                self._jobs,
+                self._stores.of(job.source.route),
+                job,
+                partial(receive_in_parts, body),
+                size=body.size,
+                name=name,
+                content_type=content_type,
+                filename=filename,
+            )
 
     async def finish(self, principal: Principal, claim: str, facts: Mapping[str, Json]) -> None:
         """Settle the job as done. Raises JobLost, QuotaExceeded."""

@@ -13,6 +13,7 @@ from tusgate.core.errors import (
     HookRefused,
     JobLost,
     NotClean,
+    NotComplete,
     ObjectLost,
     Retained,
     StillProcessing,
@@ -23,7 +24,7 @@ from tusgate.core.errors import (
 from tusgate.core.events import DeliveryState, Search
 from tusgate.core.lifecycle import check_complete
 from tusgate.core.listing import Position
-from tusgate.core.model import State
+from tusgate.core.model import Role, State
 from tusgate.core.processing import Processed
 from tusgate.core.quota import Quota
 from tusgate.service.digest import crc64
@@ -202,13 +203,15 @@ class Files:
 
         Raises:
             UploadNotFound: unknown, or somebody else's.
-            NotComplete: its object is not there and verified yet.
+            NotComplete: its object is not there and verified yet, or it is no file but a part of one.
             StillProcessing, NotClean: it is kept from readers.
             UploadGone: failed, expired or deleted.
         """
         self._uploads.admit(scope)
         upload = await self._database.get(scope, file_id)
         check_complete(upload)
+        if upload.role is Role.PARTIAL:  # no processor has looked at it
+            raise NotComplete
         await self._check_published(upload)
         return upload
 

@@ -10,12 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-import shutil
-import tempfile
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -33,9 +30,11 @@ from tusgate.core.processing import HEARTBEAT_EVERY, LEASE, MOST_TRIES, RETRIES,
 from tusgate.ports import SourceFile
 from tusgate.service.derivatives import read_in_parts, stage
 from tusgate.service.files import verified
+from tusgate.service.scratch import Scratch, clear_up
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from tusgate.core.model import Upload
     from tusgate.core.processing import Job
@@ -47,6 +46,8 @@ log = structlog.get_logger(__name__)
 POSTPONED_FOR: Final = 30.0
 """Seconds until a job is tried again that could not be because the store was away. That counts as no try."""
 LOST_AT_ONCE: Final = 10
+CLEAR_UP_EVERY: Final = 600.0
+"""Seconds between two looks for what workers that have died had on the disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,7 @@ class Worker:
         """Begin to do jobs."""
         if self._largest:
             self._tasks = [asyncio.create_task(self._work_for_ever()) for _ in range(self._rules.slots)]
+            self._tasks.append(asyncio.create_task(self._clear_up_for_ever()))
 
     async def stop(self) -> None:
         """Give back what is being done, and do no more. Idempotent."""
@@ -138,6 +140,12 @@ class Worker:
             except Exception:  # the guard of a job loop: the next run may succeed
                 log.exception("job.failed", job="process")
             await asyncio.sleep(self._rules.look_every * random.uniform(0.8, 1.2))  # noqa: S311 - spreads workers
+
+    async def _clear_up_for_ever(self) -> None:
+        """Remove what workers that have died had copied to this disk."""
+        while True:
+            await asyncio.to_thread(clear_up, self._rules.scratch)
+            await asyncio.sleep(CLEAR_UP_EVERY)
 
     async def _do(self, job: Job) -> None:
         """Try the job, and settle it whatever happens; a worker that is told to stop gives it back."""
@@ -188,18 +196,17 @@ class Worker:
         largest = self._largest[job.processor]
         if (job.source.length or 0) > largest:
             raise ProcessingFailed(f"the file has more than the {largest} bytes that are looked at", permanent=True)
-        place = Path(await asyncio.to_thread(tempfile.mkdtemp, None, "tusgate-", self._rules.scratch))
+        place = await asyncio.to_thread(Scratch.make, self._rules.scratch)
         try:
             await self._run(job, place, reached)
         finally:
-            await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+            await asyncio.to_thread(place.remove)
 
-    async def _run(self, job: Job, place: Path, reached: _Reached) -> None:
-        workspace = place / "workspace"
-        workspace.mkdir()
-        source = SourceFile(place / "source", job.source.length or 0, job.source.content_type, job.source.filename)
+    async def _run(self, job: Job, place: Scratch, reached: _Reached) -> None:
+        place.workspace.mkdir()
+        source = SourceFile(place.source, job.source.length or 0, job.source.content_type, job.source.filename)
         await self._fetch(job.source, source.path)
-        result = await self._sandbox.run(job.processor, source, workspace, reached.note)
+        result = await self._sandbox.run(job.processor, source, place.workspace, reached.note)
         if result.refused is not None:
             await self._jobs.refuse(job, result.refused, result.facts)
             log.warning("processing.refused", upload_id=job.source.id, processor=job.processor, reason=result.refused)

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _EXCHANGE: Final = web.RequestKey("exchange", Exchange)
 _FIRST_ERROR: Final = web.HTTPBadRequest.status_code
 _EXPOSED: Final = "Access-Control-Expose-Headers"
-"""Where clients show a credential that cannot send fields; see `web/api/uppy.py`."""
 
 
 def exchange_of(request: web.Request) -> Exchange:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tusgate.core.processing import MOST_DERIVED
 from tusgate.processors import ProcessorFailed, Result, Source, sandbox
 from tusgate.processors.limits import DESCRIPTORS
-from tusgate.processors.messages import MOST_DERIVED, MOST_SAID
+from tusgate.processors.messages import MOST_SAID
 from tusgate.processors.registry import SHIPPED, find
 from tusgate.settings.kinds import show_size
 

@@ -139,6 +139,25 @@ def test_it_stands_upright_however_the_camera_was_held(kind: str, value: int, tm
     assert corners(image) == corners(upright)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning", "ignore:Truncated File Read:UserWarning")
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"garbage",
+        b"II",
+        b"II*\0\xff\xff\xff\x7f",
+        b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\x02\0\0\0x\0\0\0\0\0\0\0",  # an orientation in letters
+        orientation(6).tobytes()[6:12],
+    ],
+)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_what_a_camera_has_scribbled_beside_a_picture_does_no_harm(kind: str, exif: bytes, tmp_path: Path) -> None:
+    picture = encoded(quarters((900, 600)), kind, exif=b"Exif\0\0" + exif)
+    result = made_of(tmp_path, picture)
+    assert (result.facts["width"], result.facts["height"]) == (900, 600)
+    assert corners(thumbnail(tmp_path, picture)) == [RED, GREEN, BLUE, WHITE]
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_of_an_animation_it_is_the_first_picture(kind: str, tmp_path: Path) -> None:
     frames = [Image.new("RGB", (700, 700), colour) for colour in (RED, GREEN, BLUE)]

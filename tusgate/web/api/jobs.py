@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from tusgate.core.access import Route
 from tusgate.core.errors import InvalidRequest
 from tusgate.core.metadata import clean_content_type, clean_filename
-from tusgate.core.processing import LEASE, LONGEST_ERROR
+from tusgate.core.processing import LEASE, LONGEST_ERROR, MOST_DERIVED
 from tusgate.web.api.content import Delivery, Login
 from tusgate.web.api.door import ROOT, Operation, json_answer
 from tusgate.web.body import RequestBody, is_abandoned
@@ -36,6 +37,15 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _is_json(facts: dict[str, Any]) -> dict[str, Any]:
+    try:
+        json.dumps(facts, allow_nan=False)
+    except ValueError:
+        raise ValueError("JSON, which has neither NaN nor Infinity") from None
+    return facts
+
+
+Facts = Annotated[dict[str, Any], AfterValidator(_is_json)]
 Remark = Annotated[str, Field(min_length=1, max_length=LONGEST_ERROR), AfterValidator(_no_nul)]
 
 
@@ -81,14 +91,14 @@ class Heartbeat(_Body):
 class Done(_Body):
     """What a worker has found."""
 
-    facts: dict[str, Any] = Field(default={}, description="Anything in JSON; shown with the file.")
+    facts: Facts = Field(default={}, description="Anything in JSON; shown with the file.")
 
 
 class Refused(_Body):
     """Why nobody should have the file."""
 
     reason: Remark
-    facts: dict[str, Any] = {}
+    facts: Facts = {}
 
 
 class Failed(_Body):
@@ -147,7 +157,7 @@ class JobsApi:
                 summary="Send a file that was made",
                 description=(
                     "The body is the file, of the type in Content-Type; Content-Length is needed. It becomes a file"
-                    " when the job is done; one of the same name is replaced."
+                    f" when the job is done; one of the same name is replaced. At most {MOST_DERIVED} of one job."
                 ),
                 answer=self.derive,
                 query=DerivedQuery,

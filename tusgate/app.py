@@ -556,7 +556,6 @@ async def _opened_database(settings: Settings, outbox: Outbox | None = None) -> 
     database: SurveyedDatabase
     outbox = outbox or assembly.outbox(settings, [])
     if settings.sqlite_path is not None:
-        settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(settings.sqlite_path, outbox=outbox)
     else:
         assert settings.database_url is not None

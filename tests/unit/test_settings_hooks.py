@@ -63,7 +63,7 @@ def test_the_settings_show_hooks_by_their_names(environment: SetEnvironment) -> 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"type": "grpc"}, "TUSGATE_HOOKS: app"),
+        ({"type": "grpc"}, "TUSGATE_HOOKS: app: type: expected one of http, plugin"),
         ({"moments": []}, "TUSGATE_HOOKS: app: moments"),
         ({"moments": ["pre-create"]}, "TUSGATE_HOOKS: app: moments"),
         ({"failure": "maybe"}, "TUSGATE_HOOKS: app: failure"),

@@ -91,9 +91,7 @@ class ReadingThread:
             self._disconnect()
         if self._connection is None:
             self._file = _identity(self._path)
-            connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
-            )
+            connection = self._opened()
             try:
                 self._configure(connection)
             except BaseException:
@@ -101,6 +99,13 @@ class ReadingThread:
                 raise
             self._connection = connection
         return self._connection
+
+    def _opened(self) -> sqlite3.Connection:
+        place = f"{self._path.absolute().as_uri()}?mode=rw"
+        try:
+            return sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise sqlite3.OperationalError(f"{error} {self._path}") from error
 
     def _is_in_place(self) -> bool:
         return _identity(self._path) == self._file
@@ -156,11 +161,15 @@ class WritingThread(ReadingThread):
         self._waiting: SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = SimpleQueue()
 
     async def make_file(self) -> None:
-        """Make an empty file if there is none. Raises DatabaseUnavailable."""
+        """Make an empty file, and its directory, if there is none. Raises DatabaseUnavailable."""
         try:
-            await asyncio.wrap_future(self._submit(self._path.touch, 0o644))
+            await asyncio.wrap_future(self._submit(self._make_file))
         except OSError as error:
             raise DatabaseUnavailable(f"the database file cannot be made: {error}") from error
+
+    def _make_file(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch(0o644)
 
     async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` in a transaction; its result is returned, or its error raised, once that is on disk.

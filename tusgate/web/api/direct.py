@@ -82,7 +82,7 @@ class DirectApi:
                 largest_body=_LARGEST_CREATION,
                 result=BegunDirectUpload,
                 status=_CREATED,
-                problems=(200, 400, 403, 413, 415, 431, 501),
+                problems=(200, 400, 403, 413, 415, 429, 431, 501),
             ),
             Operation(
                 method="GET",

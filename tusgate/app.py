@@ -650,4 +650,5 @@ def _add_page(settings: Settings, app: Application, stores: Stores[SurveyedStore
     """Serve the page; it listens where something is done with files, and told."""
     tells = settings.offers_api and settings.event_stream != "off" and keeping.processing is not None
     direct, events = assembly.direct_door(settings, stores), ROOT.lstrip("/") if tells else None
-    add_page(app, endpoint=settings.base_path.lstrip("/"), direct=direct, events=events)
+    pictures = assembly.content_origins(settings, stores) if tells else ()
+    add_page(app, endpoint=settings.base_path.lstrip("/"), direct=direct, events=events, pictures=pictures)

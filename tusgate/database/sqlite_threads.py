@@ -161,15 +161,11 @@ class WritingThread(ReadingThread):
         self._waiting: SimpleQueue[tuple[Callable[[sqlite3.Connection], Any], Future[Any]]] = SimpleQueue()
 
     async def make_file(self) -> None:
-        """Make an empty file, and its directory, if there is none. Raises DatabaseUnavailable."""
+        """Make an empty file if there is none. Raises DatabaseUnavailable."""
         try:
-            await asyncio.wrap_future(self._submit(self._make_file))
+            await asyncio.wrap_future(self._submit(self._path.touch, 0o644))
         except OSError as error:
             raise DatabaseUnavailable(f"the database file cannot be made: {error}") from error
-
-    def _make_file(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.touch(0o644)
 
     async def run(self, step: Callable[[sqlite3.Connection], T]) -> T:
         """Run `step` in a transaction; its result is returned, or its error raised, once that is on disk.

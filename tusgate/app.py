@@ -124,7 +124,7 @@ def migrate(settings: Settings) -> list[str]:
     """Apply the migrations that are missing; return their names. Raises DatabaseUnavailable."""
 
     async def apply() -> list[str]:
-        async with _opened_database(settings) as database:
+        async with _opened_database(settings, makes_directory=True) as database:
             return await database.migrate()
 
     return asyncio.run(apply())
@@ -288,7 +288,7 @@ def revoke_token(settings: Settings, token_id: str) -> ApiToken | None:
 @asynccontextmanager
 async def _opened_tokens(settings: Settings) -> AsyncIterator[TokenStore]:
     """Give the database for a command about tokens; the embedded one is made first, so that no start is needed."""
-    async with _opened_database(settings) as database:
+    async with _opened_database(settings, makes_directory=True) as database:
         if settings.sqlite_path is not None:
             await database.migrate()
         await database.check()
@@ -343,7 +343,7 @@ async def _serve(settings: Settings, reuse_port: bool) -> None:
     async with AsyncExitStack() as stack:
         wakes: list[Callable[[], None]] = []
         outbox = assembly.outbox(settings, wakes)
-        database = await stack.enter_async_context(_opened_database(settings, outbox))
+        database = await stack.enter_async_context(_opened_database(settings, outbox, makes_directory=True))
         tenancy = load_tenancy(settings)
         tenants = Tenants(tenancy.tenants, others=tenancy.others)
         stores = await _prepared(stack, settings, tenancy, tenants, database)
@@ -409,7 +409,7 @@ def _leave_to_itself_what_stays() -> None:
 
 async def _work(settings: Settings) -> None:
     async with AsyncExitStack() as stack:
-        database = await stack.enter_async_context(_opened_database(settings))
+        database = await stack.enter_async_context(_opened_database(settings, makes_directory=True))
         tenancy = load_tenancy(settings)
         processors = _processors(settings, tenancy)
         if not processors:
@@ -552,11 +552,15 @@ async def _until_told_to_stop() -> None:
 
 
 @asynccontextmanager
-async def _opened_database(settings: Settings, outbox: Outbox | None = None) -> AsyncIterator[SurveyedDatabase]:
+async def _opened_database(
+    settings: Settings, outbox: Outbox | None = None, *, makes_directory: bool = False
+) -> AsyncIterator[SurveyedDatabase]:
+    """Give the database. `makes_directory`: that of an embedded one, for those who migrate it."""
     database: SurveyedDatabase
     outbox = outbox or assembly.outbox(settings, [])
     if settings.sqlite_path is not None:
-        settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+        if makes_directory:
+            settings.sqlite_path.parent.mkdir(parents=True, exist_ok=True)
         database = SqliteDatabase(settings.sqlite_path, outbox=outbox)
     else:
         assert settings.database_url is not None
@@ -651,4 +655,5 @@ def _add_page(settings: Settings, app: Application, stores: Stores[SurveyedStore
     """Serve the page; it listens where something is done with files, and told."""
     tells = settings.offers_api and settings.event_stream != "off" and keeping.processing is not None
     direct, events = assembly.direct_door(settings, stores), ROOT.lstrip("/") if tells else None
-    add_page(app, endpoint=settings.base_path.lstrip("/"), direct=direct, events=events)
+    pictures = assembly.content_origins(settings, stores) if tells else ()
+    add_page(app, endpoint=settings.base_path.lstrip("/"), direct=direct, events=events, pictures=pictures)

@@ -9,6 +9,7 @@ import time
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from tusgate.core.errors import SettingsError
 from tusgate.core.events import NO_OUTBOX, USUAL_TYPES, EventType, Outbox, RetryPlan, Subscription
@@ -388,6 +389,16 @@ def direct_door(settings: Settings, stores: Stores[SurveyedStore]) -> DirectDoor
     if settings.direct != "on" or not settings.offers_api or not origins:
         return None
     return DirectDoor(endpoint=f"{ROOT.lstrip('/')}/uploads", stores=tuple(sorted(origins)))
+
+
+def content_origins(settings: Settings, stores: Stores[SurveyedStore]) -> list[str]:
+    """Return the origins, beside our own, that files are handed out from."""
+    if settings.downloads == "off":
+        return []
+    address = urlsplit(settings.download_url or "")
+    own = [f"{address.scheme}://{address.netloc}"] if address.netloc else []
+    redirected = {store.direct_origin for _, store in stores if settings.downloads == "redirect"}
+    return own + sorted(origin for origin in redirected if origin is not None)
 
 
 def direct_rules(settings: Settings, expiry: Expiry) -> DirectRules:

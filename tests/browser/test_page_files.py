@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 from aiohttp import web
 
+from tusgate import assembly
+from tusgate.settings import load_settings
+from tusgate.settings.tenants import load_tenancy
 from tusgate.web.page import CONTENT_TYPES, DirectDoor, add_page
 
 if TYPE_CHECKING:
@@ -69,6 +72,30 @@ async def test_every_store_that_parts_may_go_to_may_be_talked_to(aiohttp_client:
     add_page(app, endpoint="files", direct=DirectDoor(endpoint="api/v1/uploads", stores=stores))
     answer = await (await aiohttp_client(app)).get("/")
     assert f"connect-src 'self' {' '.join(stores)};" in answer.headers["Content-Security-Policy"]
+
+
+async def test_pictures_may_come_from_where_files_are_handed_out(aiohttp_client: AiohttpClient) -> None:
+    app = web.Application()
+    add_page(app, endpoint="files", events="api/v1", pictures=("https://files.example.org", "https://s3.example.org"))
+    policy = (await (await aiohttp_client(app)).get("/")).headers["Content-Security-Policy"]
+    assert "; img-src 'self' data: https://files.example.org https://s3.example.org; " in policy
+
+
+@pytest.mark.parametrize(
+    ("settings", "origins"),
+    [
+        ({}, []),
+        ({"download_url": "https://files.example.org/x"}, ["https://files.example.org"]),
+        ({"downloads": "redirect"}, ["http://s3.example.org:9000"]),
+        ({"downloads": "off", "download_url": "https://files.example.org"}, []),
+    ],
+)
+async def test_files_are_handed_out_from_these_origins(settings: dict[str, str], origins: list[str]) -> None:
+    s3 = {"s3_endpoint": "http://s3.example.org:9000", "s3_bucket": "files", "s3_access_key": "a", "s3_secret_key": "b"}
+    loaded = load_settings({**s3, **settings}).settings
+    stores = assembly.stores(loaded, load_tenancy(loaded))
+    assert assembly.content_origins(loaded, stores) == origins
+    await stores.close()
 
 
 @pytest.mark.parametrize("name", ASSETS)

@@ -51,6 +51,26 @@ def a_token(gateway: Gateway, owner: str, *more: str) -> str:
     return made.stdout.strip()
 
 
+async def test_the_worker_of_the_documentation_takes_no_error_for_a_file(start_gateway: Callable[..., Gateway]) -> None:
+    gateway = start_gateway({"TUSGATE_AUTH": "token", "TUSGATE_EXTERNAL_PROCESSORS": "words=text/*"})
+    user = {"Authorization": f"Bearer {a_token(gateway, 'alice')}"}
+    client = Client(gateway.port)
+    path = await client.create(11, Upload_Metadata=TEXT, **user)
+    assert (await client.patch(path, 0, b"one two six", user)).status == 204
+    name = path.rpartition("/")[2]
+    (gateway.home / "data" / "objects" / name).unlink()
+
+    async def job() -> Any:
+        return json.loads((await client.request("GET", f"/api/v1/files/{name}", user)).body)["processing"]["jobs"][0]
+
+    with the_worker(gateway, a_token(gateway, "worker", "--permissions", "process")):
+        async with asyncio.timeout(60):
+            while (found := await job())["error"] is None and found["state"] in {"waiting", "running"}:  # noqa: ASYNC110 # another process does it
+                await asyncio.sleep(0.05)
+    assert found["state"] == "waiting"
+    assert "502" in found["error"]
+
+
 async def test_the_worker_of_the_documentation_counts_the_words_of_a_file(
     start_gateway: Callable[..., Gateway],
 ) -> None:

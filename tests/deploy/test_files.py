@@ -42,6 +42,16 @@ def test_compose_gives_the_gateway_settings_that_exist_and_are_valid() -> None:
     assert settings.profile == "minio"
 
 
+def test_settings_that_compose_does_not_name_reach_whatever_runs_the_gateway() -> None:
+    services = compose.services(compose.example_environment())
+    ours = [service for service in services.values() if service["image"] == "tusgate"]
+    assert len(ours) == 2
+    for service in ours:
+        assert service["env_file"] == [{"path": "gateway.env", "required": False}]
+    told = (compose.DEPLOY / "README.md").read_text(encoding="utf-8")
+    assert "`deploy/gateway.env`" in told
+
+
 def test_the_env_example_has_every_variable_that_compose_insists_on() -> None:
     example = compose.example_environment()
     assert {name for name, mandatory in compose.variables().items() if mandatory} <= example.keys()

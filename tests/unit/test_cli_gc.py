@@ -217,7 +217,13 @@ def test_a_database_that_is_not_there_is_code_3_and_is_not_made(run: Run, data: 
     result = run(command)
     assert result.returncode == 3
     assert "the database file cannot be used" in result.stderr
+    assert "data/tusgate.sqlite3" in result.stderr
     assert list(data.iterdir()) == []
+
+
+def test_a_command_in_the_wrong_directory_leaves_nothing_there(run: Run, tmp_path: Path) -> None:
+    assert run("gc").returncode == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_age_that_is_none_is_code_2(run: Run) -> None:

@@ -30,13 +30,18 @@ EXTERNAL = re.compile(r"[a-z]+:")
 NAMED_FILE = re.compile(r"`((?:fault|unit|wire|contract|deploy|clients|abuse|model)/[\w/]+\.py)")
 NAMED_TEST = re.compile(r"`([\w/]+\.py)::([\w:]+)`")
 SETTING = re.compile(rf"\b{ENV_PREFIX}(?!TEST_)([A-Z0-9_]*[A-Z0-9])\b")
-NOT_SETTINGS = {"config", "cache", "url", "token"}
-"""Variables that only say where the settings, or the test servers, are, and those of programs in the documents."""
+NOT_SETTINGS = {"config"}
+"""The variable that only says where the settings are."""
 
 
 def test_the_settings_page_is_the_one_that_the_model_writes() -> None:
     """To write it anew: `python -m tusgate.settings.document > docs/settings.md`."""
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == settings_page()
+
+
+def test_all_settings_of_a_topic_stand_under_one_heading() -> None:
+    headings = re.findall(r"^## (.+)$", settings_page(), re.MULTILINE)
+    assert sorted({*headings}) == sorted(headings)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -392,6 +392,23 @@ def test_there_are_share_links_with_a_key_and_where_files_are_handed_out() -> No
         load_settings({"share_keys": "short"})
 
 
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"event_stream": "on"},
+        {"external_processors": "words=text/*", "auth": "token"},
+        {"s3_events_secret": "s" * 32},
+        {"share_keys": "k" * 32},
+    ],
+)
+def test_what_is_reached_by_the_api_needs_the_api(wanted: dict[str, str]) -> None:
+    assert load_settings({**wanted, "api": "on"}).settings.offers_api
+    with pytest.raises(
+        SettingsError, match=f"TUSGATE_API: expected on, .* TUSGATE_{next(iter(wanted)).upper()} is set"
+    ):
+        load_settings({**wanted, "api": "off"})
+
+
 def test_metrics_have_an_address(environment: SetEnvironment) -> None:
     assert load_settings().settings.metrics is None
     environment(metrics="[::1]:9464")

@@ -63,7 +63,7 @@ def test_the_settings_show_hooks_by_their_names(environment: SetEnvironment) -> 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"type": "grpc"}, "TUSGATE_HOOKS: app"),
+        ({"type": "grpc"}, "TUSGATE_HOOKS: app: type: expected one of http, plugin"),
         ({"moments": []}, "TUSGATE_HOOKS: app: moments"),
         ({"moments": ["pre-create"]}, "TUSGATE_HOOKS: app: moments"),
         ({"failure": "maybe"}, "TUSGATE_HOOKS: app: failure"),
@@ -107,11 +107,27 @@ def test_a_plugin_that_is_not_installed_is_named() -> None:
         load_plugin("own", "mine", {})
 
 
-def test_a_plugin_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    found = metadata.EntryPoints(
-        [metadata.EntryPoint("mine", "tests.unit.test_settings_hooks:broken", "tusgate.hooks")]
-    )
+def install(monkeypatch: pytest.MonkeyPatch, attribute: str) -> None:
+    """Let something of this module be the plug-in `mine`."""
+    point = metadata.EntryPoint("mine", f"tests.unit.test_settings_hooks:{attribute}", "tusgate.hooks")
+    found = metadata.EntryPoints([point])
     monkeypatch.setattr("tusgate.sinks.plugin_hook.entry_points", lambda **wanted: found.select(**wanted))
+
+
+def test_a_plugin_that_is_no_hook_is_refused_before_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "Mute")
+    with pytest.raises(SettingsError, match=r"TUSGATE_HOOKS: own: mine is no hook: close: expected a method"):
+        load_plugin("own", "mine", {})
+
+
+class Mute:
+    def __init__(self, name: str, options: dict[str, Any]) -> None: ...
+
+    async def ask(self, question: Any) -> None: ...
+
+
+def test_a_plugin_that_does_not_start_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    install(monkeypatch, "broken")
     with pytest.raises(SettingsError, match=r"TUSGATE_HOOKS: own: mine did not start \(ValueError: own strict\)"):
         load_plugin("own", "mine", {"strict": True})
 

@@ -36,6 +36,7 @@ def test_processors_are_named_in_the_settings_and_by_tenants(load):
         "[tenants.archive]\nprocessors = []\n",
         processors=["thumbnail"],
         external_processors="words=text/* application/pdf",
+        auth="open,token",
     )
     assert names_of_processors(settings, tenancy) == ["thumbnail", "scan"]
     thumbnail, words = Declared("thumbnail", 1, ("image/*",)), Declared("words", 1, ("text/*", "application/pdf"))
@@ -54,6 +55,8 @@ def test_processors_are_named_in_the_settings_and_by_tenants(load):
         ({"processors": "scan", "external_processors": "scan=*/*"}, "TUSGATE_EXTERNAL_PROCESSORS"),
         ({"external_processors": "scan"}, "TUSGATE_EXTERNAL_PROCESSORS"),
         ({"external_processors": "=text/*"}, "TUSGATE_EXTERNAL_PROCESSORS"),
+        ({"external_processors": "words=text/*"}, "TUSGATE_AUTH: expected token, jwt or proxy"),
+        ({"external_processors": "w=*/*", "auth": "upload-token", "upload_token_keys": "k" * 32}, "TUSGATE_AUTH"),
         ({"worker_jobs": "0"}, "TUSGATE_WORKER_JOBS"),
     ],
 )

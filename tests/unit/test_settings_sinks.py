@@ -82,7 +82,8 @@ def test_the_same_may_be_json_in_a_variable(environment: SetEnvironment, hook: d
         ({"timeout": "31s"}, "app: timeout"),
         ({"retries": -1}, "app: retries"),
         ({"secret": SECRET}, "app: secret"),
-        ({"type": "carrier pigeon"}, "app"),
+        ({"type": "carrier pigeon"}, "app: type: expected one of webhook, "),
+        ({"type": None}, "app: type: expected one of webhook, "),
     ],
 )
 def test_what_is_wrong_is_told_by_the_names_of_the_sink_and_the_key(
@@ -92,6 +93,11 @@ def test_what_is_wrong_is_told_by_the_names_of_the_sink_and_the_key(
     message = refusal(environment, hook | change)
     assert message.startswith("TUSGATE_SINKS: ")
     assert expected in message
+
+
+def test_a_sink_without_a_type_is_told_which_there_are(environment: SetEnvironment, hook: dict[str, Any]) -> None:
+    del hook["type"]
+    assert "app: type: expected one of webhook, tusd, file, stdout, nats" in refusal(environment, hook)
 
 
 @pytest.mark.parametrize("text", ["", "hunter2-hunter2", "whsec_", "whsec_c2hvcnQ=", "whsec_***", SECRET[6:]])

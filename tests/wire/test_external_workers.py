@@ -228,3 +228,15 @@ async def test_a_gateway_that_ends_lets_nobody_wait(tmp_path):
         here.rig.writers.draining = True
         assert (await waiting)[0] == 204
         here.rig.writers.draining = False
+
+
+async def test_the_document_says_that_a_derived_file_is_a_body_with_a_name(tmp_path):
+    async with serving(tmp_path) as here:
+        answer = await here.client.request("GET", "/api/v1/openapi.json")
+    put = json.loads(answer.body)["paths"][f"{JOBS}/{{job}}/derived/{{name}}"]["put"]
+    assert {each["name"]: each["required"] for each in put["parameters"]} == {
+        "job": True,
+        "name": True,
+        "filename": True,
+    }
+    assert put["requestBody"] == {"required": True, "content": {"*/*": {}}}

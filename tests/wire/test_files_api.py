@@ -438,7 +438,7 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
     for path, method in described:
         operation = document["paths"][path][method]
         assert operation["summary"]
-        assert {"500", "503"} <= {*operation["responses"]}
+        assert {"401", "403", "500", "503"} <= {*operation["responses"]}
         successes = {status: told for status, told in operation["responses"].items() if status[0] == "2"}
         assert all("content" in told for status, told in successes.items() if status != "204"), (path, method)
         assert ("{" in path) == any(each["in"] == "path" for each in operation.get("parameters", ()))
@@ -446,6 +446,13 @@ async def test_the_document_describes_every_operation_and_nothing_is_missing_in_
         answer = await client.request("OPTIONS", path.replace("{id}", some_id).replace("{share}", some_id))
         assert method.upper() in answer.headers["Allow"].split(", ")
     assert {*File.model_fields} == {*schemas["File"]["properties"]}
+
+
+async def test_the_document_says_how_clients_prove_who_they_are(client):
+    document = json.loads((await client.request("GET", "/api/v1/openapi.json")).body)
+    (scheme,) = document["components"]["securitySchemes"].items()
+    assert scheme == ("bearer", {"type": "http", "scheme": "bearer", "description": scheme[1]["description"]})
+    assert document["security"] == [{"bearer": []}, {}]  # none, where nobody is asked for any
 
 
 async def test_the_reference_is_a_page_that_runs_nothing(client):

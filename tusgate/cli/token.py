@@ -12,14 +12,14 @@ from rich.table import Table
 from tusgate.cli.exits import Exit
 from tusgate.cli.flags import with_settings
 from tusgate.cli.report import stdout_console
-from tusgate.core.access import USER, parse_permissions, scope_of
+from tusgate.core.access import USER, Permission, parse_permissions, scope_of
 from tusgate.core.errors import InvalidCredentials, SettingsError
 from tusgate.settings import Loaded  # noqa: TC001 - flags.py evaluates the annotations
 from tusgate.settings.kinds import parse_duration
 from tusgate.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from tusgate.core.access import ApiToken, Permission
+    from tusgate.core.access import ApiToken
     from tusgate.core.model import Scope
 
 _JSON = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -103,8 +103,8 @@ def _permissions(text: str) -> frozenset[Permission]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
         return parse_permissions(names)
-    except ValueError as error:
-        raise SettingsError(f"--permissions: {error}") from None
+    except ValueError:
+        raise SettingsError(f"--permissions: expected any of {', '.join(Permission)}, got {text!r}") from None
 
 
 def _lifetime(text: str) -> float | None:

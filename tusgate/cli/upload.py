@@ -71,8 +71,8 @@ def upload(
         str | None,
         typer.Option(
             metavar="SIZE",
-            help="Most bytes of one request (64MiB), for proxies that limit it. With --direct the"
-            " size of a part that is wished for.",
+            help="Most bytes of one request, such as 64MiB, for proxies that limit it; else the whole file goes in one."
+            " With --direct the size of a part that is wished for.",
         ),
     ] = None,
     metadata: Annotated[

@@ -91,9 +91,7 @@ class ReadingThread:
             self._disconnect()
         if self._connection is None:
             self._file = _identity(self._path)
-            connection = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT, isolation_level=None
-            )
+            connection = self._opened()
             try:
                 self._configure(connection)
             except BaseException:
@@ -101,6 +99,13 @@ class ReadingThread:
                 raise
             self._connection = connection
         return self._connection
+
+    def _opened(self) -> sqlite3.Connection:
+        place = f"{self._path.absolute().as_uri()}?mode=rw"
+        try:
+            return sqlite3.connect(place, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            raise sqlite3.OperationalError(f"{error} {self._path}") from error
 
     def _is_in_place(self) -> bool:
         return _identity(self._path) == self._file

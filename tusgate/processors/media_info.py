@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from tusgate.processors.contract import Json, Source
 
 _MOST_STREAMS: Final = 32
-_QUARTER: Final = 90
 
 
 class MediaInfo:

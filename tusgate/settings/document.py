@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import groupby
 from typing import Final
 
 from tusgate.settings.model import ENV_PREFIX, Settings, help_of, kind_of, shown, topic_of
@@ -35,7 +34,10 @@ This page is generated from the code; a test keeps it true.
 
 def settings_page() -> str:
     """Return the page that documents all settings, in Markdown."""
-    tables = (_table(topic, list(names)) for topic, names in groupby(Settings.model_fields, topic_of))
+    topics: dict[str, list[str]] = {}
+    for name in Settings.model_fields:
+        topics.setdefault(topic_of(name), []).append(name)
+    tables = (_table(topic, names) for topic, names in topics.items())
     return "\n".join([_INTRODUCTION, *tables])
 
 

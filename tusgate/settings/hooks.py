@@ -78,7 +78,7 @@ _LIST: Final[TypeAdapter[tuple[AnyHook, ...]]] = TypeAdapter(
 
 
 def _declared(value: object) -> tuple[AnyHook, ...]:
-    return declared(value, _LIST, SETTING)
+    return declared(value, _LIST, AnyHook, SETTING)
 
 
 HookList = Annotated[

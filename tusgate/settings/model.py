@@ -92,6 +92,8 @@ _CLOUDS: Final[dict[str, S3Profile]] = {
 """Host suffixes that tell which store answers; every other one is taken for MinIO."""
 _S3_NEEDS: Final = ("s3_endpoint", "s3_bucket", "s3_access_key", "s3_secret_key")
 """All of these, or objects are files."""
+_OF_THE_API: Final = ("event_stream", "external_processors", "s3_events_secret", "share_keys")
+"""What these set is reached by the API, and in no other way."""
 _LAST_PORT: Final = 65_535
 _STALE_UPLOAD_EXPIRY: Final = {"minio": 24 * 3600.0, "rclone": 24 * 3600.0, "r2": 7 * 86_400.0}
 """Seconds after which a store deletes unfinished multipart uploads by itself, when nobody changed that."""
@@ -461,6 +463,7 @@ class Settings(BaseSettings):
         self._check_identity()
         self._check_sinks()
         self._check_direct()
+        self._check_api()
         if self.origin_tokens and self.download_url is None:
             raise wrong("download_url", f"the address of the CDN, because {ENV_PREFIX}ORIGIN_TOKENS is set")
         self._check_processors()
@@ -520,6 +523,13 @@ class Settings(BaseSettings):
                 raise wrong("publish_when_clean", f"names that {ENV_PREFIX}PROCESSORS has, too", name)
         if len(named) < len(self.processors) + len(self.external_processors):
             raise wrong("external_processors", f"names that {ENV_PREFIX}PROCESSORS does not have")
+        if self.external_processors and not {"token", "jwt", "proxy"} & {*self.auth}:
+            raise wrong(
+                "auth",
+                f"token, jwt or proxy in it, because {ENV_PREFIX}EXTERNAL_PROCESSORS is set: only who is known by one"
+                " of these may have the permission process",
+                ",".join(self.auth),
+            )
 
     def _check_direct(self) -> None:
         keys = ("s3_presign_access_key", "s3_presign_secret_key")
@@ -532,6 +542,12 @@ class Settings(BaseSettings):
             raise wrong("s3_events_queue", f"nothing, because there is no {ENV_PREFIX}S3_BUCKET", self.s3_events_queue)
         if self.direct == "on" and not self.offers_api:
             raise wrong("direct", f"off, or {ENV_PREFIX}API=on", "on")
+
+    def _check_api(self) -> None:
+        """Raise SettingsError when something was to be reached by an API that is not there."""
+        for name in _OF_THE_API:
+            if not self.offers_api and getattr(self, name) != Settings.model_fields[name].default:
+                raise wrong("api", f"on, because {ENV_PREFIX}{name.upper()} is set", "off")
 
     def _check_memory(self) -> None:
         if self.budget < 2 * self.part_size:

@@ -9,7 +9,7 @@ import base64
 import binascii
 import ipaddress
 import json
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -145,8 +145,14 @@ _LIST: Final[TypeAdapter[tuple[AnySink, ...]]] = TypeAdapter(
 )
 
 
-def declared(value: object, form: TypeAdapter[tuple[Item, ...]], setting: str) -> tuple[Item, ...]:
+def declared(value: object, form: TypeAdapter[tuple[Item, ...]], kinds: object, setting: str) -> tuple[Item, ...]:
     """Return the items that a setting declares, each with a name and of a type.
+
+    Args:
+        value: what stands there.
+        form: checks all of them.
+        kinds: the union of what an item may be.
+        setting: for errors.
 
     Raises SettingsError, or ValueError for something else than a list.
     """
@@ -157,7 +163,8 @@ def declared(value: object, form: TypeAdapter[tuple[Item, ...]], setting: str) -
         found = form.validate_python(items)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise SettingsError(f"{setting}: {_place(items, first['loc'])}: {first['msg']}") from None
+        told = f"type: expected one of {_types(kinds)}" if first["type"].startswith("union_tag") else first["msg"]
+        raise SettingsError(f"{setting}: {_place(items, first['loc'])}: {told}") from None
     names = [item.name for item in found]
     if len(names) != len(set(names)):
         raise SettingsError(f"{setting}: expected each name once")
@@ -165,7 +172,11 @@ def declared(value: object, form: TypeAdapter[tuple[Item, ...]], setting: str) -
 
 
 def _declared(value: object) -> tuple[AnySink, ...]:
-    return declared(value, _LIST, "TUSGATE_SINKS")
+    return declared(value, _LIST, AnySink, "TUSGATE_SINKS")
+
+
+def _types(kinds: object) -> str:
+    return ", ".join(get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(kinds))
 
 
 def _place(items: Sequence[Any], location: tuple[str | int, ...]) -> str:

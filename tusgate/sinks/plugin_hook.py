@@ -33,4 +33,7 @@ def load_plugin(name: str, plugin: str, options: Mapping[str, Any]) -> Hook:
         raise SettingsError(
             f"TUSGATE_HOOKS: {name}: {plugin} did not start ({type(error).__name__}: {error})"
         ) from error
+    for method in ("ask", "close"):
+        if not callable(getattr(made, method, None)):
+            raise SettingsError(f"TUSGATE_HOOKS: {name}: {plugin} is no hook: {method}: expected a method")
     return made

@@ -85,7 +85,7 @@ def check_interpreter() -> None:
         raise SettingsError("python -O removes checks that aiohttp relies on: start without it")
 
 
-def listen(host: str, port: int, *, shared: bool = False, setting: str = "HOST, PORT") -> socket.socket:
+def listen(host: str, port: int, *, shared: bool = False, setting: str = "TUSGATE_HOST, TUSGATE_PORT") -> socket.socket:
     """Return a listening socket; port 0 = any free one.
 
     Args:

@@ -107,6 +107,7 @@ class Operation:
         route: what `core.access` calls the path; None: anybody may ask.
         largest_body: bytes of a body that are read.
         body_types: media types that a body may have, and that a POST without one may claim; none: any.
+        takes_any_body: whether `answer` reads the body as it arrives, of whatever type; then there is no `body`.
         read_body: makes a `body` of its bytes where these are no JSON; raises InvalidRequest.
         admit: raises TusgateError for who may not ask, where no `route` says it.
         refuse: renders what went wrong, for clients that expect something else than problem details.
@@ -129,6 +130,7 @@ class Operation:
     route: Route | None = None
     largest_body: int = LARGEST_BODY
     body_types: frozenset[str] = _JSON_TYPES
+    takes_any_body: bool = False
     read_body: Callable[[bytes], BaseModel] | None = None
     admit: Callable[[web.Request], None] | None = None
     refuse: Refuse = problem_answer

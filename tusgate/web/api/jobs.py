@@ -161,6 +161,7 @@ class JobsApi:
                 ),
                 answer=self.derive,
                 query=DerivedQuery,
+                takes_any_body=True,
                 status=204,
                 problems=(400, 409, 413, 502),
             ),

@@ -30,8 +30,14 @@ if TYPE_CHECKING:
     from tusgate.web.api.door import ApiCall
 
 _SCHEMAS: Final = "#/components/schemas/"
-_ALWAYS: Final = (500, 503)
+_ALWAYS: Final = (401, 403, 500, 503)
 _NO_CONTENT: Final = 204
+_BEARER: Final = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "A static token, a JWT or an upload token, where the server asks for one; none where a proxy knows"
+    " its users, or everybody may.",
+}
 _IN_PATHS: Final = {
     "id": "Of the file.",
     "share": "Of the share link.",
@@ -55,8 +61,9 @@ def document_of(operations: Sequence[Operation]) -> dict[str, Any]:
             "version": tusgate.__version__,
             "description": "Files that were uploaded, and those on their way.",
         },
+        "security": [{"bearer": []}, {}],
         "paths": paths,
-        "components": {"schemas": definitions["$defs"]},
+        "components": {"schemas": definitions["$defs"], "securitySchemes": {"bearer": _BEARER}},
     }
 
 
@@ -78,6 +85,8 @@ def _operation(operation: Operation) -> dict[str, Any]:
         described["parameters"] = parameters
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": _json_of(operation.body)}
+    elif operation.takes_any_body:
+        described["requestBody"] = {"required": True, "content": {"*/*": {}}}
     described["responses"] = {
         str(status): _success(operation, status) if status < HTTPStatus.MULTIPLE_CHOICES else _other(status)
         for status in (operation.status, *sorted((*operation.problems, *_ALWAYS)))
@@ -95,9 +104,15 @@ def _parameters(operation: Operation) -> Iterator[dict[str, Any]]:
             "description": _IN_PATHS[name],
         }
     if operation.query is not None:
-        for name, schema in operation.query.model_json_schema(ref_template=_SCHEMAS + "{model}")["properties"].items():
-            described = {key: value for key, value in schema.items() if key not in ("title", "description")}
-            yield {"name": name, "in": "query", "schema": described, "description": schema.get("description", "")}
+        model = operation.query.model_json_schema(ref_template=_SCHEMAS + "{model}")
+        for name, schema in model["properties"].items():
+            yield {
+                "name": name,
+                "in": "query",
+                "required": name in model.get("required", ()),
+                "schema": {key: value for key, value in schema.items() if key not in ("title", "description")},
+                "description": schema.get("description", ""),
+            }
 
 
 def _json_of(model: type[BaseModel]) -> dict[str, Any]:

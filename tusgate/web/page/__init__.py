@@ -62,10 +62,16 @@ class Page:
     """The handlers of the page's routes.
 
     Args:
-        endpoint, direct, events: as for `add_page`.
+        endpoint, direct, events, pictures: as for `add_page`.
     """
 
-    def __init__(self, endpoint: str, direct: DirectDoor | None = None, events: str | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        direct: DirectDoor | None = None,
+        events: str | None = None,
+        pictures: Sequence[str] = (),
+    ) -> None:
         package = resources.files(__name__)
         template = Template(package.joinpath("index.html").read_text("utf-8"))
         page = template.substitute(
@@ -79,7 +85,9 @@ class Page:
         }
         self._headers = {
             "Cache-Control": "no-cache",  # stored, but asked for every time: an update shows at once
-            "Content-Security-Policy": _content_security_policy(endpoint, () if direct is None else direct.stores),
+            "Content-Security-Policy": _content_security_policy(
+                endpoint, () if direct is None else direct.stores, pictures
+            ),
             "Cross-Origin-Resource-Policy": "same-origin",
             "Referrer-Policy": "no-referrer",
             "X-Content-Type-Options": "nosniff",
@@ -108,7 +116,12 @@ class Page:
 
 
 def add_page(
-    app: web.Application, *, endpoint: str, direct: DirectDoor | None = None, events: str | None = None
+    app: web.Application,
+    *,
+    endpoint: str,
+    direct: DirectDoor | None = None,
+    events: str | None = None,
+    pictures: Sequence[str] = (),
 ) -> None:
     """Serve the upload page at `/` and its files below `/assets/`.
 
@@ -119,8 +132,9 @@ def add_page(
             not).
         direct: where parts may go to the store itself; None: nowhere.
         events: address of the API, as `endpoint`, when it tells what happens to files; else None.
+        pictures: origins, beside our own, that pictures come from which were made of files.
     """
-    page = Page(endpoint, direct, events)
+    page = Page(endpoint, direct, events, pictures)
     app.router.add_get("/", page.show)
     app.router.add_get("/assets/{name}", page.asset)
 
@@ -129,12 +143,14 @@ def _page_file(name: str, content: bytes) -> PageFile:
     return PageFile(content, CONTENT_TYPES[PurePath(name).suffix], hashlib.sha256(content).hexdigest()[:32])
 
 
-def _content_security_policy(endpoint: str, stores: Sequence[str]) -> str:
-    """Allow what the page has itself, and talking to `endpoint` when that is another origin, and to the stores."""
+def _content_security_policy(endpoint: str, stores: Sequence[str], pictures: Sequence[str]) -> str:
+    """Allow what the page has itself, pictures, and talking to `endpoint` (if another origin) and to the stores."""
     address = urlsplit(endpoint)
     own = [f"{address.scheme}://{address.netloc}"] if address.netloc else []
     elsewhere = "".join(f" {origin}" for origin in (*own, *stores))
+    shown = "".join(f" {origin}" for origin in pictures)
     return (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; "
+        f"img-src 'self' data:{shown}; "
         f"connect-src 'self'{elsewhere}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tests.fault.tcp import How, TcpFaultProxy
 
 CLIENTS = 20
-ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "25"))
+ROUNDS = int(os.environ.get("TUSGATE_TEST_ROUNDS", "15"))
 LONGEST_LIFE = 4.0
 """Seconds; a gateway needs about one to start, so that some are killed before they serve."""
 LENGTHS = (1, 50 * KIB, 3 * MIB, PART, PART + 1, 2 * PART + 100 * KIB, 4 * PART)

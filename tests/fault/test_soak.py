@@ -22,6 +22,7 @@ from tests.fault.honest import LOST, PAUSE, begin
 from tests.fault.joined import begin_any
 from tests.fault.proxy import Delay, Drop, DropAnswer, s3_error
 from tests.fault.rig import KIB, MIB, PART
+from tests.servers.process import StartFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -72,7 +73,7 @@ class Samples:
                 process = psutil.Process(replica.gateway.pid)
                 self.memory = max(self.memory, process.memory_info().rss)
                 self.descriptors.append(process.num_fds())
-            except (psutil.Error, RuntimeError):
+            except (psutil.Error, StartFailedError):
                 continue  # it is being restarted
 
 

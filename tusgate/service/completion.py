@@ -40,7 +40,7 @@ from tusgate.service.inspection import Inspection
 from tusgate.service.losses import loss_reason
 from tusgate.service.material import merged, missing_cells, pieces_of
 from tusgate.service.multiparts import begin_multipart
-from tusgate.service.tenants import Tenants
+from tusgate.service.tenants import Tenants, check_coding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -259,8 +259,7 @@ class Completion:
         if tenant is not None and upload.role not in {Role.PARTIAL, Role.GROUP}:
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(upload.length)
-            has_gates = self._keeping.has_gates(upload.scope)
-            tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
+            check_coding(tenant, self._keeping, upload)
 
     def _inspection(self, upload: Upload) -> Inspection | None:
         return Inspection.of(self._tenants.known(upload.scope.tenant), upload)

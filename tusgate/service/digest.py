@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from tusgate.core.checksum import Checksum
-    from tusgate.core.model import Part, Piece
-    from tusgate.ports import Buffer
+    from tusgate.core.model import ObjectKey, Part, Piece
+    from tusgate.ports import Buffer, ObjectStore
 
 crc64: Final[Callable[[Buffer, int], int]] = checksums.crc64nvme
 """CRC64NVME of a buffer, continued from an earlier value (20 GB/s). The value is its own state."""
@@ -32,6 +32,14 @@ def crc64_of(buffers: Iterable[Buffer], start: int = 0) -> int:
     value = start
     for buffer in buffers:
         value = crc64(buffer, value)
+    return value
+
+
+async def crc64_in_store(store: ObjectStore, key: ObjectKey, start: int, size: int) -> int:
+    """Return the CRC64NVME of `size` bytes of an object from `start`, which are read. Raises as `ObjectStore.read`."""
+    value = 0
+    async for chunk in store.read(key, start, size):
+        value = crc64(chunk, value)
     return value
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tusgate.core.errors import MultipartLost, ObjectLost, PieceLost
-from tusgate.service.digest import crc64
+from tusgate.service.digest import crc64_in_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +43,7 @@ async def _has_piece(store: ObjectStore, upload_id: UploadId, piece: Piece) -> b
     found = await store.find(piece.key, upload_id)
     if found is None or found.size != piece.size:
         return False
-    value = 0
     try:
-        async for chunk in store.read(piece.key, piece.skip, piece.size):
-            value = crc64(chunk, value)
+        return await crc64_in_store(store, piece.key, piece.skip, piece.size) == piece.crc64
     except ObjectLost:
         return False
-    return value == piece.crc64

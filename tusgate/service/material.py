@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tusgate.core.concat import UNKNOWN_CRC, ranges_of, runs_of
 from tusgate.core.errors import Fenced
 from tusgate.core.model import Part, Piece
-from tusgate.service.digest import combined_crc64, crc64
+from tusgate.service.digest import combined_crc64, crc64_in_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,9 +81,7 @@ async def _checked(store: ObjectStore, piece: Piece) -> Piece:
     if piece.crc64 != UNKNOWN_CRC:
         return piece
     assert piece.key is not None
-    value = 0
-    async for chunk in store.read(piece.key, piece.skip, piece.size):
-        value = crc64(chunk, value)
+    value = await crc64_in_store(store, piece.key, piece.skip, piece.size)
     return Piece(piece.start, piece.size, value, piece.key, skip=piece.skip)
 
 

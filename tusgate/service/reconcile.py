@@ -26,7 +26,7 @@ from tusgate.core.errors import Fenced, StoreRefused, UploadGone
 from tusgate.core.lifecycle import advance
 from tusgate.core.model import FOREVER, State, StoreName, UploadId
 from tusgate.core.naming import PIECES, attempt_key
-from tusgate.service.digest import combined_crc64, crc64
+from tusgate.service.digest import combined_crc64, crc64_in_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -237,10 +237,8 @@ class Reconciler:
         if not upload.offset or self._is_young(upload):
             return True
         committed: list[Part | Piece] = [*await self.database.parts(upload), *await self.database.pieces(upload)]
-        value = 0
-        async for chunk in self._store_of(upload).read(stored.key, 0, upload.offset):
-            value = crc64(chunk, value)
-        return value == combined_crc64(committed)
+        beginning = await crc64_in_store(self._store_of(upload), stored.key, 0, upload.offset)
+        return beginning == combined_crc64(committed)
 
     def _is_young(self, upload: Upload) -> bool:
         return self.now - upload.updated_at < self.grace

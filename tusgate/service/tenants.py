@@ -16,6 +16,7 @@ from tusgate.core.tenant import Tenant
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from tusgate.core.model import Keeping, NewUpload, Upload
     from tusgate.ports import ByteSource, Database, SurveyedDatabase
 
 BURST: Final = 2.0
@@ -24,6 +25,12 @@ ROUNDING: Final = 1e-6
 """Seconds by which sums of fractions may be off."""
 OTHERS_KEPT: Final = 1024
 """Tenants without an entry of their own whose pace is remembered at once."""
+
+
+def check_coding(tenant: Tenant, keeping: Keeping, upload: Upload | NewUpload) -> None:
+    """Raise UnsupportedMediaType where `tenant` does not take files as coded as `upload` is."""
+    has_gates = keeping.has_gates(upload.scope)
+    tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
 
 
 class Pace:

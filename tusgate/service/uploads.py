@@ -55,7 +55,7 @@ from tusgate.service.intake import Intake
 from tusgate.service.losses import has_multipart, has_pieces, loss_reason
 from tusgate.service.recent import RecentUploads
 from tusgate.service.stores import Stores
-from tusgate.service.tenants import Tenants
+from tusgate.service.tenants import Tenants, check_coding
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -220,11 +220,11 @@ class Uploads:
             return again
         writes = source is not None or (length == 0 and not creation.created_via.ends_by_request)
         new = self._new_upload(tenant, principal, creation, length, epoch=1 if writes else 0)
-        self._check_coding(tenant, new)
+        check_coding(tenant, self._tools.expiry.keeping, new)
         if self._hooks.want(Moment.CREATE, new.scope.tenant):
             creation = await self._asked(tenant, principal, creation, new, (), exchange)
             new = self._new_upload(tenant, principal, creation, length, epoch=new.epoch)
-            self._check_coding(tenant, new)
+            check_coding(tenant, self._tools.expiry.keeping, new)
         body = source or _Nothing()
         intents = self._foreseen(new, new.epoch, body.size, length) if writes else []
         try:
@@ -319,11 +319,6 @@ class Uploads:
         tenant.check_type(creation.content_type, creation.role)
         await self._tenants.prepare(self._database, name)
         return tenant
-
-    def _check_coding(self, tenant: Tenant, upload: Upload | NewUpload) -> None:
-        """Raise UnsupportedMediaType where files are not taken as coded as `upload` is."""
-        has_gates = self._tools.expiry.keeping.has_gates(upload.scope)
-        tenant.check_coding(upload.content_coding, upload.content_type, has_gates=has_gates)
 
     async def _asked(
         self,
@@ -607,7 +602,7 @@ class Uploads:
             tenant = self._tenants.of(upload.scope.tenant)
             tenant.check_type(upload.content_type, upload.role)
             tenant.check_size(length)
-            self._check_coding(tenant, upload)
+            check_coding(tenant, self._tools.expiry.keeping, upload)
         return length
 
     def store_for(self, scope: Scope) -> ObjectStore:

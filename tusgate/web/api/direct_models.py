@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 
 from tusgate.core.checksum import DIGEST_SIZES, Checksum
+from tusgate.core.content import Coding
 from tusgate.core.direct import MOST_PART_DIGESTS, Plan, part_count, part_size
 from tusgate.core.errors import InvalidRequest
 from tusgate.core.fingerprint import parse_fingerprint
@@ -32,7 +33,6 @@ _LONGEST_ETAG: Final = 128
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 
 Algorithm = Literal["sha256", "crc64nvme"]
-Coding = Literal["br", "deflate", "gzip", "zstd"]
 
 
 def _digest(text: str) -> str:
